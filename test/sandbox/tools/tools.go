@@ -1,0 +1,196 @@
+// Package tools builds the programs of the sandbox cluster (Kubernetes, etcd,
+// containerd and the like) from their Go modules, once, into a cache outside
+// the tree.
+//
+// Each folder here is a Go module of its own with committed sums, so that none
+// of this reaches the product's go.mod. Its `tool` lines name what is built.
+package tools
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// KubernetesVersion is what the cluster says it is; the module's version
+// cannot be read from inside a binary built as a dependency.
+const KubernetesVersion = "v1.36.3"
+
+// module is one folder here and how its programs are built.
+type module struct {
+	dir     string
+	ldflags string
+	// cgo names the programs that need cgo, with the build tags they want.
+	cgo map[string]string
+	// rename gives a program another file name than the last part of its path.
+	rename map[string]string
+}
+
+var modules = []module{
+	{dir: "etcd", rename: map[string]string{"go.etcd.io/etcd/server/v3": "etcd"}},
+	{dir: "node", cgo: map[string]string{"github.com/opencontainers/runc": "seccomp"}},
+	{dir: "coredns"},
+	{dir: "kubernetes", ldflags: versionFlags(KubernetesVersion)},
+}
+
+// Progress is told what is being built: begin is called with what, and the
+// function it returns when that is done.
+type Progress func(what string) (done func(error))
+
+// Ensure builds what is not in the cache yet. source is this folder in the
+// checkout. It returns the folders with the programs, for a PATH.
+func Ensure(ctx context.Context, source string, progress Progress) ([]string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, fmt.Errorf("where to cache the sandbox's programs: %w", err)
+	}
+	var dirs []string
+	for _, m := range modules {
+		dir, err := m.ensure(ctx, source, filepath.Join(cache, "hostport-ccm", "tools"), progress)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// ensure builds into a temporary folder that is renamed when all is there, so
+// that an interrupted build leaves nothing that looks finished.
+func (m module) ensure(ctx context.Context, source, cache string, progress Progress) (string, error) {
+	src := filepath.Join(source, m.dir)
+	key, err := m.key(src)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(cache, m.dir+"-"+key)
+	if _, err := os.Stat(out); err == nil {
+		return out, nil
+	}
+	programs, err := listTools(ctx, src)
+	if err != nil {
+		return "", err
+	}
+	done := progress(fmt.Sprintf("building %s: %s", m.dir, strings.Join(m.names(programs), " ")))
+	err = m.buildInto(ctx, src, out, programs)
+	done(err)
+	return out, err
+}
+
+func (m module) buildInto(ctx context.Context, src, out string, programs []string) error {
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(out), ".building-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := m.build(ctx, src, tmp, programs); err != nil {
+		return err
+	}
+	for pkg, name := range m.rename {
+		if err := os.Rename(filepath.Join(tmp, defaultName(pkg)), filepath.Join(tmp, name)); err != nil {
+			return err
+		}
+	}
+	// MkdirTemp's 0700 would hide the programs from other users.
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, out); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// build builds the programs without cgo in one go, so that the Go command can
+// use every core, and those with cgo one by one.
+func (m module) build(ctx context.Context, src, out string, programs []string) error {
+	plain := slices.DeleteFunc(slices.Clone(programs), func(p string) bool { _, ok := m.cgo[p]; return ok })
+	if err := m.goBuild(ctx, src, out, "0", "", plain...); err != nil {
+		return err
+	}
+	for program, tags := range m.cgo {
+		if err := m.goBuild(ctx, src, out, "1", tags, program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, programs ...string) error {
+	args := []string{"build", "-trimpath", "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
+	cmd := exec.CommandContext(ctx, "go", append(args, programs...)...)
+	cmd.Dir = src
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOFLAGS=", "GOWORK=off")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", strings.Join(programs, " "), err, output)
+	}
+	return nil
+}
+
+// key changes whenever the programs could.
+func (m module) key(src string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo)
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(src, name))
+		if err != nil {
+			return "", err
+		}
+		h.Write(data)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12], nil
+}
+
+func (m module) names(programs []string) []string {
+	names := make([]string, 0, len(programs))
+	for _, p := range programs {
+		name, ok := m.rename[p]
+		if !ok {
+			name = path.Base(p)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// defaultName is the file name the Go command gives a program: the last part
+// of its path that is not a major version.
+func defaultName(pkg string) string {
+	if base := path.Base(pkg); !strings.HasPrefix(base, "v") {
+		return base
+	}
+	return path.Base(path.Dir(pkg))
+}
+
+// listTools returns the packages on the module's `tool` lines.
+func listTools(ctx context.Context, src string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-mod=readonly", "tool")
+	cmd.Dir = src
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the tools of %s: %w\n%s", src, err, stderr.String())
+	}
+	return strings.Fields(string(out)), nil
+}
+
+func versionFlags(version string) string {
+	parts := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	const pkg = "k8s.io/component-base/version."
+	return fmt.Sprintf(" -X %sgitVersion=%s -X %sgitMajor=%s -X %sgitMinor=%s", pkg, version, pkg, parts[0], pkg, parts[1])
+}
