@@ -1,0 +1,100 @@
+package gcesim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// AdminClient changes the world of a simulator that runs as a process.
+type AdminClient struct {
+	// BaseURL is the simulator's address: http://host:port.
+	BaseURL string
+	// HTTPClient default: http.DefaultClient.
+	HTTPClient *http.Client
+}
+
+// State returns the rules and instances as they are.
+func (c AdminClient) State(ctx context.Context) (Snapshot, error) {
+	var state Snapshot
+	return state, c.do(ctx, http.MethodGet, "state", nil, &state)
+}
+
+// Set changes the settings that are not nil.
+func (c AdminClient) Set(ctx context.Context, settings Settings) error {
+	return c.do(ctx, http.MethodPatch, "settings", settings, nil)
+}
+
+// PutInstance adds or replaces an instance.
+func (c AdminClient) PutInstance(ctx context.Context, instance Instance) error {
+	return c.do(ctx, http.MethodPut, "instances/"+instance.Zone+"/"+instance.Name, instance, nil)
+}
+
+// PatchInstance changes the fields given, named as in Instance's JSON:
+// {"natIP": "203.0.113.9"}. Null empties a field.
+func (c AdminClient) PatchInstance(ctx context.Context, zone, name string, fields map[string]any) error {
+	return c.do(ctx, http.MethodPatch, "instances/"+zone+"/"+name, fields, nil)
+}
+
+// RemoveInstance deletes an instance.
+func (c AdminClient) RemoveInstance(ctx context.Context, zone, name string) error {
+	return c.do(ctx, http.MethodDelete, "instances/"+zone+"/"+name, nil, nil)
+}
+
+// AddFault switches a fault on.
+func (c AdminClient) AddFault(ctx context.Context, fault Fault) error {
+	return c.do(ctx, http.MethodPost, "faults", fault, nil)
+}
+
+// ClearFaults switches all faults off.
+func (c AdminClient) ClearFaults(ctx context.Context) error {
+	return c.do(ctx, http.MethodDelete, "faults", nil, nil)
+}
+
+// Requests returns the requests served since the last ForgetRequests.
+func (c AdminClient) Requests(ctx context.Context) ([]Request, error) {
+	var requests []Request
+	return requests, c.do(ctx, http.MethodGet, "requests", nil, &requests)
+}
+
+// ForgetRequests empties the log of requests.
+func (c AdminClient) ForgetRequests(ctx context.Context) error {
+	return c.do(ctx, http.MethodDelete, "requests", nil, nil)
+}
+
+// do sends in, unless nil, and reads the reply into out, unless nil.
+func (c AdminClient) do(ctx context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	url := strings.TrimSuffix(c.BaseURL, "/") + AdminPath + path
+	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	client := c.HTTPClient
+	if client == nil {
+		client = http.DefaultClient
+	}
+	reply, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close()
+	data, err := io.ReadAll(reply.Body)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, url, err)
+	}
+	if reply.StatusCode >= http.StatusMultipleChoices {
+		return fmt.Errorf("%s %s: %s: %s", method, url, reply.Status, strings.TrimSpace(string(data)))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(data, out)
+}

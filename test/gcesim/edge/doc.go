@@ -1,0 +1,8 @@
+// Package edge makes a simulated project's external addresses and firewall
+// rules real on the host between the "internet" and the VPC: 1:1 NAT and a
+// stateful packet filter in nftables, as Compute Engine has them around every
+// VM.
+//
+// Traffic between VMs on internal addresses is always let through, and egress
+// rules are not enforced. IPv6 is filtered and not translated.
+package edge

@@ -1,0 +1,148 @@
+package gcesim
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Snapshot is the world at one moment. Nobody changes it any more.
+type Snapshot struct {
+	// NetworkProject holds the rules.
+	NetworkProject string `json:"networkProject"`
+	// Network is the network of instances that do not say otherwise.
+	Network   string     `json:"network"`
+	Firewalls []Firewall `json:"firewalls"`
+	Instances []Instance `json:"instances"`
+}
+
+// snapshot is called with mu held. Rules and instances are replaced, never
+// changed in place, so that it can share what they refer to.
+func (s *Sim) snapshot() Snapshot {
+	snapshot := Snapshot{
+		NetworkProject: s.config.NetworkProject, Network: s.config.Network,
+		Firewalls: []Firewall{}, Instances: slices.Clone(s.instances),
+	}
+	for _, path := range slices.Sorted(maps.Keys(s.firewalls)) {
+		snapshot.Firewalls = append(snapshot.Firewalls, s.firewalls[path])
+	}
+	return snapshot
+}
+
+// Snapshot returns the world as it is.
+func (s *Sim) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot()
+}
+
+// PutInstance adds an instance, or replaces the one of its zone and name.
+func (s *Sim) PutInstance(instance Instance) error {
+	instance = instance.withDefaults(s.config.Network)
+	if err := instance.validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.instances = append(s.without(instance.Zone, instance.Name), instance)
+	s.onChange(s.snapshot())
+	return nil
+}
+
+// UpdateInstance changes an instance that is there. Change must not keep the
+// pointer, and must replace slices, not their elements.
+func (s *Sim) UpdateInstance(zone, name string, change func(*Instance)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.indexOf(zone, name)
+	if at < 0 {
+		return fmt.Errorf("there is no instance %s in zone %s", name, zone)
+	}
+	updated := s.instances[at]
+	change(&updated)
+	if err := updated.validate(); err != nil {
+		return err
+	}
+	s.instances = slices.Clone(s.instances)
+	s.instances[at] = updated
+	s.onChange(s.snapshot())
+	return nil
+}
+
+// RemoveInstance deletes an instance.
+func (s *Sim) RemoveInstance(zone, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.indexOf(zone, name) < 0 {
+		return fmt.Errorf("there is no instance %s in zone %s", name, zone)
+	}
+	s.instances = s.without(zone, name)
+	s.onChange(s.snapshot())
+	return nil
+}
+
+func (s *Sim) indexOf(zone, name string) int {
+	return slices.IndexFunc(s.instances, func(in Instance) bool { return in.Zone == zone && in.Name == name })
+}
+
+func (s *Sim) without(zone, name string) []Instance {
+	return slices.DeleteFunc(slices.Clone(s.instances), func(in Instance) bool { return in.Zone == zone && in.Name == name })
+}
+
+// Settings returns the settings in force.
+func (s *Sim) Settings() Settings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settings
+}
+
+// Set changes the settings that are not nil.
+func (s *Sim) Set(settings Settings) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settings = s.settings.with(settings)
+}
+
+// AddFault switches a fault on.
+func (s *Sim) AddFault(fault Fault) error {
+	if err := fault.validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, &fault)
+	return nil
+}
+
+// Faults returns the faults that are on.
+func (s *Sim) Faults() []Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	faults := []Fault{}
+	for _, f := range s.faults {
+		faults = append(faults, *f)
+	}
+	return faults
+}
+
+// ClearFaults switches all faults off.
+func (s *Sim) ClearFaults() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Requests returns the requests served since the last ForgetRequests, oldest
+// first; of very many, only the later ones.
+func (s *Sim) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Request{}, s.requests...)
+}
+
+// ForgetRequests empties the log.
+func (s *Sim) ForgetRequests() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = nil
+}
