@@ -1,0 +1,137 @@
+package firewall
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// Fake is a Firewall in memory, for tests. It keeps the same rules and reports
+// the same changes as firewall/gce does against a network named "fake" whose
+// nodes bear the tag "node". The zero value is an empty firewall.
+type Fake struct {
+	mu     sync.Mutex
+	rules  map[string]Rule
+	writes int
+	fail   func(method string, owner Owner) error
+}
+
+var _ Firewall = &Fake{}
+
+var fakeTarget = Target{Network: "fake", Tags: []string{"node"}}
+
+// FailWith makes every later call ask f first, with the method's name
+// ("Ensure", "Delete", "Exists"). If f returns an error the call returns it and
+// changes nothing. Nil switches failures off.
+func (f *Fake) FailWith(fail func(method string, owner Owner) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = fail
+}
+
+// Rules returns a copy of what is there, by rule name.
+func (f *Fake) Rules() map[string]Rule {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.rules)
+}
+
+// SetRule puts a rule there behind the program's back: a stranger's, or one
+// edited by hand.
+func (f *Fake) SetRule(rule Rule) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.put(rule)
+}
+
+// RemoveRule removes a rule behind the program's back.
+func (f *Fake) RemoveRule(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.rules, name)
+}
+
+// Writes counts the changes that calls of Ensure and Delete made so far.
+func (f *Fake) Writes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.writes
+}
+
+// Ensure implements Firewall.
+func (f *Fake) Ensure(ctx context.Context, spec Spec) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Ensure", spec.Owner); err != nil {
+		return nil, err
+	}
+	want, err := Desired(spec, fakeTarget)
+	if err != nil {
+		return nil, err
+	}
+	return f.apply(spec.Owner, want)
+}
+
+// Delete implements Firewall.
+func (f *Fake) Delete(ctx context.Context, owner Owner) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Delete", owner); err != nil {
+		return err
+	}
+	_, err := f.apply(owner, nil)
+	return err
+}
+
+// Exists implements Firewall.
+func (f *Fake) Exists(ctx context.Context, owner Owner) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Exists", owner); err != nil {
+		return false, err
+	}
+	for _, rule := range f.rules {
+		if rule.BelongsTo(owner) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (f *Fake) failure(ctx context.Context, method string, owner Owner) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if f.fail == nil {
+		return nil
+	}
+	return f.fail(method, owner)
+}
+
+// apply makes the changes and tells of them.
+func (f *Fake) apply(owner Owner, want []Rule) ([]string, error) {
+	var told []string
+	have := slices.SortedFunc(maps.Values(f.rules), byName)
+	for _, change := range Changes(owner, have, want) {
+		current, there := f.rules[change.Rule.Name]
+		if there && !current.BelongsTo(owner) {
+			return told, &NotOursError{Rule: change.Rule.Name, Owner: owner}
+		}
+		if change.Action == Remove {
+			delete(f.rules, change.Rule.Name)
+		} else {
+			f.put(change.Rule)
+		}
+		f.writes++
+		told = append(told, change.String())
+	}
+	return told, nil
+}
+
+func (f *Fake) put(rule Rule) {
+	if f.rules == nil {
+		f.rules = map[string]Rule{}
+	}
+	f.rules[rule.Name] = rule
+}
