@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+)
+
+func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
+	file := filepath.Join(t.TempDir(), config.FileName)
+	write := func(content string) {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		config string
+		args   []string
+		want   []string
+	}{
+		"an unknown flag":              {service(everybody, clusterIP), []string{"--confg-file=x"}, []string{"--confg-file"}},
+		"an argument that is no flag":  {service(everybody, clusterIP), []string{"config.json"}, []string{`"config.json"`, "--help"}},
+		"a sync period of nothing":     {service(everybody, clusterIP), []string{"--sync-period=0"}, []string{"--sync-period", "100ms"}},
+		"a negative drain time":        {service(everybody, clusterIP), []string{"--drain=-1s"}, []string{"--drain"}},
+		"a health address of no port":  {service(everybody, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
+		"a health port that is a name": {service(everybody, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
+		"a health port of the Service": {service(everybody, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
+		"no config file":               {"", []string{"--config-file=/nowhere/config.json"}, []string{"/nowhere/config.json", "ConfigMap"}},
+		"a config with a typo":         {`{"port":[]}`, nil, []string{file, `unknown field "port"`}},
+		"a wrong source range":         {service(`"10.0.0.0/33"`, clusterIP), nil, []string{file, "sourceRanges[0]", `"10.0.0.0/33"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			write(tc.config)
+			var stdout, stderr bytes.Buffer
+			code := run(append([]string{"--config-file=" + file}, tc.args...), &stdout, &stderr)
+			line := strings.TrimSuffix(stderr.String(), "\n")
+			if code != exitUsage || strings.Contains(line, "\n") || stdout.Len() > 0 {
+				t.Errorf("exit code %d, stdout %q, stderr %q; want %d and one line on stderr", code, stdout.String(), line, exitUsage)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(line, want) {
+					t.Errorf("stderr %q lacks %q", line, want)
+				}
+			}
+		})
+	}
+}
+
+func TestFlags(t *testing.T) {
+	s, err := parse([]string{"--config-file=/a/b", "--health-address=127.0.0.1:99", "--sync-period=5s", "--drain=30s", "-v=2"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.proxy.ConfigFile != "/a/b" || s.proxy.HealthPort != 99 || s.proxy.SyncPeriod != 5*time.Second || s.proxy.Drain != 30*time.Second {
+		t.Errorf("settings are %+v", s)
+	}
+	if s, err = parse(nil, io.Discard); err != nil || s.proxy.ConfigFile != config.DefaultFile || s.proxy.HealthPort != config.DefaultHealthPort {
+		t.Errorf("defaults are %+v, %v", s, err)
+	}
+}
+
+func TestVersionAndHelpNeedNoConfig(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	if code := run([]string{"--version"}, &stdout, &stderr); code != exitOK || stdout.String() != "hostport-nodeproxy unknown\n" {
+		t.Errorf("--version gave %d, %q, %q", code, stdout.String(), stderr.String())
+	}
+	if code := run([]string{"--help"}, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String(), "--config-file") {
+		t.Errorf("--help gave %d, %q", code, stdout.String())
+	}
+}

@@ -1,0 +1,56 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Family is an IP family, spelt as in a Service's ipFamilies.
+type Family string
+
+// The two IP families.
+const (
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
+)
+
+// Families are both IP families, in the order in which they are treated.
+var Families = []Family{IPv4, IPv6}
+
+// FamilyOf returns the family of a valid address.
+func FamilyOf(addr netip.Addr) Family {
+	if addr.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// ClusterIP returns the cluster IP of the family, and whether there is one. The
+// Config must be valid, as after Parse.
+func (c Config) ClusterIP(family Family) (netip.Addr, bool) {
+	for _, s := range c.ClusterIPs {
+		if addr, err := netip.ParseAddr(s); err == nil && FamilyOf(addr) == family {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Sources returns the source ranges of the family without host bits and
+// duplicates, in the order given. The Config must be valid, as after Parse.
+func (c Config) Sources(family Family) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range c.SourceRanges {
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil || FamilyOf(prefix.Addr()) != family || slices.Contains(out, prefix.Masked()) {
+			continue
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out
+}
+
+// Has says whether the port is forwarded.
+func (c Config) Has(protocol string, port uint16) bool {
+	return slices.Contains(c.Ports, Port{Protocol: protocol, Port: port})
+}

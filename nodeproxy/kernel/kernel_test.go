@@ -1,0 +1,222 @@
+package kernel_test
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/kernel"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
+)
+
+const addr4, addr6 = "10.1.0.5", "fd00:1::5"
+
+// isolated runs the test in a network namespace of its own that has one pair of
+// interfaces, pod0 with an address of each family, and no forwarding. The
+// namespace ends with the thread.
+func isolated(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root to make a network namespace")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread must not be used again
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("making a network namespace: %v", err)
+			return
+		}
+		arrange(t)
+		test(t)
+	}()
+	<-done
+}
+
+func arrange(t *testing.T) {
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "peer0"}
+	for _, err := range []error{
+		netlink.LinkAdd(link),
+		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr4).To4(), Mask: net.CIDRMask(24, 32)}}),
+		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr6), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}),
+		netlink.LinkSetUp(link),
+		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0),
+	} {
+		if err != nil {
+			t.Errorf("arranging the namespace: %v", err)
+		}
+	}
+}
+
+func TestBothFlavoursTakeRepairAndReportTheRules(t *testing.T) {
+	c := config.Config{
+		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}, {Protocol: "SCTP", Port: 99}},
+		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
+		SourceRanges: []string{"0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"},
+	}
+	for _, flavour := range []string{kernel.NFT, kernel.Legacy} {
+		for _, family := range config.Families {
+			t.Run(flavour+" "+string(family), func(t *testing.T) {
+				isolated(t, func(t *testing.T) { takesAndRepairs(t, flavour, rules.Wanted(c, family, ownAddresses(t))) })
+			})
+		}
+	}
+}
+
+func ownAddresses(t *testing.T) []netip.Addr {
+	addrs, err := kernel.New().Addresses()
+	want := []netip.Addr{netip.MustParseAddr(addr4), netip.MustParseAddr(addr6)}
+	if err != nil || !slices.Equal(addrs, want) {
+		t.Errorf("Addresses() = %v, %v, want %v", addrs, err, want)
+	}
+	return addrs
+}
+
+func takesAndRepairs(t *testing.T, flavour string, want rules.Set) {
+	iptables, err := (&kernel.Kernel{Flavours: []string{flavour}}).Iptables(t.Context(), want.Family)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if iptables.Flavour() != flavour {
+		t.Errorf("flavour is %s, want %s", iptables.Flavour(), flavour)
+	}
+	read := func() rules.Held {
+		text, err := iptables.Save(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		if strings.Contains(text, "HOSTPROBE") {
+			t.Errorf("the probe left something behind:\n%s", text)
+		}
+		held, err := rules.ParseSave(text)
+		if err != nil {
+			t.Error(err)
+		}
+		return held
+	}
+	for _, damage := range []string{"", "*nat\n-F PREROUTING\nCOMMIT\n", "*filter\n-I FORWARD 1 -j ACCEPT\n-A FORWARD -j HOSTPORT-FORWARD\nCOMMIT\n"} {
+		if damage != "" {
+			if err := iptables.Restore(t.Context(), damage); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(want.Differences(read())) == 0 {
+			t.Errorf("after %q no difference is seen", damage)
+		}
+		if err := iptables.Restore(t.Context(), want.Restore(read())); err != nil {
+			t.Error(err)
+		}
+		if diff := want.Differences(read()); len(diff) > 0 {
+			t.Errorf("after %q and a repair: %v", damage, diff)
+		}
+		for _, chain := range want.Chains {
+			for _, rule := range chain.Rules {
+				if ok, err := iptables.Exists(chain.Table, chain.Name, rule.Spec...); !ok || err != nil {
+					t.Errorf("rule %v of %s: exists %v, error %v", rule.Spec, chain.Name, ok, err)
+				}
+			}
+		}
+	}
+}
+
+func TestNFTIsPreferred(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		iptables, err := kernel.New().Iptables(t.Context(), config.IPv4)
+		if err != nil || iptables.Flavour() != kernel.NFT {
+			t.Errorf("Iptables() = %v, %v, want flavour nft", iptables, err)
+		}
+	})
+}
+
+func TestNoWorkingIptablesNamesWhatWasTriedAndWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	nft, err := exec.LookPath("iptables-nft")
+	if err != nil {
+		t.Fatalf("%v; install iptables", err)
+	}
+	// One that is there but whose restore does not work, and one that is not.
+	if err := os.Symlink(nft, dir+"/iptables-nft"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/bin/false", dir+"/iptables-nft-restore"); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	_, err = kernel.New().Iptables(t.Context(), config.IPv4)
+	for _, want := range []string{"nft: running iptables-nft-restore", "legacy: ", "iptables-legacy", "NET_ADMIN"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error lacks %q: %v", want, err)
+		}
+	}
+}
+
+func TestForwardingIsSwitchedOnOnce(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		k := kernel.New()
+		for _, want := range [][]string{{"pod0"}, nil} {
+			changed, err := k.Forward(config.IPv4)
+			if err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(want, changed); diff != "" {
+				t.Errorf("interfaces switched on (-want +got):\n%s", diff)
+			}
+		}
+	})
+}
+
+func TestIPv6ForwardingIsExplainedNotSwitched(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		k := kernel.New()
+		if _, err := k.Forward(config.IPv6); err == nil || !strings.Contains(err.Error(), "net.ipv6.conf.all.forwarding=1") {
+			t.Errorf("error %v does not say what to do", err)
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0); err != nil {
+			t.Error(err)
+		}
+		if _, err := k.Forward(config.IPv6); err != nil {
+			t.Errorf("with forwarding on: %v", err)
+		}
+	})
+}
+
+func TestFlushUDPDeletesOnlyWhatIsStale(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		k := kernel.New()
+		flow := func(port uint16) *netlink.ConntrackFlow {
+			client, own, target := net.ParseIP("198.51.100.2").To4(), net.ParseIP(addr4).To4(), net.ParseIP("10.96.0.6").To4()
+			return &netlink.ConntrackFlow{
+				FamilyType: unix.AF_INET, TimeOut: 100,
+				Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: port, Protocol: unix.IPPROTO_UDP},
+				Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: port, DstPort: 4000, Protocol: unix.IPPROTO_UDP},
+			}
+		}
+		for _, port := range []uint16{53, 54} {
+			if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, flow(port)); err != nil {
+				t.Errorf("making a flow: %v", err)
+			}
+		}
+		want := rules.Flow{Dialled: netip.MustParseAddr(addr4), Port: 53, Answers: netip.MustParseAddr("10.96.0.6")}
+		for _, expected := range []int{1, 0} {
+			n, err := k.FlushUDP(config.IPv4, func(f rules.Flow) bool { return f == want })
+			if n != expected || err != nil {
+				t.Errorf("FlushUDP = %d, %v, want %d", n, err, expected)
+			}
+		}
+		left, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		if err != nil || len(left) != 1 || left[0].Forward.DstPort != 54 {
+			t.Errorf("left are %v, %v, want the flow to port 54", left, err)
+		}
+	})
+}

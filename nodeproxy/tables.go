@@ -1,0 +1,86 @@
+package nodeproxy
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
+)
+
+// tables keeps one family's rules in the kernel equal to what is wanted.
+//
+// How iptables spells a rule differs from how it is written and from version to
+// version, so equality is established in two steps: right after programming,
+// iptables itself confirms every rule; from then on its spelling at that moment
+// is what must not change.
+type tables struct {
+	iptables Iptables
+	// applied is what was last programmed and confirmed, spelt is how iptables
+	// printed it then.
+	applied *rules.Set
+	spelt   []string
+}
+
+func (t *tables) read(ctx context.Context) (rules.Held, error) {
+	text, err := t.iptables.Save(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return rules.ParseSave(text)
+}
+
+// programmed says whether want is what was last programmed.
+func (t *tables) programmed(want rules.Set) bool {
+	return t.applied != nil && reflect.DeepEqual(*t.applied, want)
+}
+
+// differences says what in the kernel is not as wanted. Empty means nothing is.
+func (t *tables) differences(want rules.Set, held rules.Held) []string {
+	if !t.programmed(want) {
+		return []string{"the rules for this config were not programmed yet"}
+	}
+	out := want.Differences(held)
+	if len(out) == 0 && !slices.Equal(t.spelt, want.Specs(held)) {
+		return []string{"a rule was replaced by another"}
+	}
+	return out
+}
+
+// program makes the kernel, which holds held, equal to want and confirms it.
+func (t *tables) program(ctx context.Context, want rules.Set, held rules.Held) error {
+	t.applied = nil
+	if err := t.iptables.Restore(ctx, want.Restore(held)); err != nil {
+		return err
+	}
+	if err := t.confirm(want); err != nil {
+		return err
+	}
+	held, err := t.read(ctx)
+	if err != nil {
+		return err
+	}
+	if differences := want.Differences(held); len(differences) > 0 {
+		return fmt.Errorf("right after programming, %s", strings.Join(differences, "; "))
+	}
+	t.applied, t.spelt = &want, want.Specs(held)
+	return nil
+}
+
+// confirm asks iptables for every single rule.
+func (t *tables) confirm(want rules.Set) error {
+	for _, chain := range want.Chains {
+		for _, rule := range chain.Rules {
+			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)
+			if err == nil && !ok {
+				err = fmt.Errorf("the kernel does not hold it")
+			}
+			if err != nil {
+				return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(rule.Spec, " "), chain.Name, chain.Table, err)
+			}
+		}
+	}
+	return nil
+}
