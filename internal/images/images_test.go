@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
+)
+
+const testVersion = "v1.2.3-test"
+
+// The archives of two runs of this command, for all tests to look at.
+var first, second string
+
+func TestMain(m *testing.M) {
+	code, err := buildAndRun(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// buildAndRun runs the command as `make images` does: the tests' own binary has
+// the race detector in it, and would compress for minutes.
+func buildAndRun(m *testing.M) (int, error) {
+	dir, err := os.MkdirTemp("", "hostport-images-*")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "images")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("building the command: %w\n%s", err, out)
+	}
+	first, second = filepath.Join(dir, "first"), filepath.Join(dir, "second")
+	for _, out := range []string{first, second} {
+		said, err := exec.Command(program, "-module", "../..", "-version", testVersion, "-out", out).CombinedOutput()
+		if err != nil {
+			return 1, fmt.Errorf("building the images: %w\n%s", err, said)
+		}
+	}
+	return m.Run(), nil
+}
+
+func TestSameSourcesGiveTheSameArchives(t *testing.T) {
+	for _, k := range kinds {
+		a, err := os.ReadFile(filepath.Join(first, k.archive))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(second, k.archive))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(a, b) {
+			t.Errorf("%s: built twice, the bytes differ", k.archive)
+		}
+	}
+}
+
+func TestAnImageThatIsTooLargeIsRefused(t *testing.T) {
+	b := built{Written: oci.Written{Name: "registry.example/thing:v1", Size: 16 * mib}, limit: 15 * mib}
+	want := "image registry.example/thing:v1 has 16.0 MiB compressed, but may have 15: look for a new dependency, or raise the limit in internal/images"
+	if err := b.err(); err == nil || err.Error() != want {
+		t.Errorf("err() = %v, want %s", err, want)
+	}
+	b.Size = 15 * mib
+	if err := b.err(); err != nil {
+		t.Errorf("err() at the limit = %v", err)
+	}
+}
+
+// unpack writes the root file system of an archive's image into a folder.
+func unpack(t *testing.T, archive string) string {
+	t.Helper()
+	archive = filepath.Join(first, archive)
+	var contents []struct{ Layers []string }
+	if err := json.Unmarshal(output(t, exec.Command("tar", "-xOf", archive, "manifest.json")), &contents); err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	untar := exec.Command("tar", "-xz", "-C", root)
+	untar.Stdin = bytes.NewReader(output(t, exec.Command("tar", "-xOf", archive, contents[0].Layers[0])))
+	output(t, untar)
+	return root
+}
+
+// output returns the command's output, and fails the test if the command fails.
+func output(t *testing.T, cmd *exec.Cmd) []byte {
+	t.Helper()
+	var problems strings.Builder
+	cmd.Stderr = &problems
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", cmd, err, problems.String())
+	}
+	return out
+}
+
+// inImage prepares a command inside the unpacked image, with a network of its
+// own.
+func inImage(root, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Cloneflags: syscall.CLONE_NEWNET}
+	return cmd
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it changes into the image's root folder, in a network namespace of its own")
+	}
+}
+
+// proxyRules is what the proxy feeds to iptables-restore: every match and target
+// in it is a library of its own, which the image has to hold.
+func proxyRules(family config.Family, own, target string) string {
+	c := config.Config{
+		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}, {Protocol: "SCTP", Port: 9}},
+		ClusterIPs:   []string{target},
+		SourceRanges: []string{own + "/32"},
+	}
+	return rules.Wanted(c, family, []netip.Addr{netip.MustParseAddr(own)}).Restore(rules.Held{})
+}
+
+func TestBothFlavoursOfIptablesRunInTheImage(t *testing.T) {
+	needRoot(t)
+	root := unpack(t, "hostport-nodeproxy.tar")
+	for family, text := range map[string]string{
+		"iptables":  proxyRules(config.IPv4, "10.244.1.2", "10.96.0.7"),
+		"ip6tables": proxyRules(config.IPv6, "fd00:1::2", "fd00:2::7"),
+	} {
+		for _, flavour := range []string{"nft", "legacy"} {
+			t.Run(family+"-"+flavour, func(t *testing.T) {
+				program := "/usr/sbin/" + family + "-" + flavour
+				restore := inImage(root, program+"-restore", "--noflush")
+				restore.Stdin = strings.NewReader(text)
+				output(t, restore)
+				output(t, inImage(root, program+"-save"))
+				output(t, inImage(root, program, "-n", "-L"))
+			})
+		}
+	}
+	if out := output(t, inImage(root, "/usr/sbin/iptables", "--version")); !strings.Contains(string(out), "nf_tables") {
+		t.Errorf("iptables --version: %s; want the nft flavour", out)
+	}
+}
+
+func TestProgramsRunInTheirImagesAndKnowTheirVersion(t *testing.T) {
+	needRoot(t)
+	for _, k := range kinds {
+		program := "/" + strings.TrimSuffix(k.archive, ".tar")
+		if out := output(t, inImage(unpack(t, k.archive), program, "--version")); !strings.Contains(string(out), testVersion) {
+			t.Errorf("%s --version: %s; want %s", program, out, testVersion)
+		}
+	}
+}
+
+func TestCCMImageHoldsCertificatesAndItsUser(t *testing.T) {
+	root := unpack(t, "hostport-ccm.tar")
+	for path, want := range map[string]string{
+		"etc/ssl/certs/ca-certificates.crt":       "-----BEGIN CERTIFICATE-----",
+		"etc/passwd":                              "nonroot:x:65532:65532:",
+		"usr/share/doc/ca-certificates/copyright": "MPL-2.0",
+	} {
+		data, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil || !strings.Contains(string(data), want) {
+			t.Errorf("%s (%v) does not hold %q", path, err, want)
+		}
+	}
+}
+
+func TestProxyImageHoldsNoShellAndAllLicences(t *testing.T) {
+	root := unpack(t, "hostport-nodeproxy.tar")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if bytes.HasPrefix(data, []byte("#!")) {
+			t.Errorf("%s is a script, but there is no shell", strings.TrimPrefix(path, root))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shell := range []string{"sh", "bash", "dash", "busybox"} {
+		if _, err := os.Lstat(filepath.Join(root, "usr/bin", shell)); err == nil {
+			t.Errorf("the image holds %s", shell)
+		}
+	}
+	var missing []string
+	for _, pkg := range []string{"iptables", "libc6", "libip4tc2", "libip6tc2", "libmnl0", "libnftnl11", "libxtables12"} {
+		if _, err := os.Stat(filepath.Join(root, "usr/share/doc", pkg, "copyright")); err != nil {
+			missing = append(missing, pkg)
+		}
+	}
+	if diff := cmp.Diff([]string(nil), missing); diff != "" {
+		t.Errorf("packages without copyright file (-want +got):\n%s", diff)
+	}
+}
