@@ -1,0 +1,120 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// ErrNotRunning says that the checkout has no running cluster.
+var ErrNotRunning = errors.New("the sandbox is not running: start it with `make sandbox-up`")
+
+// The product's objects, as its manifests name them.
+const (
+	ProductNamespace  = "hostport-system"
+	ProductDeployment = "deployment/hostport-ccm"
+)
+
+// uninitialized is the taint that a kubelet with an external cloud provider
+// gives its node, for the cloud controller manager to take away.
+const uninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
+
+// deploy applies CoreDNS and the product's own manifests.
+func (c *Cluster) deploy(ctx context.Context) error {
+	dns, err := files.ReadFile("files/coredns.yaml")
+	if err != nil {
+		return err
+	}
+	if _, err := c.kubectlInput(ctx, bytes.NewReader(dns), "apply", "-f", "-"); err != nil {
+		return err
+	}
+	_, err = c.Kubectl(ctx, "apply", "-k", c.overlay())
+	return err
+}
+
+// overlay is the kustomization that puts the product into a sandbox of this
+// profile.
+func (c *Cluster) overlay() string {
+	return filepath.Join(c.source, "test", "sandbox", "manifests", string(c.profile))
+}
+
+// restartProduct makes running pods use the images that were just loaded: the
+// tag is the same as before.
+func (c *Cluster) restartProduct(ctx context.Context) error {
+	if _, err := c.Kubectl(ctx, "-n", ProductNamespace, "rollout", "restart", ProductDeployment); err != nil {
+		return err
+	}
+	return c.waitReady(ctx)
+}
+
+// waitReady waits until the nodes are ready and initialised by the product, and
+// until what was deployed runs.
+func (c *Cluster) waitReady(ctx context.Context) error {
+	if err := c.waitInitialized(ctx); err != nil {
+		return err
+	}
+	for _, workload := range [][]string{{"-n", ProductNamespace, ProductDeployment}, {"-n", "kube-system", "deployment/coredns"}} {
+		args := append([]string{"rollout", "status", "--timeout", "120s"}, workload...)
+		if _, err := c.Kubectl(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) waitInitialized(ctx context.Context) error {
+	const format = `{range .items[*]}{.metadata.name} {.spec.taints[*].key} ready={.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`
+	return waitFor(ctx, 120*time.Second, "the nodes to be ready and initialised", func() error {
+		out, err := c.Kubectl(ctx, "get", "nodes", "-o", "jsonpath="+format)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, "ready=True") || strings.Contains(line, uninitialized) {
+				return errors.New(strings.TrimSpace(line))
+			}
+		}
+		return nil
+	})
+}
+
+// Status describes the cluster in a few lines.
+func (c *Cluster) Status() string {
+	var b strings.Builder
+	if !c.Running() {
+		o, _ := readOwner()
+		if alive() {
+			fmt.Fprintf(&b, "a sandbox is on this machine, but not a complete one of this checkout (its files: %s)\n", o.Dir)
+		} else {
+			fmt.Fprintln(&b, "not running")
+		}
+		return b.String()
+	}
+	fmt.Fprintf(&b, "running, profile %s\n", c.profile)
+	fmt.Fprintf(&b, "kubeconfig  %s\n", c.Kubeconfig())
+	for _, host := range hostNames(c.profile) {
+		fmt.Fprintf(&b, "%-11s %s\n", host, c.hostStatus(host))
+	}
+	return b.String()
+}
+
+// hostStatus lists the programs that run on a host.
+func (c *Cluster) hostStatus(host string) string {
+	if len(processes(hostCgroup(host, initProgram))) == 0 {
+		return "off"
+	}
+	var running []string
+	for _, program := range []string{"gcesim", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy"} {
+		if len(processes(hostCgroup(host, program))) > 0 {
+			running = append(running, program)
+		}
+	}
+	if len(running) == 0 {
+		return "on"
+	}
+	return "on: " + strings.Join(running, " ")
+}

@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cluster is the sandbox cluster of one checkout. There is at most one running
+// on a machine.
+type Cluster struct {
+	// source is the root of the checkout, dir its .sandbox folder.
+	source, dir string
+	profile     Profile
+	// bin are the folders of the built programs.
+	bin []string
+	log *progress
+}
+
+// state is what is remembered between commands.
+type state struct {
+	Profile Profile  `json:"profile"`
+	Bin     []string `json:"bin"`
+	// Complete says that the cluster came up as a whole.
+	Complete bool `json:"complete"`
+}
+
+// Open returns the cluster of the checkout that holds the working directory,
+// running or not. Progress is printed to out.
+func Open(out io.Writer) (*Cluster, error) {
+	source, err := checkoutRoot()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{source: source, dir: filepath.Join(source, ".sandbox"), log: newProgress(out)}
+	s, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	c.profile, c.bin = s.Profile, s.Bin
+	return c, nil
+}
+
+// checkoutRoot is the nearest folder upwards with a go.mod of this project.
+func checkoutRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		if isFile(filepath.Join(d, "go.mod")) && isFile(filepath.Join(d, "test", "sandbox", "main.go")) {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", fmt.Errorf("%s is not in a checkout of hostport-ccm", dir)
+		}
+	}
+}
+
+func (c *Cluster) stateFile() string { return filepath.Join(c.dir, "state.json") }
+
+func (c *Cluster) load() (state, error) {
+	var s state
+	data, err := os.ReadFile(c.stateFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	// Half-written state is the state of a half-finished start.
+	_ = json.Unmarshal(data, &s)
+	return s, nil
+}
+
+func (c *Cluster) save(complete bool) error {
+	data, err := json.Marshal(state{Profile: c.profile, Bin: c.bin, Complete: complete})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(c.stateFile(), data, 0o644)
+}
+
+// Profile returns the profile of the cluster; empty if it never came up.
+func (c *Cluster) Profile() Profile { return c.profile }
+
+// Running says whether this checkout's cluster is up as a whole.
+func (c *Cluster) Running() bool {
+	s, err := c.load()
+	owner, _ := readOwner()
+	return err == nil && s.Complete && owner.Dir == c.dir && alive()
+}
+
+// alive says whether the heart of a cluster beats on this machine, whosever it
+// is.
+func alive() bool {
+	return len(processes(hostCgroup(Control, "kube-apiserver"))) > 0 && len(processes(hostCgroup(Control, "etcd"))) > 0
+}
+
+// Kubectl runs kubectl as the cluster's administrator.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return c.kubectlInput(ctx, nil, args...)
+}
+
+func (c *Cluster) kubectlInput(ctx context.Context, in io.Reader, args ...string) (string, error) {
+	return c.run(ctx, in, append([]string{c.KubectlPath(), "--kubeconfig", c.Kubeconfig()}, args...)...)
+}
+
+// KubectlPath returns the path of the cluster's kubectl.
+func (c *Cluster) KubectlPath() string { return c.program("kubectl") }
+
+// The machine has one sandbox at a time. This file says whose; it is locked
+// while anything is started or stopped.
+const ownerFile = "/run/hostport-sandbox.json"
+
+type owner struct {
+	// Dir is the .sandbox folder of the owning checkout.
+	Dir string `json:"dir"`
+	// UnmountNetns says that /run/netns was no mount before, and so must not
+	// stay one.
+	UnmountNetns bool `json:"unmountNetns"`
+}
+
+func readOwner() (owner, error) {
+	var o owner
+	data, err := os.ReadFile(ownerFile)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return o, err
+	}
+	_ = json.Unmarshal(data, &o) // half written: nobody's
+	return o, nil
+}
+
+func writeOwner(o owner) error {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(ownerFile, data, 0o644)
+}
+
+// lock keeps other commands from starting or stopping anything meanwhile.
+func lock() (unlock func(), err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the sandbox makes network namespaces and mounts: run it as root")
+	}
+	f, err := os.OpenFile(ownerFile, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another command is starting or stopping a sandbox on this machine (it holds %s): wait for it", ownerFile)
+		}
+		return nil, fmt.Errorf("lock %s: %w", ownerFile, err)
+	}
+	return func() { f.Close() }, nil
+}

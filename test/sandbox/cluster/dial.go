@@ -1,0 +1,42 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+
+	vnetns "github.com/vishvananda/netns"
+)
+
+// Dial connects from a host of the cluster, as net.Dialer does. The address
+// must be an IP address with a port: names are the machine's, not the host's.
+func (c *Cluster) Dial(ctx context.Context, host, network, address string) (conn net.Conn, err error) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	// A socket stays in the namespace of the thread that made it. The thread
+	// itself is thrown away with its goroutine: it is never unlocked.
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = enterNamespace(host); err == nil {
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		}
+	}()
+	<-done
+	if err != nil {
+		return nil, fmt.Errorf("from %s: %w", host, err)
+	}
+	return conn, nil
+}
+
+func enterNamespace(host string) error {
+	ns, err := vnetns.GetFromPath(netnsPath(host))
+	if err != nil {
+		return fmt.Errorf("host %s is not running: %w", host, err)
+	}
+	defer ns.Close()
+	return vnetns.Set(ns)
+}

@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+)
+
+// Simulator returns a client that changes the simulated project: addresses,
+// instances, faults.
+func Simulator() gcesim.AdminClient { return gcesim.AdminClient{BaseURL: SimulatorURL} }
+
+// startSimulator starts the GCE simulator on the gateway, where it also
+// enforces its firewall rules and the nodes' external addresses.
+func (c *Cluster) startSimulator(ctx context.Context) error {
+	binary := filepath.Join(c.dir, "bin", "gcesim")
+	if err := c.goBuild(ctx, binary, "./test/gcesim/cmd/gcesim"); err != nil {
+		return err
+	}
+	config, err := yaml.Marshal(simulatorConfig())
+	if err != nil {
+		return err
+	}
+	file := c.hostDir(Gateway, "gcesim.yaml")
+	if err := os.WriteFile(file, config, 0o644); err != nil {
+		return err
+	}
+	err = c.daemon(Gateway, "gcesim", binary,
+		"--config", file,
+		"--listen", machineGateway+":8080",
+		"--listen", vpcGateway+":8080",
+		"--listen", metadataIP+":80",
+		"--edge-internet", inetBridge,
+		"--edge-vpc", vpcBridge)
+	if err != nil {
+		return err
+	}
+	return waitFor(ctx, 20*time.Second, "the GCE simulator, log "+c.logFile(Gateway, "gcesim"), func() error {
+		_, err := Simulator().State(ctx)
+		return err
+	})
+}
+
+// simulatorConfig describes the project: one instance per node.
+func simulatorConfig() gcesim.Config {
+	config := gcesim.Config{Project: Project, Network: "default"}
+	for _, n := range Nodes(GCE) {
+		config.Zones = append(config.Zones, n.Zone)
+		config.Instances = append(config.Instances, gcesim.Instance{
+			Name: n.Name, Zone: n.Zone, MachineType: MachineType, Tags: []string{NodeTag},
+			Interface: gcesim.Interface{NetworkIP: n.InternalIP, NatIP: n.ExternalIP},
+		})
+	}
+	return config
+}

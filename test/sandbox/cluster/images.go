@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"compress/gzip"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+)
+
+// Images of the cluster itself and of tests. They are in every node's store
+// before anything is scheduled, so that nothing is ever pulled.
+const (
+	pauseImage   = "registry.k8s.io/pause:3.10.2"
+	corednsImage = "registry.k8s.io/coredns/coredns:v1.15.0"
+	// AgnhostImage is the upstream test image: servers and clients of all kinds.
+	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+)
+
+// testImages builds the archive of the images that are not ours.
+func (c *Cluster) testImages(ctx context.Context) (string, error) {
+	archive := filepath.Join(c.dir, "images.tar")
+	pause := filepath.Join(c.dir, "bin", "pause")
+	if err := c.goBuild(ctx, pause, "./test/sandbox/pause"); err != nil {
+		return "", err
+	}
+	binary := func(file, path string) oci.File { return oci.File{Path: path, Mode: 0o755, Source: file} }
+	images := []oci.Image{
+		{Name: pauseImage, Files: []oci.File{binary(pause, "/pause")}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
+		{Name: corednsImage, Files: []oci.File{binary(c.program("coredns"), "/coredns")}, Entrypoint: []string{"/coredns"}},
+		{Name: AgnhostImage, Files: []oci.File{binary(c.program("agnhost"), "/agnhost")}, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
+	}
+	for i := range images {
+		images[i].Compression = gzip.BestSpeed
+	}
+	_, err := oci.WriteFile(archive, images...)
+	return archive, err
+}
+
+// productImages builds the archives of the product's own images as `make
+// images` does.
+func (c *Cluster) productImages(ctx context.Context) ([]string, error) {
+	if _, err := c.goRun(ctx, "./internal/images", "-out", c.dist()); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(c.dist(), "*.tar"))
+}
+
+func (c *Cluster) dist() string { return filepath.Join(c.source, "dist") }
+
+// importImages puts the archives into the store of every running node.
+func (c *Cluster) importImages(ctx context.Context, archives ...string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, n := range Nodes(c.profile) {
+		if len(processes(hostCgroup(n.Name, "containerd"))) == 0 {
+			continue
+		}
+		group.Go(func() error {
+			for _, archive := range archives {
+				if _, err := c.Exec(ctx, n.Name, "ctr", "-n", "k8s.io", "images", "import", archive); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// program returns the path of a built program, or its bare name if there is
+// none, so that starting it says what is missing.
+func (c *Cluster) program(name string) string {
+	for _, dir := range c.bin {
+		if file := filepath.Join(dir, name); isFile(file) {
+			return file
+		}
+	}
+	return name
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// goBuild builds a static program of this project.
+func (c *Cluster) goBuild(ctx context.Context, out, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd.Dir = c.source
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	_, err := output(cmd, "go build "+pkg)
+	return err
+}
+
+func (c *Cluster) goRun(ctx context.Context, pkg string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", pkg}, args...)...)
+	cmd.Dir = c.source
+	return output(cmd, "go run "+pkg)
+}

@@ -1,0 +1,175 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// The test starts and stops the machine's sandbox; it wants none to be running.
+func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
+	c := openIdle(t)
+	ctx := t.Context()
+	before := footprint(t, c)
+
+	if err := c.Up(ctx, BareMetal); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("a second checkout is told whose sandbox is running", func(t *testing.T) {
+		stranger := &Cluster{source: c.source, dir: filepath.Join(t.TempDir(), ".sandbox"), log: newProgress(t.Output())}
+		wantError(t, stranger.Up(ctx, BareMetal), c.dir, "make sandbox-down")
+		wantError(t, stranger.Down(ctx, false), c.dir, "--force")
+	})
+	t.Run("another profile is refused while one is up", func(t *testing.T) {
+		wantError(t, c.Up(ctx, GCE), "baremetal", "make sandbox-down")
+	})
+	t.Run("two commands at once do not meet", func(t *testing.T) {
+		unlock, err := lock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		wantError(t, c.Down(ctx, false), "another command")
+	})
+	t.Run("a host or node that does not exist is named", func(t *testing.T) {
+		_, err := c.Exec(ctx, "node9", "true")
+		wantError(t, err, "node9")
+		wantError(t, c.StopNode(ctx, "node9"), "node9", "node1")
+	})
+	t.Run("it comes up again after its processes were killed", func(t *testing.T) {
+		crash(t)
+		if c.Running() {
+			t.Fatal("it is said to run although etcd and a node are dead")
+		}
+		if err := c.Up(ctx, BareMetal); err != nil {
+			t.Fatal(err)
+		}
+		if !c.Running() {
+			t.Fatal("it does not run")
+		}
+	})
+	t.Run("down clears what a half-finished start has left", func(t *testing.T) {
+		crash(t)
+		for _, file := range []string{c.stateFile(), ownerFile} {
+			if err := os.WriteFile(file, []byte(`{"prof`), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.Down(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if diff := cmp.Diff(before, footprint(t, c)); diff != "" {
+		t.Errorf("something is left on the machine (-before +after):\n%s", diff)
+	}
+}
+
+func openIdle(t *testing.T) *Cluster {
+	t.Helper()
+	c, err := Open(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alive() {
+		t.Fatal("a sandbox is running on this machine: stop it first")
+	}
+	if err := c.Down(t.Context(), false); err != nil { // leftovers of something earlier
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Down(context.WithoutCancel(t.Context()), false); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func wantError(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error; want one with %q", words)
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("error %q does not say %q", err, word)
+		}
+	}
+}
+
+// crash kills the control plane's heart and a node's programs, but neither its
+// pods nor the other hosts.
+func crash(t *testing.T) {
+	t.Helper()
+	for _, group := range []string{hostCgroup(Control, "etcd"), hostCgroup("node1", "containerd"), hostCgroup("node2", initProgram)} {
+		pids := processes(group)
+		if len(pids) == 0 {
+			t.Fatalf("nothing runs in %s", group)
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	err := waitFor(t.Context(), 30*time.Second, "etcd to die", func() error {
+		if alive() {
+			return errors.New("it lives")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// footprint lists what a sandbox makes on a machine.
+func footprint(t *testing.T, c *Cluster) map[string][]string {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	found := map[string][]string{"processes": ourProcesses()}
+	for what, argv := range map[string][]string{
+		"namespaces": {"ip", "netns", "list"},
+		"links":      {"ip", "-brief", "link"},
+		"mounts":     {"cat", "/proc/self/mounts"},
+		"sysctls":    {"sysctl", "vm.overcommit_memory", "kernel.panic", "kernel.panic_on_oops", "net.ipv4.ip_forward"},
+	} {
+		out, err := c.run(ctx, nil, argv...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[what] = strings.Split(out, "\n")
+	}
+	_ = filepath.WalkDir(cgroupMount, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, cgroupBase) {
+			found["cgroups"] = append(found["cgroups"], path)
+		}
+		return nil
+	})
+	return found
+}
+
+// ourProcesses lists the processes that run programs of the sandbox.
+func ourProcesses() []string {
+	var found []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		program, _, _ := bytes.Cut(cmdline, []byte{0})
+		name := filepath.Base(string(program))
+		if err == nil && slices.Contains([]string{"etcd", "kube-apiserver", "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "pause", "agnhost", "coredns", "gcesim", "hostport-ccm", "hostport-nodeproxy"}, name) {
+			found = append(found, fmt.Sprintf("%s %s", filepath.Base(dir), name))
+		}
+	}
+	return found
+}

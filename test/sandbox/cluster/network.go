@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// machineLink is the machine's own end of its link to the gateway.
+const machineLink = "hp-machine"
+
+// Bridges on the gateway: the VPC with the nodes, the internet, and the
+// machine's own way in.
+const (
+	vpcBridge     = "vpc0"
+	inetBridge    = "inet0"
+	machineBridge = "machine0"
+)
+
+// makeNetwork makes the gateway, its bridges and the machine's link to it.
+func (c *Cluster) makeNetwork(ctx context.Context) error {
+	if err := c.addNamespace(ctx, Gateway); err != nil {
+		return err
+	}
+	lines := []string{
+		"link add " + vpcBridge + " type bridge",
+		"addr add " + vpcGateway + "/24 dev " + vpcBridge,
+		"addr add " + metadataIP + "/32 dev " + vpcBridge,
+		"link set " + vpcBridge + " up",
+		"link add " + inetBridge + " type bridge",
+		"addr add " + inetGateway + "/24 dev " + inetBridge,
+		"link set " + inetBridge + " up",
+	}
+	for _, n := range Nodes(c.profile) {
+		lines = append(lines, "route add "+n.PodCIDR+" via "+n.InternalIP)
+	}
+	if err := c.ip(ctx, Gateway, lines...); err != nil {
+		return err
+	}
+	for _, setting := range []string{"net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=0"} {
+		if err := c.sysctl(ctx, Gateway, setting); err != nil {
+			return err
+		}
+	}
+	return c.linkMachine(ctx)
+}
+
+// linkMachine lets the machine's own shell reach the simulator on the gateway
+// and, once it is there, the API server on the control host.
+func (c *Cluster) linkMachine(ctx context.Context) error {
+	if _, err := c.run(ctx, nil, "ip", "link", "add", machineLink, "type", "veth", "peer", "name", "machine", "netns", netns(Gateway)); err != nil {
+		return err
+	}
+	if _, err := c.run(ctx, nil, "ip", "addr", "add", machineIP+"/29", "dev", machineLink); err != nil {
+		return err
+	}
+	if _, err := c.run(ctx, nil, "ip", "link", "set", machineLink, "up"); err != nil {
+		return err
+	}
+	return c.ip(ctx, Gateway,
+		"link add "+machineBridge+" type bridge",
+		"addr add "+machineGateway+"/29 dev "+machineBridge,
+		"link set "+machineBridge+" up",
+		"link set machine master "+machineBridge,
+		"link set machine up")
+}
+
+// addControl makes the control host, with a second address for the machine.
+func (c *Cluster) addControl(ctx context.Context) error {
+	if err := c.addHost(ctx, Control, vpcBridge, controlIP, vpcGateway); err != nil {
+		return err
+	}
+	if err := c.ip(ctx, Gateway,
+		"link add control1 type veth peer name eth1 netns "+netns(Control),
+		"link set control1 master "+machineBridge,
+		"link set control1 up"); err != nil {
+		return err
+	}
+	return c.ip(ctx, Control, "addr add "+machineControl+"/29 dev eth1", "link set eth1 up")
+}
+
+// addHost makes a host's network namespace and plugs it into a bridge.
+func (c *Cluster) addHost(ctx context.Context, host, bridge, address, gateway string) error {
+	if err := c.addNamespace(ctx, host); err != nil {
+		return err
+	}
+	if err := c.ip(ctx, Gateway,
+		fmt.Sprintf("link add %s type veth peer name eth0 netns %s", host, netns(host)),
+		fmt.Sprintf("link set %s master %s", host, bridge),
+		fmt.Sprintf("link set %s up", host)); err != nil {
+		return err
+	}
+	return c.ip(ctx, host,
+		fmt.Sprintf("addr add %s/24 dev eth0", address),
+		"link set eth0 up",
+		fmt.Sprintf("route add default via %s", gateway))
+}
+
+// addNode makes a node's namespace as a GCE node has it: it forwards, and what
+// its pods send beyond the private networks leaves with the node's address.
+func (c *Cluster) addNode(ctx context.Context, n Node) error {
+	if err := c.addHost(ctx, n.Name, vpcBridge, n.InternalIP, vpcGateway); err != nil {
+		return err
+	}
+	if err := c.sysctl(ctx, n.Name, "net.ipv4.ip_forward=1"); err != nil {
+		return err
+	}
+	rules := fmt.Sprintf(`table ip vm_masquerade {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		ip saddr %s ip daddr != 10.0.0.0/8 masquerade
+	}
+}`, podRange)
+	_, err := c.run(ctx, strings.NewReader(rules), "nsenter", "--net="+netnsPath(n.Name), "nft", "-f", "-")
+	return err
+}
+
+func (c *Cluster) addNamespace(ctx context.Context, host string) error {
+	if _, err := c.run(ctx, nil, "ip", "netns", "add", netns(host)); err != nil {
+		return err
+	}
+	return c.ip(ctx, host, "link set lo up")
+}
+
+// ip runs lines of ip commands in a host's namespace.
+func (c *Cluster) ip(ctx context.Context, host string, lines ...string) error {
+	in := strings.NewReader(strings.Join(lines, "\n") + "\n")
+	_, err := c.run(ctx, in, "ip", "-netns", netns(host), "-batch", "-")
+	return err
+}
+
+func (c *Cluster) sysctl(ctx context.Context, host, setting string) error {
+	name, value, _ := strings.Cut(setting, "=")
+	file := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+	_, err := c.run(ctx, strings.NewReader(value), "nsenter", "--net="+netnsPath(host), "tee", file)
+	return err
+}
+
+// deleteHostNetwork removes a host's namespace with all its links.
+func (c *Cluster) deleteHostNetwork(ctx context.Context, host string) error {
+	if _, err := os.Stat(netnsPath(host)); err != nil {
+		return nil
+	}
+	if _, err := os.Stat(netnsPath(Gateway)); err == nil && host != Gateway {
+		// The namespace may live on for moments, its peer must not.
+		_ = c.ip(ctx, Gateway, "link del "+host)
+	}
+	_, err := c.run(ctx, nil, "ip", "netns", "del", netns(host))
+	return err
+}
+
+func (c *Cluster) deleteMachineLink(ctx context.Context) error {
+	if _, err := os.Stat("/sys/class/net/" + machineLink); err != nil {
+		return nil
+	}
+	_, err := c.run(ctx, nil, "ip", "link", "del", machineLink)
+	return err
+}

@@ -1,0 +1,112 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"text/template"
+	"time"
+)
+
+//go:embed files
+var files embed.FS
+
+var templates = template.Must(template.ParseFS(files, "files/*.tmpl"))
+
+// nodeFiles are the configuration files of a node, by template.
+var nodeFiles = map[string]string{
+	"containerd.toml": "containerd.toml.tmpl",
+	"cni.conflist":    "cni.conflist.tmpl",
+	"kubelet.yaml":    "kubelet.yaml.tmpl",
+	"kube-proxy.yaml": "kube-proxy.yaml.tmpl",
+}
+
+// nodeData is what the templates are filled with.
+type nodeData struct {
+	Node
+	Etc, CABundle, CNIBin, Kubeconfig string
+	Cgroup, DNS, Zone, PodRange       string
+	Pause                             string
+}
+
+// bootNode makes a node's network and starts its containerd.
+func (c *Cluster) bootNode(ctx context.Context, n Node) error {
+	if err := c.addNode(ctx, n); err != nil {
+		return err
+	}
+	if err := c.boot(ctx, n.Name); err != nil {
+		return err
+	}
+	if err := c.writeNodeFiles(n); err != nil {
+		return err
+	}
+	if err := makeCgroup(hostCgroup(n.Name, "pods")); err != nil {
+		return err
+	}
+	if err := c.daemon(n.Name, "containerd", "containerd", "--config", c.hostDir(n.Name, "etc", "containerd.toml")); err != nil {
+		return err
+	}
+	return waitFor(ctx, 30*time.Second, "containerd on "+n.Name+", log "+c.logFile(n.Name, "containerd"), func() error {
+		_, err := c.Exec(ctx, n.Name, "ctr", "version")
+		return err
+	})
+}
+
+// startNode makes a booted node a member of the cluster.
+func (c *Cluster) startNode(_ context.Context, n Node) error {
+	etc := func(f string) string { return c.hostDir(n.Name, "etc", f) }
+	err := c.daemon(n.Name, "kubelet", "kubelet",
+		"--config", etc("kubelet.yaml"),
+		"--kubeconfig", c.kubeconfig("kubelet-"+n.Name),
+		"--hostname-override", n.Name,
+		"--node-ip", n.InternalIP,
+		"--cloud-provider", "external",
+		"--root-dir", "/var/lib/kubelet",
+		"--cert-dir", "/var/lib/kubelet/pki")
+	if err != nil {
+		return err
+	}
+	return c.daemon(n.Name, "kube-proxy", "kube-proxy", "--config", etc("kube-proxy.yaml"), "--hostname-override", n.Name)
+}
+
+func (c *Cluster) writeNodeFiles(n Node) error {
+	cniBin, err := c.cniPluginDir()
+	if err != nil {
+		return err
+	}
+	data := nodeData{
+		Node: n, Etc: c.hostDir(n.Name, "etc"), CABundle: c.pki("ca.crt"), CNIBin: cniBin, Kubeconfig: c.kubeconfig("kube-proxy"),
+		Cgroup: "/" + hostCgroup(n.Name, "pods"), DNS: dnsService, Zone: clusterZone, PodRange: podRange, Pause: pauseImage,
+	}
+	for file, name := range nodeFiles {
+		var b bytes.Buffer
+		if err := templates.ExecuteTemplate(&b, name, data); err != nil {
+			return err
+		}
+		path := c.hostDir(n.Name, "etc", file)
+		if file == "cni.conflist" {
+			path = c.hostDir(n.Name, "etc", "cni", "10-"+file)
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cniPluginDir is the folder of the CNI plugins among the built programs.
+func (c *Cluster) cniPluginDir() (string, error) {
+	for _, dir := range c.bin {
+		if _, err := exec.LookPath(filepath.Join(dir, "portmap")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no CNI plugins among the built programs in %v", c.bin)
+}

@@ -1,0 +1,71 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+)
+
+// StopNode powers a node off: everything on it dies at once, its address falls
+// silent, and the simulator says TERMINATED. Its disk stays.
+func (c *Cluster) StopNode(ctx context.Context, name string) error {
+	n, unlock, err := c.lockNode(name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(processes(hostCgroup(name, initProgram))) == 0 {
+		return fmt.Errorf("%s is off already", name)
+	}
+	if err := c.ip(ctx, Gateway, "link set "+name+" down"); err != nil {
+		return err
+	}
+	if err := killAll(ctx, cgroupBase+"/"+name); err != nil {
+		return err
+	}
+	if err := removeCgroup(cgroupBase + "/" + name); err != nil {
+		return err
+	}
+	if err := c.deleteHostNetwork(ctx, name); err != nil {
+		return err
+	}
+	return c.setInstanceStatus(ctx, n, "TERMINATED")
+}
+
+// StartNode powers a node on again.
+func (c *Cluster) StartNode(ctx context.Context, name string) error {
+	n, unlock, err := c.lockNode(name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if len(processes(hostCgroup(name, initProgram))) > 0 {
+		return fmt.Errorf("%s is on already", name)
+	}
+	if err := c.setInstanceStatus(ctx, n, "RUNNING"); err != nil {
+		return err
+	}
+	if err := c.bootNode(ctx, n); err != nil {
+		return err
+	}
+	return c.startNode(ctx, n)
+}
+
+func (c *Cluster) lockNode(name string) (Node, func(), error) {
+	if !c.Running() {
+		return Node{}, nil, ErrNotRunning
+	}
+	n, err := findNode(c.profile, name)
+	if err != nil {
+		return n, nil, err
+	}
+	unlock, err := lock()
+	return n, unlock, err
+}
+
+// setInstanceStatus tells the simulator what became of a node's instance.
+func (c *Cluster) setInstanceStatus(ctx context.Context, n Node, status string) error {
+	if c.profile != GCE {
+		return nil
+	}
+	return Simulator().PatchInstance(ctx, n.Zone, n.Name, map[string]any{"status": status})
+}

@@ -1,0 +1,124 @@
+// Package cluster runs a real Kubernetes cluster on one machine: a network
+// namespace for every host, the real etcd, control plane, kubelets, containerd
+// and kube-proxies inside, and a gateway between the "internet" and the nodes.
+//
+// It is for tests and demonstrations. It needs root, and it leaves nothing
+// behind when it goes down, also after a crash.
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Profile says in what surroundings the cluster runs.
+type Profile string
+
+const (
+	// GCE puts the nodes behind a 1:1 NAT with a firewall, both driven by the
+	// GCE simulator.
+	GCE Profile = "gce"
+	// BareMetal has node addresses that the internet host reaches directly, and
+	// no cloud API.
+	BareMetal Profile = "baremetal"
+)
+
+// ParseProfile returns the profile of that name.
+func ParseProfile(s string) (Profile, error) {
+	if p := Profile(s); slices.Contains(profiles, p) {
+		return p, nil
+	}
+	return "", fmt.Errorf("unknown profile %q: the profiles are %v", s, profiles)
+}
+
+var profiles = []Profile{GCE, BareMetal}
+
+// The hosts. Every one has a network namespace of its own.
+const (
+	Gateway  = "gw"
+	Internet = "internet"
+	Control  = "control"
+)
+
+// Addresses of the hosts and networks.
+const (
+	vpcGateway  = "10.142.0.1"
+	controlIP   = "10.142.0.2"
+	inetGateway = "198.51.100.1"
+	// InternetIP is the address of the internet host, which a backend sees when
+	// the client's address is preserved.
+	InternetIP = "198.51.100.10"
+
+	// The machine itself reaches the cluster over a network of its own.
+	// Link-local addresses, so that it hides no network of the machine.
+	machineIP      = "169.254.77.1"
+	machineGateway = "169.254.77.2"
+	machineControl = "169.254.77.3"
+
+	metadataIP  = "169.254.169.254"
+	podRange    = "10.244.0.0/16"
+	serviceNet  = "10.96.0.0/16"
+	apiService  = "10.96.0.1"
+	dnsService  = "10.96.0.10"
+	clusterZone = "cluster.local"
+
+	// SimulatorURL is where the GCE simulator answers from the machine itself.
+	SimulatorURL = "http://" + machineGateway + ":8080"
+)
+
+// The simulated project.
+const (
+	Project = "sandbox-project"
+	NodeTag = "sandbox-node"
+	Region  = "us-east1"
+	// MachineType is that of every instance.
+	MachineType = "e2-medium"
+)
+
+// Node is one node of the cluster.
+type Node struct {
+	Name       string
+	InternalIP string
+	// ExternalIP exists as a 1:1 NAT on the gateway only; empty on bare metal.
+	ExternalIP string
+	Zone       string
+	PodCIDR    string
+}
+
+// Nodes returns the nodes of a cluster of that profile.
+func Nodes(p Profile) []Node {
+	nodes := make([]Node, 3)
+	for i := range nodes {
+		nodes[i] = Node{
+			Name:       fmt.Sprintf("node%d", i+1),
+			InternalIP: fmt.Sprintf("10.142.0.%d", 11+i),
+			Zone:       fmt.Sprintf("%s-%c", Region, 'b'+rune(i)),
+			PodCIDR:    fmt.Sprintf("10.244.%d.0/24", i+1),
+		}
+		if p == GCE {
+			nodes[i].ExternalIP = fmt.Sprintf("203.0.113.%d", 11+i)
+		}
+	}
+	return nodes
+}
+
+func findNode(p Profile, name string) (Node, error) {
+	var names []string
+	for _, n := range Nodes(p) {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, n.Name)
+	}
+	return Node{}, fmt.Errorf("unknown node %q: the nodes are %s", name, strings.Join(names, ", "))
+}
+
+// hostNames returns every host of a cluster of that profile.
+func hostNames(p Profile) []string {
+	names := []string{Gateway, Internet, Control}
+	for _, n := range Nodes(p) {
+		names = append(names, n.Name)
+	}
+	return names
+}

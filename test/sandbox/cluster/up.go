@@ -1,0 +1,223 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
+)
+
+// Up starts the cluster, or brings the product in a running one up to date.
+// What an earlier cluster left behind is cleared first.
+func (c *Cluster) Up(ctx context.Context, profile Profile) error {
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := c.claim(profile); err != nil {
+		return err
+	}
+	if c.Running() {
+		c.log.printf("the cluster is up already; bringing hostport-ccm in it up to date")
+		return c.refresh(ctx)
+	}
+	if err := c.clear(ctx); err != nil {
+		return err
+	}
+	c.profile = profile
+	if err := c.prepare(ctx); err != nil {
+		return err
+	}
+	if err := c.start(ctx); err != nil {
+		return fmt.Errorf("%w\nlogs are in %s", err, filepath.Join(c.dir, "log"))
+	}
+	return c.save(true)
+}
+
+// claim refuses what would collide with a running cluster.
+func (c *Cluster) claim(profile Profile) error {
+	o, err := readOwner()
+	if err != nil {
+		return err
+	}
+	if alive() && o.Dir != "" && o.Dir != c.dir {
+		return fmt.Errorf("a sandbox of another checkout is running on this machine (%s): stop it there with `make sandbox-down`, or from here with `go run ./test/sandbox down --force`", o.Dir)
+	}
+	if c.Running() && c.profile != profile {
+		return fmt.Errorf("the cluster is up with profile %s: run `make sandbox-down` before starting profile %s", c.profile, profile)
+	}
+	for _, hidden := range []string{"/run/", "/var/lib/", "/var/log/"} {
+		if strings.HasPrefix(c.dir+"/", hidden) {
+			return fmt.Errorf("the checkout lies below %s, which every host of the sandbox has for itself: move it elsewhere", hidden)
+		}
+	}
+	return nil
+}
+
+// prepare installs and builds everything that is missing.
+func (c *Cluster) prepare(ctx context.Context) error {
+	for _, dir := range []string{"bin", "log", "pki", "hosts"} {
+		if err := os.MkdirAll(filepath.Join(c.dir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := installPackages(ctx, c.log); err != nil {
+		return err
+	}
+	var err error
+	if c.bin, err = tools.Ensure(ctx, filepath.Join(c.source, "test", "sandbox", "tools"), c.log.begin); err != nil {
+		return err
+	}
+	return c.save(false)
+}
+
+// start starts the hosts, the control plane and the nodes, as much of it side
+// by side as can be.
+func (c *Cluster) start(ctx context.Context) error {
+	if err := c.claimMachine(); err != nil {
+		return err
+	}
+	if err := c.log.step("making hosts, network and certificates", func() error { return c.makeHosts(ctx) }); err != nil {
+		return err
+	}
+	var archives []string
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return c.log.step("starting etcd and the control plane", func() error { return c.startControlPlane(groupCtx) })
+	})
+	group.Go(func() error {
+		return c.log.step("starting containerd on the nodes", func() error { return c.bootNodes(groupCtx) })
+	})
+	group.Go(func() (err error) {
+		defer func(done func(error)) { done(err) }(c.log.begin("building images"))
+		archives, err = c.buildImages(groupCtx)
+		return err
+	})
+	if c.profile == GCE {
+		group.Go(func() error {
+			return c.log.step("starting the GCE simulator", func() error { return c.startSimulator(groupCtx) })
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := c.log.step("loading images into the nodes", func() error { return c.importImages(ctx, archives...) }); err != nil {
+		return err
+	}
+	return c.join(ctx)
+}
+
+// join makes the nodes members and deploys what runs in the cluster.
+func (c *Cluster) join(ctx context.Context) error {
+	err := c.log.step("starting kubelets and kube-proxies", func() error {
+		for _, n := range Nodes(c.profile) {
+			if err := c.startNode(ctx, n); err != nil {
+				return err
+			}
+		}
+		return c.waitRegistered(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.log.step("deploying CoreDNS and hostport-ccm", func() error { return c.deploy(ctx) }); err != nil {
+		return err
+	}
+	return c.log.step("waiting for nodes initialised by hostport-ccm, and for CoreDNS", func() error { return c.waitReady(ctx) })
+}
+
+func (c *Cluster) claimMachine() error {
+	_, err := os.Stat("/run/netns")
+	return writeOwner(owner{Dir: c.dir, UnmountNetns: errors.Is(err, os.ErrNotExist)})
+}
+
+func (c *Cluster) makeHosts(ctx context.Context) error {
+	if err := c.makePKI(); err != nil {
+		return err
+	}
+	if err := c.makeNetwork(ctx); err != nil {
+		return err
+	}
+	if err := c.addHost(ctx, Internet, inetBridge, InternetIP, inetGateway); err != nil {
+		return err
+	}
+	if err := c.addControl(ctx); err != nil {
+		return err
+	}
+	for _, host := range []string{Gateway, Internet, Control} {
+		if err := c.boot(ctx, host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) startControlPlane(ctx context.Context) error {
+	if err := c.startEtcd(ctx); err != nil {
+		return err
+	}
+	if err := c.startAPIServer(ctx); err != nil {
+		return err
+	}
+	return c.startControllers(ctx)
+}
+
+func (c *Cluster) bootNodes(ctx context.Context) error {
+	for _, n := range Nodes(c.profile) {
+		if err := c.bootNode(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {
+	test, err := c.testImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	product, err := c.productImages(ctx)
+	return append(product, test), err
+}
+
+// refresh puts freshly built images and manifests into a running cluster.
+func (c *Cluster) refresh(ctx context.Context) error {
+	var archives []string
+	err := c.log.step("building and loading the images of hostport-ccm", func() (err error) {
+		if archives, err = c.productImages(ctx); err != nil {
+			return err
+		}
+		return c.importImages(ctx, archives...)
+	})
+	if err != nil {
+		return err
+	}
+	return c.log.step("deploying hostport-ccm", func() error {
+		if err := c.deploy(ctx); err != nil {
+			return err
+		}
+		return c.restartProduct(ctx)
+	})
+}
+
+// waitRegistered waits until every kubelet has made its Node.
+func (c *Cluster) waitRegistered(ctx context.Context) error {
+	return waitFor(ctx, 60*time.Second, "the nodes to register", func() error {
+		out, err := c.Kubectl(ctx, "get", "nodes", "-o", "name")
+		if err != nil {
+			return err
+		}
+		if have, want := len(strings.Fields(out)), len(Nodes(c.profile)); have != want {
+			return fmt.Errorf("%d of %d nodes are there", have, want)
+		}
+		return nil
+	})
+}
