@@ -1,0 +1,63 @@
+# Targets are one line each; what they run is under test/ and internal/.
+VERSION ?= v0.1.0-dev
+ARCH ?= amd64
+PROFILE ?= gce
+
+LINT := test/sandbox/tools/lint/go.mod
+SANDBOX := go run ./test/sandbox
+SUMMARY := go run ./test/summary
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## Print this list
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo "Variables: PROFILE=gce|baremetal for the sandbox, VERSION= and ARCH= for the images."
+
+.PHONY: demo
+demo: ## Start the sandbox cluster, serve a Service there, show it (as root)
+	@$(SANDBOX) demo -profile $(PROFILE)
+
+.PHONY: test
+test: lint unit images e2e ## Run everything there is, set-up included (as root)
+
+.PHONY: lint
+lint: ## Check format, vet, staticcheck
+	@echo "== lint"
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "run gofmt -w on:" $$files; exit 1; fi
+	@go vet -tags e2e ./...
+	@go run -modfile=$(LINT) honnef.co/go/tools/cmd/staticcheck -tags e2e ./...
+
+.PHONY: unit
+unit: ## Run the unit tests with the race detector
+	@echo "== unit tests"
+	@go test -json -race ./... | $(SUMMARY)
+
+.PHONY: images
+images: ## Build both images into dist/ as OCI archives
+	@echo "== images"
+	@go run ./internal/images -out dist -version $(VERSION) -arch $(ARCH)
+
+E2E := go test -json -tags e2e -count=1 -timeout 30m
+
+.PHONY: e2e
+e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
+	@echo "== end-to-end tests"
+	@$(SANDBOX) down
+	@status=0; total=$$({ set +e; \
+	$(E2E) ./test/sandbox/cluster; \
+	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce >&2; $(E2E) -skip '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
+	} | $(SUMMARY) -each) || status=1; \
+	echo "$$total"; exit $$status
+
+.PHONY: sandbox-up
+sandbox-up: ## Start the sandbox cluster alone: PROFILE=gce|baremetal (as root)
+	@$(SANDBOX) up -profile $(PROFILE)
+
+.PHONY: sandbox-down
+sandbox-down: ## Stop the sandbox cluster and leave nothing behind (as root)
+	@$(SANDBOX) down

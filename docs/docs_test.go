@@ -1,0 +1,146 @@
+// Package docs holds no code: these tests keep the pages true.
+package docs
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// pages returns the paths of all pages, the README of the repository included.
+func pages(t *testing.T) []string {
+	t.Helper()
+	found := []string{"../README.md"}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".md") {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+)
+
+// anchors are what GitHub makes of a page's headings.
+func anchors(page string) []string {
+	var all []string
+	for _, h := range heading.FindAllStringSubmatch(page, -1) {
+		all = append(all, anchor(h[1]))
+	}
+	return all
+}
+
+func anchor(title string) string {
+	keep := func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		}
+		return -1
+	}
+	return strings.Map(keep, strings.ToLower(title))
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	for _, page := range pages(t) {
+		for _, match := range link.FindAllStringSubmatch(read(t, page), -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			file, fragment, _ := strings.Cut(match[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s: %v", page, match[1], err)
+				continue
+			}
+			if fragment != "" && !slices.Contains(anchors(read(t, target)), fragment) {
+				t.Errorf("%s links to %s, which has no such heading", page, match[1])
+			}
+		}
+	}
+}
+
+func TestEveryPageIsInTheIndex(t *testing.T) {
+	index := read(t, "README.md")
+	for _, page := range pages(t) {
+		if !strings.HasSuffix(page, "README.md") && !strings.Contains(index, "("+page+")") {
+			t.Errorf("%s is not in docs/README.md", page)
+		}
+	}
+}
+
+// mentioned returns what the pattern's group finds in the files, sorted.
+func mentioned(t *testing.T, pattern string, files ...string) []string {
+	t.Helper()
+	found := map[string]bool{}
+	for _, file := range files {
+		for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(read(t, file), -1) {
+			found[match[1]] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
+	const observability = "reference/observability.md"
+	for _, tt := range []struct {
+		name            string
+		inSources       []string
+		sourcePattern   string
+		page, inPattern string
+	}{
+		{
+			name:      "the proxy's metrics",
+			inSources: []string{"../nodeproxy/metrics.go"}, sourcePattern: `metric\{"(\w+)"`,
+			page: observability, inPattern: "(?m)^\\| `(hostport_nodeproxy_\\w+)`",
+		},
+		{
+			name:      "the events",
+			inSources: []string{"../provider/events.go", "../provider/publish/trouble.go"}, sourcePattern: `(?m)^\s+[rR]eason\w+\s+= "(\w+)"`,
+			page: observability, inPattern: "(?m)^\\| (?:Normal|Warning) \\| `(\\w+)`",
+		},
+		{
+			name:      "the proxy's flags",
+			inSources: []string{"../cmd/hostport-nodeproxy/main.go"}, sourcePattern: `fs\.\w+Var\([^,]+, "([\w-]+)"`,
+			page: "reference/flags.md", inPattern: "(?m)^\\| `--(config-file|health-address|sync-period|drain|version)`",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := mentioned(t, tt.sourcePattern, tt.inSources...)
+			if len(want) == 0 {
+				t.Fatalf("found none in %v", tt.inSources)
+			}
+			if diff := cmp.Diff(want, mentioned(t, tt.inPattern, tt.page)); diff != "" {
+				t.Errorf("%s (-sources +page):\n%s", tt.page, diff)
+			}
+		})
+	}
+}

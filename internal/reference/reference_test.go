@@ -1,0 +1,42 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+func TestPagesAreUpToDate(t *testing.T) {
+	const module = "../.."
+	for _, p := range pages {
+		want, err := p.render(module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(module, p.path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("%s is out of date, run: go run ./internal/reference (-want +got):\n%s", p.path, diff)
+		}
+	}
+}
+
+func TestEveryKnownAnnotationIsDescribed(t *testing.T) {
+	page, err := annotations("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range options.Known() {
+		_, text, found := strings.Cut(page, "## `"+name+"`\n\n")
+		if !found || strings.HasPrefix(text, "#") || strings.HasPrefix(text, "\n") {
+			t.Errorf("annotation %s has no description", name)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+// Package manifests holds no code: these tests check the manifests without a
+// cluster, so that a typo, a right too many or an example that does not load is
+// found before anybody applies them.
+package manifests
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	v1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+)
+
+const (
+	kustomization = "kustomization.yaml"
+	cloudConfig   = "cloud-config.yaml"
+)
+
+// files returns the paths of all manifests with that name, or with the empty
+// name of all that hold Kubernetes objects.
+func files(t *testing.T, name string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		base := filepath.Base(path)
+		isObject := strings.HasSuffix(base, ".yaml") && base != kustomization && base != cloudConfig
+		if err == nil && !d.IsDir() && (base == name || (name == "" && isObject)) {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) == 0 {
+		t.Fatalf("no %s found", name)
+	}
+	return found
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// objects decodes all manifests. A field that its kind does not have is an
+// error.
+func objects(t *testing.T) []runtime.Object {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		v1.AddToScheme, appsv1.AddToScheme, rbacv1.AddToScheme, policyv1.AddToScheme, networkingv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+	var all []runtime.Object
+	for _, path := range files(t, "") {
+		for _, document := range documents(t, path) {
+			object, _, err := decoder.Decode(document, nil, nil)
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+				continue
+			}
+			all = append(all, object)
+		}
+	}
+	return all
+}
+
+func documents(t *testing.T, path string) [][]byte {
+	t.Helper()
+	var all [][]byte
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(read(t, path))))
+	for {
+		document, err := reader.Read()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		all = append(all, document)
+	}
+}
+
+// of returns the objects of one kind.
+func of[T runtime.Object](t *testing.T) []T {
+	t.Helper()
+	var some []T
+	for _, object := range objects(t) {
+		if o, ok := object.(T); ok {
+			some = append(some, o)
+		}
+	}
+	if len(some) == 0 {
+		t.Fatalf("no %T in the manifests", *new(T))
+	}
+	return some
+}

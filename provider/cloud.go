@@ -1,0 +1,180 @@
+// Package provider makes hostport-ccm a cloud provider in the sense of
+// k8s.io/cloud-provider: load balancers made of the nodes' own ports and
+// addresses, and facts about nodes. It wires and executes; what a Service
+// should have is worked out in package plan, what is published in package
+// publish.
+package provider
+
+import (
+	"context"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/app"
+	appconfig "k8s.io/cloud-provider/app/config"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	managerapp "k8s.io/controller-manager/app"
+	"k8s.io/controller-manager/controller"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	firewallgce "github.com/hostport-ccm/hostport-ccm/firewall/gce"
+	"github.com/hostport-ccm/hostport-ccm/firewall/none"
+	"github.com/hostport-ccm/hostport-ccm/internal/gce"
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
+)
+
+// ProviderName is the cloud provider's name, and the scheme of provider ids of
+// nodes without a cloud.
+const ProviderName = "hostport"
+
+// component names us in events.
+const component = "hostport-ccm"
+
+// Cloud implements cloudprovider.Interface. Make it with New.
+type Cloud struct {
+	config    *config.CloudConfig
+	firewall  firewall.Firewall
+	instances cloudprovider.InstancesV2
+	// balancer is there once the service controller is being started.
+	balancer *loadBalancer
+}
+
+var _ cloudprovider.Interface = &Cloud{}
+
+// New prepares a cloud as configured. The cloud's API is not asked for anything
+// yet; of Google's cloud, the metadata server is, for what the config leaves
+// open.
+func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
+	if cfg.Provider == config.ProviderNone {
+		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{}}, nil
+	}
+	client, err := gce.New(ctx, gce.Options{
+		Project:        cfg.GCE.Project,
+		NetworkProject: cfg.GCE.NetworkProject,
+		Network:        cfg.GCE.Network,
+		Endpoint:       cfg.GCE.APIEndpoint,
+		UserAgent:      component,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing provider gce: %w", err)
+	}
+	instances := gce.NewInstances(client, cfg.GCE.InstanceCacheTTL.Duration)
+	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}}
+	if cfg.LoadBalancer.Firewall == options.FirewallManaged {
+		cloud.firewall = firewallgce.New(client, instances, cfg.GCE.NodeTags)
+	}
+	return cloud, nil
+}
+
+// StartServiceController is an app.InitFuncConstructor: it starts the standard
+// service controller on our view of the Services.
+func StartServiceController(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+	return func(ctx context.Context, manager managerapp.ControllerContext) (controller.Interface, bool, error) {
+		kube := completed.ClientBuilder.ClientOrDie(init.ClientName)
+		run, err := cloud.(*Cloud).serviceController(ctx, kube, completed.SharedInformers, completed.ComponentConfig.KubeCloudShared.ClusterName)
+		if err != nil {
+			return nil, false, fmt.Errorf("preparing the service controller: %w", err)
+		}
+		go run(ctx, int(completed.ComponentConfig.ServiceController.ConcurrentServiceSyncs), manager)
+		return nil, true, nil
+	}
+}
+
+// runner runs the service controller with so many workers until ctx is done.
+type runner func(ctx context.Context, workers int, manager managerapp.ControllerContext)
+
+// serviceController builds the load balancer and the controller that drives
+// it. shared is started by the caller.
+func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
+	settings := c.settings()
+	ours := informers.NewSharedInformerFactoryWithOptions(kube, 0,
+		informers.WithNamespace(settings.Namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = settings.Selector().String() }))
+	services := trigger.NewServices(shared.Core().V1().Services(), c.config.LoadBalancer.Classes)
+	if err := services.Watch(ours, shared.Core().V1().Nodes()); err != nil {
+		return nil, err
+	}
+	c.balancer = c.newLoadBalancer(kube, ours, services, newRecorder(ctx, kube))
+	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {
+		ours.Start(ctx.Done())
+		go services.Run(ctx)
+		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
+	}, nil
+}
+
+func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.SharedInformerFactory, services poker, recorder record.EventRecorder) *loadBalancer {
+	settings := c.settings()
+	return &loadBalancer{
+		settings: settings,
+		defaults: c.config.Options(),
+		ipMode:   c.ipMode(),
+		kube:     kube,
+		pods:     ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
+		configMaps: objects[*v1.ConfigMap]{
+			kind:     "ConfigMap",
+			settings: settings,
+			cached:   ours.Core().V1().ConfigMaps().Lister().ConfigMaps(settings.Namespace),
+			client:   kube.CoreV1().ConfigMaps(settings.Namespace),
+			update:   plan.UpdateConfigMap,
+		},
+		daemonSets: objects[*appsv1.DaemonSet]{
+			kind:     "DaemonSet",
+			settings: settings,
+			cached:   ours.Apps().V1().DaemonSets().Lister().DaemonSets(settings.Namespace),
+			client:   kube.AppsV1().DaemonSets(settings.Namespace),
+			update:   plan.UpdateDaemonSet,
+		},
+		openings: newOpenings(c.firewall),
+		reporter: newReporter(recorder),
+		services: services,
+	}
+}
+
+func (c *Cloud) settings() plan.Settings {
+	return plan.Settings{
+		ClusterID:       c.config.ClusterID,
+		Namespace:       c.config.LoadBalancer.Namespace,
+		ProxyImage:      c.config.LoadBalancer.ProxyImage,
+		ImagePullPolicy: c.config.LoadBalancer.ImagePullPolicy,
+	}
+}
+
+// ipMode follows from where an address is. VIP has kube-proxy serve it on every
+// node, which is right for one that no node bears, as GCE's external ones. For
+// a node's own address it would take the packets away from the proxies, and in
+// IPVS mode bind the address to every node and so cut its owner off.
+func (c *Cloud) ipMode() publish.IPMode {
+	if mode := c.config.LoadBalancer.IPMode; mode != "" {
+		return publish.IPMode{External: mode, Internal: mode}
+	}
+	if c.config.Provider == config.ProviderGCE {
+		return publish.IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy}
+	}
+	return publish.IPMode{External: v1.LoadBalancerIPModeProxy, Internal: v1.LoadBalancerIPModeProxy}
+}
+
+// newRecorder sends events of our own until ctx is done.
+func newRecorder(ctx context.Context, kube kubernetes.Interface) record.EventRecorder {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartStructuredLogging(0)
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
+	context.AfterFunc(ctx, broadcaster.Shutdown)
+	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: component})
+}

@@ -1,0 +1,150 @@
+// Package config is the cloud config: the file named by --cloud-config. It
+// knows how the file is written, what it may say, and what holds where it says
+// nothing. It opens nothing but that file.
+package config
+
+import (
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// What a cloud config file has to call itself.
+const (
+	APIVersion = "hostport-ccm.io/v1alpha1"
+	Kind       = "CloudConfig"
+)
+
+// LoadBalancerClass is the class of Services that are meant for us.
+const LoadBalancerClass = "hostport-ccm.io/hostport"
+
+// CloudConfig is the whole file. A field it does not know is an error.
+type CloudConfig struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	// ClusterID marks everything that is made for this cluster, so that
+	// clusters which share a project leave each other's things alone. A DNS
+	// label; it must never change. Required.
+	ClusterID string `json:"clusterID"`
+	// Provider is where the nodes run: gce or none. Required.
+	Provider     Provider     `json:"provider"`
+	LoadBalancer LoadBalancer `json:"loadBalancer"`
+	// GCE is for provider gce only.
+	GCE GCE `json:"gce,omitempty"`
+}
+
+// Provider names a cloud.
+type Provider string
+
+// The providers.
+const (
+	// ProviderGCE is Google Compute Engine: nodes are its VMs, ports are
+	// opened in its firewall.
+	ProviderGCE Provider = "gce"
+	// ProviderNone is bare metal, or any cloud whose interface is not used:
+	// nodes describe themselves, no firewall is touched.
+	ProviderNone Provider = "none"
+)
+
+// LoadBalancer is how Services are served. A Service's annotations go before
+// what is said here.
+type LoadBalancer struct {
+	// ProxyImage is the image of hostport-nodeproxy. Required.
+	ProxyImage string `json:"proxyImage"`
+	// ImagePullPolicy of the proxy pods. Default: IfNotPresent.
+	ImagePullPolicy v1.PullPolicy `json:"imagePullPolicy,omitempty"`
+	// Namespace holds the proxies. It must exist. Default: hostport-system.
+	Namespace string `json:"namespace,omitempty"`
+	// Classes are the Services served: "class" for those of class
+	// hostport-ccm.io/hostport, "none" for those without a class, "both".
+	// Default: both.
+	Classes Classes `json:"classes,omitempty"`
+	// PriorityClassName of the proxy pods. Default: none.
+	PriorityClassName string `json:"priorityClassName,omitempty"`
+	// Tolerations of the proxy pods. Default: none beyond those that every
+	// DaemonSet has.
+	Tolerations []v1.Toleration `json:"tolerations,omitempty"`
+	// Addresses of a node that are published: external, internal, or
+	// external-or-internal. Default: external for provider gce,
+	// external-or-internal for provider none.
+	Addresses options.Addresses `json:"addresses,omitempty"`
+	// Firewall is managed or none. Default: managed.
+	Firewall options.FirewallMode `json:"firewall,omitempty"`
+	// IPMode of the published addresses: VIP lets kube-proxy serve clients
+	// inside the cluster without leaving the node, Proxy sends them out to
+	// the address. VIP is wrong for an address that a node itself bears if
+	// kube-proxy runs in IPVS mode. Default: VIP for external addresses of
+	// provider gce, which exist outside the nodes only, else Proxy.
+	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
+}
+
+// Classes says which Services are served.
+type Classes string
+
+// The values of Classes.
+const (
+	ClassesBoth  Classes = "both"
+	ClassesClass Classes = "class"
+	ClassesNone  Classes = "none"
+)
+
+// Serves says whether a Service of this load balancer class is ours.
+func (c Classes) Serves(class *string) bool {
+	if class == nil {
+		return c != ClassesClass
+	}
+	return *class == LoadBalancerClass && c != ClassesNone
+}
+
+// GCE is how Google Compute Engine is reached. What is left empty is asked of
+// the metadata server.
+type GCE struct {
+	// Project of the VMs.
+	Project string `json:"project,omitempty"`
+	// NetworkProject owns the network and its firewall rules. Default: the
+	// network's project; with a shared VPC it is not Project.
+	NetworkProject string `json:"networkProject,omitempty"`
+	// Network is the VPC's name, or its URL. Addresses of interfaces in other
+	// networks are not shown.
+	Network string `json:"network,omitempty"`
+	// NodeTags are the network tags that firewall rules apply to. Default:
+	// the tags that all of a Service's nodes have in common.
+	NodeTags []string `json:"nodeTags,omitempty"`
+	// APIEndpoint is the Compute API's URL. With http:// there is no
+	// authentication, which is for tests. Default: Google's.
+	APIEndpoint string `json:"apiEndpoint,omitempty"`
+	// InstanceCacheTTL is how long a list of the VMs is believed. Default:
+	// 10 s.
+	InstanceCacheTTL metav1.Duration `json:"instanceCacheTTL,omitzero"`
+}
+
+// Options returns what holds for a Service without annotations.
+func (c *CloudConfig) Options() options.Options {
+	defaults := options.Default()
+	defaults.Addresses = c.LoadBalancer.Addresses
+	defaults.Tolerations = c.LoadBalancer.Tolerations
+	defaults.PriorityClassName = c.LoadBalancer.PriorityClassName
+	defaults.Firewall = c.LoadBalancer.Firewall
+	return defaults
+}
+
+// setDefaults fills in what the file left empty.
+func (c *CloudConfig) setDefaults() {
+	lb := &c.LoadBalancer
+	setDefault(&lb.ImagePullPolicy, v1.PullIfNotPresent)
+	setDefault(&lb.Namespace, "hostport-system")
+	setDefault(&lb.Classes, ClassesBoth)
+	setDefault(&lb.Firewall, options.FirewallManaged)
+	if c.Provider == ProviderNone {
+		setDefault(&lb.Addresses, options.ExternalOrInternal)
+	}
+	setDefault(&lb.Addresses, options.External)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var empty T
+	if *field == empty {
+		*field = value
+	}
+}

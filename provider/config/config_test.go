@@ -1,0 +1,169 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+const minimal = `
+apiVersion: hostport-ccm.io/v1alpha1
+kind: CloudConfig
+clusterID: alpha
+provider: gce
+loadBalancer:
+  proxyImage: example.com/nodeproxy:v1
+`
+
+func TestAMinimalConfigGetsDefaults(t *testing.T) {
+	got, err := Parse([]byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &CloudConfig{
+		APIVersion: APIVersion, Kind: Kind, ClusterID: "alpha", Provider: ProviderGCE,
+		LoadBalancer: LoadBalancer{
+			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
+			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged,
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("config differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
+	want := &CloudConfig{
+		APIVersion: APIVersion, Kind: Kind, ClusterID: "beta", Provider: ProviderGCE,
+		LoadBalancer: LoadBalancer{
+			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
+			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
+			Addresses: options.Internal, Firewall: options.FirewallNone, IPMode: v1.LoadBalancerIPModeProxy,
+		},
+		GCE: GCE{
+			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
+			APIEndpoint: "http://127.0.0.1:8080", InstanceCacheTTL: metav1.Duration{Duration: 5 * time.Second},
+		},
+	}
+	data, err := yaml.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("config differs (-want +got):\n%s", diff)
+	}
+	defaults := got.Options()
+	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != options.FirewallNone {
+		t.Errorf("the config's defaults do not reach Services: %+v", defaults)
+	}
+}
+
+func TestWithoutACloudInternalAddressesServeNodesWithoutExternalOnes(t *testing.T) {
+	got, err := Parse([]byte(strings.Replace(minimal, "provider: gce", "provider: none", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.LoadBalancer.Addresses != options.ExternalOrInternal {
+		t.Errorf("addresses: got %q", got.LoadBalancer.Addresses)
+	}
+}
+
+func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
+	for name, c := range map[string]struct {
+		old, new string
+		want     []string
+	}{
+		"a mistyped field":            {"clusterID:", "clusterId:", []string{`unknown field "clusterId"`, `did you mean "clusterID"?`}},
+		"a mistyped inner field":      {"proxyImage:", "proxyimage:", []string{`"loadBalancer.proxyimage"`, `did you mean "proxyImage"?`}},
+		"a field of a list's element": {"loadBalancer:", "loadBalancer:\n  tolerations: [{operater: Exists}]", []string{`operater`, `did you mean "operator"?`}},
+		"a field nothing resembles":   {"provider:", "zzz: 1\nprovider:", []string{`unknown field "zzz"`}},
+		"a field twice":               {"provider: gce", "provider: gce\nprovider: none", []string{`"provider" already set`}},
+		"no YAML at all":              {"kind:", "\tkind:", []string{"line 3"}},
+		"a field of the wrong type":   {"provider: gce", "provider: [gce]", []string{"provider", "array"}},
+		"another version":             {"v1alpha1", "v2", []string{"apiVersion", "hostport-ccm.io/v1alpha1"}},
+		"another kind":                {"CloudConfig", "Cloud", []string{"kind", "CloudConfig"}},
+		"no cluster id":               {"clusterID: alpha", "", []string{"clusterID", "DNS label"}},
+		"a cluster id no DNS label":   {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
+		"an unknown provider":         {"provider: gce", "provider: aws", []string{"provider", "aws", "gce, none"}},
+		"no proxy image":              {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},
+		"an unknown choice of class":  {"loadBalancer:", "loadBalancer:\n  classes: all", []string{"loadBalancer.classes", "both, class, none"}},
+		"an unknown address choice":   {"loadBalancer:", "loadBalancer:\n  addresses: public", []string{"loadBalancer.addresses", "external-or-internal"}},
+		"a broken toleration":         {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
+		"an unknown pull policy":      {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
+		"an unknown ip mode":          {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
+		"a broken endpoint":           {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
+		"a broken tag":                {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
+		"a duration without unit":     {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},
+		"gce without gce":             {"provider: gce", "provider: none\ngce: {project: p}", []string{"gce", "provider none"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "cloud.yaml")
+			if err := os.WriteFile(file, []byte(strings.Replace(minimal, c.old, c.new, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load(file)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, part := range append(c.want, file) {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in: %v", part, err)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %q", err)
+			}
+		})
+	}
+}
+
+func TestNoFileIsExplained(t *testing.T) {
+	for path, want := range map[string]string{"": "--cloud-config", "/nonexistent/c.yaml": "/nonexistent/c.yaml"} {
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("path %q: got %v", path, err)
+		}
+	}
+}
+
+func TestClasses(t *testing.T) {
+	ours, foreign := LoadBalancerClass, "example.com/other"
+	for _, c := range []struct {
+		classes          Classes
+		without, of, not bool
+	}{
+		{ClassesBoth, true, true, false},
+		{ClassesClass, false, true, false},
+		{ClassesNone, true, false, false},
+	} {
+		if c.classes.Serves(nil) != c.without || c.classes.Serves(&ours) != c.of || c.classes.Serves(&foreign) != c.not {
+			t.Errorf("classes %s serves the wrong Services", c.classes)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte(`{"loadBalancer": {"tolerations": [{"x": 1}]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := Parse(data)
+		if err == nil && (cfg.ClusterID == "" || cfg.LoadBalancer.ProxyImage == "") {
+			t.Errorf("accepted without what is required: %q", data)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("more than one line: %q", err)
+		}
+	})
+}

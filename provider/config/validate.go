@@ -1,0 +1,97 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// problems collects what is wrong with a file, field by field.
+type problems []string
+
+// check adds a problem unless ok.
+func (p *problems) check(ok bool, field, format string, args ...any) {
+	if !ok {
+		*p = append(*p, field+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+// expect adds a problem if a check of package options fails.
+func (p *problems) expect(err error, field string, value any) {
+	p.check(err == nil, field, "%q is not valid, expected %v", value, err)
+}
+
+// oneOf adds a problem if a value is none of those allowed.
+func oneOf[T ~string](p *problems, field string, value T, allowed ...T) {
+	var words []string
+	for _, a := range allowed {
+		words = append(words, string(a))
+	}
+	p.check(slices.Contains(allowed, value), field, "%q is not valid, expected one of %s", value, strings.Join(words, ", "))
+}
+
+// validate checks a config with its defaults filled in.
+func (c *CloudConfig) validate() error {
+	var p problems
+	oneOf(&p, "apiVersion", c.APIVersion, APIVersion)
+	oneOf(&p, "kind", c.Kind, Kind)
+	p.check(isDNSLabel(c.ClusterID), "clusterID", "%q is not valid, expected a DNS label that no other cluster in the project has", c.ClusterID)
+	oneOf(&p, "provider", c.Provider, ProviderGCE, ProviderNone)
+	c.LoadBalancer.validate(&p)
+	c.GCE.validate(&p)
+	if c.Provider == ProviderNone {
+		p.check(c.GCE.isEmpty(), "gce", "has no meaning with provider none: remove it, or set provider to gce")
+	}
+	if len(p) > 0 {
+		return errors.New(strings.Join(p, "; "))
+	}
+	return nil
+}
+
+func (lb *LoadBalancer) validate(p *problems) {
+	p.check(lb.ProxyImage != "" && !strings.ContainsAny(lb.ProxyImage, " \t\n"), "loadBalancer.proxyImage",
+		"%q is not valid, expected the image of hostport-nodeproxy", lb.ProxyImage)
+	oneOf(p, "loadBalancer.imagePullPolicy", lb.ImagePullPolicy, v1.PullAlways, v1.PullIfNotPresent, v1.PullNever)
+	p.check(isDNSLabel(lb.Namespace), "loadBalancer.namespace", "%q is not valid, expected the name of a namespace", lb.Namespace)
+	oneOf(p, "loadBalancer.classes", lb.Classes, ClassesBoth, ClassesClass, ClassesNone)
+	if lb.PriorityClassName != "" {
+		p.expect(options.ValidatePriorityClassName(lb.PriorityClassName), "loadBalancer.priorityClassName", lb.PriorityClassName)
+	}
+	err := options.ValidateTolerations(lb.Tolerations)
+	p.check(err == nil, "loadBalancer.tolerations", "not valid, expected %v", err)
+	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
+	p.expect(lb.Firewall.Validate(), "loadBalancer.firewall", lb.Firewall)
+	if lb.IPMode != "" {
+		oneOf(p, "loadBalancer.ipMode", lb.IPMode, v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy)
+	}
+}
+
+// RFC 1035, which is what GCE wants of a tag.
+var networkTag = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+func (g *GCE) validate(p *problems) {
+	for _, tag := range g.NodeTags {
+		p.check(networkTag.MatchString(tag), "gce.nodeTags", "%q is not valid, expected a network tag", tag)
+	}
+	if g.APIEndpoint != "" {
+		u, err := url.Parse(g.APIEndpoint)
+		p.check(err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https"), "gce.apiEndpoint",
+			"%q is not valid, expected a URL such as https://compute.googleapis.com", g.APIEndpoint)
+	}
+	p.check(g.InstanceCacheTTL.Duration >= 0, "gce.instanceCacheTTL", "%q is not valid, expected a duration such as 10s", g.InstanceCacheTTL.Duration)
+}
+
+func (g *GCE) isEmpty() bool {
+	return g.Project == "" && g.NetworkProject == "" && g.Network == "" && len(g.NodeTags) == 0 &&
+		g.APIEndpoint == "" && g.InstanceCacheTTL.Duration == 0
+}
+
+func isDNSLabel(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }

@@ -1,0 +1,106 @@
+package provider
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
+)
+
+func TestNothingIsLeftAfterDeletion(t *testing.T) {
+	for name, prepare := range map[string]func(c *cluster){
+		"of an ordinary Service": func(*cluster) {},
+		"of one whose standard finalizer someone stripped": func(c *cluster) {
+			c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{trigger.Finalizer} })
+		},
+		"of one whose own finalizer someone stripped": func(c *cluster) {
+			c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer} })
+		},
+		"of one deleted together with its DaemonSet": func(c *cluster) {
+			if err := c.kube.AppsV1().DaemonSets(system).Delete(context.Background(), plan.Name(service("web")), metav1.DeleteOptions{}); err != nil {
+				c.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.serve(service("web"))
+			prepare(c)
+			c.delete("web")
+			c.eventually("the Service is gone", func() bool { return c.isGone("web") })
+			c.settle()
+			c.nothingLeft("web")
+			if c.hasEvent("Warning", "web:") {
+				t.Errorf("warnings: %v", c.events())
+			}
+		})
+	}
+}
+
+func TestAServiceDeletedWhileWeWereDownIsCleanedUp(t *testing.T) {
+	c := twoNodes(t)
+	stop := c.start()
+	c.serve(service("web", ofClass(config.LoadBalancerClass)))
+	stop()
+	// The other cloud-controller-manager strips the standard finalizer.
+	c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{trigger.Finalizer} })
+	c.delete("web")
+	c.start()
+	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
+	c.nothingLeft("web")
+}
+
+func TestAServiceRemovedByForceIsCleanedUp(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	gvr := v1.SchemeGroupVersion.WithResource("services")
+	if err := c.kube.Tracker().Delete(gvr, "default", "web"); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("nothing is left", func() bool {
+		return c.daemonSet("web") == nil && c.configMap("web") == nil && !c.isOpen("web")
+	})
+}
+
+func TestAServiceThatLeavesTheTypeIsCleanedUp(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web", ofClass(config.LoadBalancerClass)))
+	c.edit("web", func(svc *v1.Service) {
+		svc.Spec.Type, svc.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil
+		svc.Status = v1.ServiceStatus{}
+	})
+	c.eventually("the finalizers are gone", func() bool { return len(c.service("web").Finalizers) == 0 })
+	c.nothingLeft("web")
+	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestAServiceThatBecomesSomeoneElsesIsLetGo(t *testing.T) {
+	c := twoNodes(t)
+	stop := c.start()
+	c.serve(service("web"))
+	stop() // Type and class change in two steps while we do not look.
+	theirs := v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{{IP: "192.0.2.1"}}}
+	c.edit("web", func(svc *v1.Service) {
+		ofClass("example.com/other")(svc)
+		svc.Status.LoadBalancer = theirs
+	})
+	c.start()
+	c.eventually("our finalizer is gone", func() bool { return !slices.Contains(c.service("web").Finalizers, trigger.Finalizer) })
+	c.nothingLeft("web")
+	got := c.service("web")
+	if !slices.Contains(got.Finalizers, servicehelper.LoadBalancerCleanupFinalizer) || !cmp.Equal(theirs, got.Status.LoadBalancer) {
+		t.Errorf("the new owner's finalizer or status was touched: %v, %v", got.Finalizers, got.Status.LoadBalancer)
+	}
+}

@@ -1,0 +1,320 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+	managerapp "k8s.io/controller-manager/app"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+const system = "hostport-system"
+
+// cluster is an API server in memory and a firewall, against which the real
+// service controller runs. It does what client-go's fake leaves out and the
+// controller counts on: an object with finalizers goes only after the last of
+// them.
+type cluster struct {
+	*testing.T
+	kube     *fake.Clientset
+	firewall *firewall.Fake
+	config   *config.CloudConfig
+	watches  atomic.Int32
+}
+
+func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
+	c := &cluster{T: t, kube: fake.NewClientset(objects...), firewall: &firewall.Fake{}, config: &config.CloudConfig{
+		ClusterID: "alpha",
+		Provider:  config.ProviderGCE,
+		LoadBalancer: config.LoadBalancer{
+			ProxyImage: "proxy:1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: system, Classes: config.ClassesBoth,
+			Addresses: options.External, Firewall: options.FirewallManaged,
+		},
+	}}
+	tracker := c.kube.Tracker()
+	c.kube.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		_, obj, err := clienttesting.ObjectReaction(tracker)(action)
+		if err == nil {
+			err = finalize(tracker, obj.(*v1.Service))
+		}
+		return true, obj, err
+	})
+	c.kube.PrependReactor("delete", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		name := action.(clienttesting.DeleteAction).GetName()
+		obj, err := tracker.Get(action.GetResource(), action.GetNamespace(), name)
+		if err != nil {
+			return true, nil, err
+		}
+		svc := obj.(*v1.Service).DeepCopy()
+		svc.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		if err := tracker.Update(action.GetResource(), svc, svc.Namespace); err != nil {
+			return true, nil, err
+		}
+		return true, nil, finalize(tracker, svc)
+	})
+	c.kube.PrependWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := tracker.Watch(action.GetResource(), action.GetNamespace())
+		c.watches.Add(1)
+		return true, w, err
+	})
+	return c
+}
+
+// finalize removes a deleted Service once it has no finalizers.
+func finalize(tracker clienttesting.ObjectTracker, svc *v1.Service) error {
+	if svc.DeletionTimestamp == nil || len(svc.Finalizers) > 0 {
+		return nil
+	}
+	return tracker.Delete(v1.SchemeGroupVersion.WithResource("services"), svc.Namespace, svc.Name)
+}
+
+// start runs the controller manager's part of us, with one worker so that
+// Services are handled one after the other. The function it returns stops it.
+func (c *cluster) start() (stop func()) {
+	c.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	shared := informers.NewSharedInformerFactory(c.kube, 0)
+	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}}
+	run, err := cloud.serviceController(ctx, c.kube, shared, "test")
+	if err != nil {
+		c.Fatal(err)
+	}
+	before := c.watches.Load()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx, 1, managerapp.ControllerContext{ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test")})
+	}()
+	shared.Start(ctx.Done())
+	// The fake loses what happens between its list and its watch.
+	c.eventually("five informers watch", func() bool { return c.watches.Load() >= before+5 })
+	stop = func() { cancel(); <-done; shared.Shutdown() }
+	c.Cleanup(stop)
+	return stop
+}
+
+// eventually waits for a condition.
+func (c *cluster) eventually(what string, met func() bool) {
+	c.Helper()
+	err := wait.PollUntilContextTimeout(context.Background(), 5*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) { return met(), nil })
+	if err != nil {
+		c.Fatalf("never: %s; writes: %v, events: %v", what, c.writes(), c.events())
+	}
+}
+
+// writes lists what was written so far, events left out.
+func (c *cluster) writes() []string {
+	var list []string
+	for _, action := range c.kube.Actions() {
+		resource := action.GetResource().Resource
+		if slices.Contains([]string{"get", "list", "watch"}, action.GetVerb()) || resource == "events" {
+			continue
+		}
+		if sub := action.GetSubresource(); sub != "" {
+			resource += "/" + sub
+		}
+		list = append(list, action.GetVerb()+" "+resource)
+	}
+	return list
+}
+
+// events lists the events' types, reasons and objects.
+func (c *cluster) events() []string {
+	list, err := c.kube.CoreV1().Events("").List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		c.Fatal(err)
+	}
+	var events []string
+	for _, e := range list.Items {
+		events = append(events, fmt.Sprintf("%s %s %s: %s", e.Type, e.Reason, e.InvolvedObject.Name, e.Message))
+	}
+	return events
+}
+
+func (c *cluster) hasEvent(parts ...string) bool {
+	return slices.ContainsFunc(c.events(), func(event string) bool {
+		return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(event, part) })
+	})
+}
+
+// must returns a result or ends the test.
+func must[T any](c *cluster) func(T, error) T {
+	return func(result T, err error) T {
+		c.Helper()
+		if err != nil {
+			c.Fatal(err)
+		}
+		return result
+	}
+}
+
+func service(name string, change ...func(*v1.Service)) *v1.Service {
+	svc := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid")},
+		Spec: v1.ServiceSpec{
+			Type: v1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.96.0.7"}, IPFamilies: []v1.IPFamily{v1.IPv4Protocol},
+			Ports: []v1.ServicePort{{Name: "http", Protocol: v1.ProtocolTCP, Port: 80}},
+		},
+	}
+	for _, c := range change {
+		c(svc)
+	}
+	return svc
+}
+
+func ofClass(class string) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.Spec.LoadBalancerClass = &class }
+}
+
+func withAnnotation(annotation, value string) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.Annotations = map[string]string{annotation: value} }
+}
+
+func node(name, ip string) *v1.Node {
+	return &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelOSStable: "linux"}},
+		Spec:       v1.NodeSpec{ProviderID: "gce://p/z/" + name},
+		Status: v1.NodeStatus{
+			Addresses:  []v1.NodeAddress{{Type: v1.NodeExternalIP, Address: ip}},
+			Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
+		},
+	}
+}
+
+func (c *cluster) create(svc *v1.Service) {
+	c.Helper()
+	must[*v1.Service](c)(c.kube.CoreV1().Services(svc.Namespace).Create(context.Background(), svc, metav1.CreateOptions{}))
+}
+
+// edit changes a Service as a user does.
+func (c *cluster) edit(name string, change func(*v1.Service)) {
+	c.Helper()
+	svc := c.service(name)
+	change(svc)
+	must[*v1.Service](c)(c.kube.CoreV1().Services("default").Update(context.Background(), svc, metav1.UpdateOptions{}))
+}
+
+func (c *cluster) delete(name string) {
+	c.Helper()
+	if err := c.kube.CoreV1().Services("default").Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+		c.Fatal(err)
+	}
+}
+
+func (c *cluster) service(name string) *v1.Service {
+	c.Helper()
+	return must[*v1.Service](c)(c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})).DeepCopy()
+}
+
+// daemonSet returns a Service's DaemonSet, or nil.
+func (c *cluster) daemonSet(name string) *appsv1.DaemonSet {
+	c.Helper()
+	ds, err := c.kube.AppsV1().DaemonSets(system).Get(context.Background(), plan.Name(service(name)), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return must[*appsv1.DaemonSet](c)(ds, err).DeepCopy()
+}
+
+// configMap returns a Service's ConfigMap, or nil.
+func (c *cluster) configMap(name string) *v1.ConfigMap {
+	c.Helper()
+	cm, err := c.kube.CoreV1().ConfigMaps(system).Get(context.Background(), plan.Name(service(name)), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return must[*v1.ConfigMap](c)(cm, err).DeepCopy()
+}
+
+// proxy plays DaemonSet controller and kubelet for one proxy.
+func (c *cluster) proxy(name, node string, change func(*v1.Pod)) {
+	c.Helper()
+	c.eventually("DaemonSet of "+name, func() bool { return c.daemonSet(name) != nil })
+	template := c.daemonSet(name).Spec.Template
+	pod := &v1.Pod{ObjectMeta: *template.ObjectMeta.DeepCopy(), Spec: template.Spec}
+	pod.Namespace, pod.Name, pod.Spec.NodeName = system, plan.Name(service(name))+"-"+node, node
+	change(pod)
+	_, err := c.kube.CoreV1().Pods(system).Create(context.Background(), pod, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = c.kube.CoreV1().Pods(system).Update(context.Background(), pod, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+func ready(pod *v1.Pod) {
+	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
+}
+
+func notReady(pod *v1.Pod) {
+	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionFalse}}
+}
+
+// publishes waits until a Service's status shows exactly these addresses.
+func (c *cluster) publishes(name string, want ...string) {
+	c.Helper()
+	c.eventually(fmt.Sprintf("Service %s shows %v", name, want), func() bool {
+		var got []string
+		for _, entry := range c.service(name).Status.LoadBalancer.Ingress {
+			got = append(got, entry.IP)
+		}
+		return slices.Equal(got, want)
+	})
+}
+
+// serve creates a Service and waits until two nodes are published.
+func (c *cluster) serve(svc *v1.Service) {
+	c.Helper()
+	c.create(svc)
+	c.proxy(svc.Name, "n1", ready)
+	c.proxy(svc.Name, "n2", ready)
+	c.publishes(svc.Name, "203.0.113.1", "203.0.113.2")
+}
+
+// settle waits until everything that happened before has been handled: the one
+// worker has served a Service that came after it.
+func (c *cluster) settle() {
+	c.Helper()
+	name := fmt.Sprint("settle-", time.Now().UnixNano())
+	c.serve(service(name))
+}
+
+func (c *cluster) isGone(name string) bool {
+	_, err := c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err)
+}
+
+// nothingLeft fails if anything remains that was made for a Service.
+func (c *cluster) nothingLeft(name string) {
+	c.Helper()
+	if c.daemonSet(name) != nil || c.configMap(name) != nil || c.isOpen(name) {
+		c.Errorf("something is left of Service %s: %v, %v, %v", name, c.daemonSet(name), c.configMap(name), c.firewall.Rules())
+	}
+}
+
+func (c *cluster) isOpen(name string) bool {
+	open, err := c.firewall.Exists(context.Background(), plan.Settings{ClusterID: "alpha"}.Owner(service(name)))
+	return must[bool](c)(open, err)
+}

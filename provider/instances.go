@@ -1,0 +1,158 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+	cloudproviderapi "k8s.io/cloud-provider/api"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/gce"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// AnnotationExternalIPs of a Node lists its external addresses, separated by
+// commas, where there is no cloud to ask.
+const AnnotationExternalIPs = options.Prefix + "external-ips"
+
+// lookup finds VMs. gce.IsNotFound says of its error that the VM truly does
+// not exist.
+type lookup interface {
+	ByProviderID(ctx context.Context, providerID string) (gce.Instance, error)
+	ByNodeName(ctx context.Context, nodeName string) (gce.Instance, error)
+}
+
+// gceInstances tells Kubernetes about the VMs of Compute Engine.
+type gceInstances struct{ lookup lookup }
+
+var _ cloudprovider.InstancesV2 = gceInstances{}
+
+func (g gceInstances) of(ctx context.Context, node *v1.Node) (gce.Instance, error) {
+	var instance gce.Instance
+	var err error
+	if id := node.Spec.ProviderID; id != "" {
+		instance, err = g.lookup.ByProviderID(ctx, id)
+	} else {
+		instance, err = g.lookup.ByNodeName(ctx, node.Name)
+	}
+	if err != nil {
+		return instance, fmt.Errorf("finding the VM of node %s: %w", node.Name, err)
+	}
+	return instance, nil
+}
+
+// InstanceExists implements cloudprovider.InstancesV2. A wrong false makes the
+// caller delete the Node, so anything but a true absence is an error.
+func (g gceInstances) InstanceExists(ctx context.Context, node *v1.Node) (bool, error) {
+	_, err := g.of(ctx, node)
+	if gce.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// InstanceShutdown implements cloudprovider.InstancesV2.
+func (g gceInstances) InstanceShutdown(ctx context.Context, node *v1.Node) (bool, error) {
+	instance, err := g.of(ctx, node)
+	return err == nil && instance.Shutdown(), err
+}
+
+// InstanceMetadata implements cloudprovider.InstancesV2.
+func (g gceInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*cloudprovider.InstanceMetadata, error) {
+	instance, err := g.of(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	return &cloudprovider.InstanceMetadata{
+		ProviderID:    instance.ProviderID(),
+		InstanceType:  instance.MachineType,
+		NodeAddresses: nodeAddresses(instance.InternalIPs, instance.ExternalIPs, node.Name, internalDNS(instance)),
+		Zone:          instance.Zone(),
+		Region:        instance.Region(),
+	}, nil
+}
+
+// internalDNS is the VM's zonal name. An old project "example.com:project" is
+// called project.example.com in it.
+func internalDNS(instance gce.Instance) string {
+	if instance.Hostname != "" {
+		return instance.Hostname
+	}
+	project := instance.ID.Project
+	if domain, name, old := strings.Cut(project, ":"); old {
+		project = name + "." + domain
+	}
+	return fmt.Sprintf("%s.%s.c.%s.internal", instance.Name(), instance.Zone(), project)
+}
+
+func nodeAddresses(internal, external []netip.Addr, hostname, dns string) []v1.NodeAddress {
+	var list []v1.NodeAddress
+	for _, ip := range internal {
+		list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
+	}
+	for _, ip := range external {
+		list = append(list, v1.NodeAddress{Type: v1.NodeExternalIP, Address: ip.String()})
+	}
+	list = append(list, v1.NodeAddress{Type: v1.NodeHostName, Address: hostname})
+	if dns != "" {
+		list = append(list, v1.NodeAddress{Type: v1.NodeInternalDNS, Address: dns})
+	}
+	return list
+}
+
+// ownInstances takes from the Node itself what no cloud can tell.
+type ownInstances struct{}
+
+var _ cloudprovider.InstancesV2 = ownInstances{}
+
+// InstanceExists is always true: whether a machine without a cloud is gone for
+// good only its owner knows.
+func (ownInstances) InstanceExists(context.Context, *v1.Node) (bool, error) { return true, nil }
+
+// InstanceShutdown is always false, for the same reason.
+func (ownInstances) InstanceShutdown(context.Context, *v1.Node) (bool, error) { return false, nil }
+
+// InstanceMetadata implements cloudprovider.InstancesV2.
+func (ownInstances) InstanceMetadata(_ context.Context, node *v1.Node) (*cloudprovider.InstanceMetadata, error) {
+	internal, err := annotated(node, cloudproviderapi.AnnotationAlphaProvidedIPAddr)
+	if err != nil {
+		return nil, err
+	}
+	if len(internal) == 0 {
+		return nil, fmt.Errorf("node %s has no annotation %s, so its address is unknown: start its kubelet with --node-ip",
+			node.Name, cloudproviderapi.AnnotationAlphaProvidedIPAddr)
+	}
+	external, err := annotated(node, AnnotationExternalIPs)
+	if err != nil {
+		return nil, err
+	}
+	id := node.Spec.ProviderID
+	if id == "" {
+		id = ProviderName + "://" + node.Name
+	}
+	return &cloudprovider.InstanceMetadata{
+		ProviderID:    id,
+		NodeAddresses: nodeAddresses(internal, external, node.Name, ""),
+		Zone:          node.Labels[v1.LabelTopologyZone],
+		Region:        node.Labels[v1.LabelTopologyRegion],
+	}, nil
+}
+
+// annotated reads a list of IP addresses from an annotation.
+func annotated(node *v1.Node, annotation string) ([]netip.Addr, error) {
+	var list []netip.Addr
+	for _, written := range strings.Split(node.Annotations[annotation], ",") {
+		if written = strings.TrimSpace(written); written == "" {
+			continue
+		}
+		ip, err := netip.ParseAddr(written)
+		if err != nil {
+			return nil, fmt.Errorf("node %s: annotation %s: %q is not valid, expected IP addresses separated by commas", node.Name, annotation, written)
+		}
+		list = append(list, ip)
+	}
+	return list, nil
+}

@@ -1,0 +1,217 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+)
+
+// nudgeAnnotation is put on running proxy pods when their config has changed:
+// the kubelet looks at a pod's volumes at once when the pod changes, and else
+// within about a minute.
+const nudgeAnnotation = options.Prefix + "config-changed"
+
+// poker makes the service controller ensure a Service again.
+type poker interface {
+	Poke(service types.NamespacedName)
+	PokeAfter(service types.NamespacedName, d time.Duration)
+}
+
+// loadBalancer implements cloudprovider.LoadBalancer. Its methods are safe to
+// be called for different Services at the same time. The finalizer is not its
+// business: see package trigger.
+type loadBalancer struct {
+	settings plan.Settings
+	defaults options.Options
+	ipMode   publish.IPMode
+
+	kube       kubernetes.Interface
+	pods       corelisters.PodNamespaceLister
+	configMaps objects[*v1.ConfigMap]
+	daemonSets objects[*appsv1.DaemonSet]
+	openings   *openings
+	reporter   *reporter
+	services   poker
+}
+
+var _ cloudprovider.LoadBalancer = &loadBalancer{}
+
+// GetLoadBalancerName implements cloudprovider.LoadBalancer.
+func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.Service) string {
+	return plan.Name(svc)
+}
+
+// GetLoadBalancer says whether anything remains of what was made for a
+// Service. The answer false lets the Service go; in doubt it is an error.
+func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
+	_, daemonSet, err := l.daemonSets.find(ctx, svc)
+	if err != nil {
+		return nil, false, err
+	}
+	_, configMap, err := l.configMaps.find(ctx, svc)
+	if err != nil {
+		return nil, false, err
+	}
+	open, err := l.openings.firewall.Exists(ctx, l.settings.Owner(svc))
+	if err != nil {
+		return nil, false, fmt.Errorf("looking at the firewall: %w", err)
+	}
+	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || open, nil
+}
+
+// EnsureLoadBalancer makes everything a Service should have, and returns what
+// its status should be. A Service that asks for the impossible is told so by an
+// event, and stays as it is until it is edited: ImplementedElsewhere makes the
+// service controller leave it at that.
+func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, nodes []*v1.Node) (*v1.LoadBalancerStatus, error) {
+	var wrong []warning
+	defer func() { l.reporter.warn(svc, wrong) }()
+	for _, sentence := range options.Unknown(svc.Annotations) {
+		wrong = append(wrong, warning{reason: reasonUnknownAnnotation, message: sentence})
+	}
+	o, p, err := l.plan(svc, nodes)
+	if err != nil {
+		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	if err := l.run(ctx, svc, p); err != nil {
+		return nil, err
+	}
+	openErr := l.open(ctx, svc, p, o)
+	if openErr != nil {
+		wrong = append(wrong, warning{reason: reasonFirewallFailed, message: oneLine(openErr)})
+	}
+	pods, err := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}))
+	if err != nil {
+		return nil, fmt.Errorf("listing proxy pods: %w", err)
+	}
+	for _, t := range publish.Troubles(pods) {
+		wrong = append(wrong, warning{t.Reason, t.Message, t.Reason})
+	}
+	status := l.status(svc, o, p, pods)
+	if openErr != nil {
+		// Tried again later, but not by failing: addresses that turned bad
+		// have to leave meanwhile.
+		l.services.PokeAfter(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, recheck)
+		status = publish.Narrow(status, svc.Status.LoadBalancer)
+	}
+	return status, nil
+}
+
+func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options, *plan.Plan, error) {
+	o, err := options.Parse(svc.Annotations, l.defaults)
+	if err != nil {
+		return o, nil, err
+	}
+	if o.Firewall == options.FirewallManaged && l.defaults.Firewall == options.FirewallNone {
+		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: none; remove the annotation", options.Firewall, o.Firewall)
+	}
+	p, err := plan.Make(l.settings, svc, o, nodes)
+	return o, p, err
+}
+
+// run makes the proxies. The config comes first, as they wait for it.
+func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan) error {
+	done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
+	if err != nil {
+		return err
+	}
+	if done == updated {
+		l.nudge(ctx, svc)
+	}
+	_, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
+	return err
+}
+
+// nudge hastens a changed config to the pods. It is no more than that, so
+// failures are not errors.
+func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
+	pods, err := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}))
+	if err != nil {
+		return
+	}
+	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
+		"annotations": map[string]string{nudgeAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
+	}})
+	for _, pod := range pods {
+		_, err := l.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			klog.FromContext(ctx).Error(err, "A proxy will take up to a minute to see its new config", "service", klog.KObj(svc), "pod", klog.KObj(pod))
+		}
+	}
+}
+
+// open opens the ports, after the proxies are wanted, so that never a port is
+// open behind which something else may listen.
+func (l *loadBalancer) open(ctx context.Context, svc *v1.Service, p *plan.Plan, o options.Options) error {
+	changes, err := l.openings.ensure(ctx, p.Firewall, o.Firewall == options.FirewallManaged)
+	for _, line := range changes {
+		l.reporter.changed(svc, reasonFirewallChanged, line)
+	}
+	if err != nil {
+		return fmt.Errorf("opening the firewall: %w", err)
+	}
+	return nil
+}
+
+func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, pods []*v1.Pod) *v1.LoadBalancerStatus {
+	return publish.Status(publish.Input{
+		Nodes:     p.Nodes,
+		Pods:      pods,
+		Previous:  svc.Status.LoadBalancer,
+		Families:  svc.Spec.IPFamilies,
+		Addresses: o.Addresses,
+		MaxNodes:  o.MaxNodes,
+		IPMode:    l.ipMode,
+	})
+}
+
+// UpdateLoadBalancer cannot return a status, and the Service it gets may be an
+// old copy: so Ensure has to do it.
+func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.Service, _ []*v1.Node) error {
+	l.services.Poke(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	return nil
+}
+
+// EnsureLoadBalancerDeleted removes everything that was made for a Service,
+// the opening in the firewall first.
+func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
+	if err := l.openings.close(ctx, l.settings.Owner(svc)); err != nil {
+		return fmt.Errorf("closing the firewall: %w", err)
+	}
+	if err := l.daemonSets.remove(ctx, svc); err != nil {
+		return err
+	}
+	if err := l.configMaps.remove(ctx, svc); err != nil {
+		return err
+	}
+	l.reporter.warn(svc, nil)
+	return nil
+}
+
+// oneLine writes joined errors in one line, as events want it.
+func oneLine(err error) string {
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return err.Error()
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}

@@ -1,0 +1,88 @@
+// Package options reads what a Service's annotations ask of us. It knows how
+// they are written, not what follows from them: see packages plan and publish.
+package options
+
+import (
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// Prefix is in front of every name of ours: annotations, labels, finalizer.
+const Prefix = "hostport-ccm.io/"
+
+// The annotations of a Service. They are annotations and not labels because
+// the service controller does not notice edits of labels.
+const (
+	// NodeSelector restricts the nodes that serve the Service, by a label
+	// selector as kubectl takes it: "pool=edge,!slow". Default: all nodes.
+	NodeSelector = Prefix + "node-selector"
+
+	// MaxNodes publishes the addresses of at most this many nodes, spread
+	// over zones. A node that is published stays as long as it serves. All
+	// selected nodes run a proxy, so that one can step in at once.
+	// Default: no limit.
+	MaxNodes = Prefix + "max-nodes"
+
+	// NodeAddresses chooses which of a node's addresses are published:
+	// "external", "internal", or "external-or-internal", which takes the
+	// internal one where a node has no external one. Default: by the cloud
+	// config.
+	NodeAddresses = Prefix + "addresses"
+
+	// Tolerations lets proxies run on tainted nodes: a JSON or YAML list as
+	// in a pod's spec. It replaces the list in the cloud config.
+	Tolerations = Prefix + "tolerations"
+
+	// PriorityClassName is the priority class of the proxy pods.
+	// Default: by the cloud config.
+	PriorityClassName = Prefix + "priority-class-name"
+
+	// Firewall says what happens at the cloud's firewall: "managed" opens
+	// the ports, "none" keeps hands off. Default: by the cloud config.
+	Firewall = Prefix + "firewall"
+
+	// Datapath is how packets reach the Service. This version knows "proxy":
+	// a hostPort pod on every node.
+	Datapath = Prefix + "datapath"
+
+	// DrainSeconds is how long a proxy that is to stop goes on serving after
+	// its address has left. This version knows 0.
+	DrainSeconds = Prefix + "drain-seconds"
+)
+
+// Addresses is a choice among a node's addresses.
+type Addresses string
+
+// The values of annotation NodeAddresses.
+const (
+	External           Addresses = "external"
+	Internal           Addresses = "internal"
+	ExternalOrInternal Addresses = "external-or-internal"
+)
+
+// FirewallMode says who opens the ports at the edge.
+type FirewallMode string
+
+// The values of annotation Firewall.
+const (
+	FirewallManaged FirewallMode = "managed"
+	FirewallNone    FirewallMode = "none"
+)
+
+// Options is what a Service asks for, defaults filled in.
+type Options struct {
+	// NodeSelector selects nodes by their labels; empty selects all. Nil is
+	// not valid.
+	NodeSelector labels.Selector
+	// MaxNodes bounds the number of nodes published; 0 is no bound.
+	MaxNodes          int
+	Addresses         Addresses
+	Tolerations       []v1.Toleration
+	PriorityClassName string
+	Firewall          FirewallMode
+}
+
+// Default is what holds if neither Service nor cloud config says anything.
+func Default() Options {
+	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged}
+}

@@ -1,0 +1,150 @@
+package options
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"pgregory.net/rapid"
+)
+
+func selectors(a, b labels.Selector) bool { return a.String() == b.String() }
+
+func TestParse(t *testing.T) {
+	seconds := int64(30)
+	for name, c := range map[string]struct {
+		annotations map[string]string
+		want        func(*Options)
+	}{
+		"no annotation leaves the defaults": {
+			annotations: map[string]string{"other.io/max-nodes": "x"},
+			want:        func(*Options) {},
+		},
+		"a node selector with every kind of requirement": {
+			annotations: map[string]string{NodeSelector: "a=b,c!=d,e in (f,g),!h,i,j>3"},
+			want:        func(o *Options) { o.NodeSelector, _ = labels.Parse("a=b,c!=d,e in (f,g),!h,i,j>3") },
+		},
+		"simple values": {
+			annotations: map[string]string{
+				MaxNodes: "3", NodeAddresses: "internal", PriorityClassName: "system-node-critical",
+				Firewall: "none", Datapath: "proxy", DrainSeconds: "0",
+			},
+			want: func(o *Options) {
+				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", FirewallNone
+			},
+		},
+		"tolerations in JSON": {
+			annotations: map[string]string{Tolerations: `[{"key":"edge","effect":"NoExecute","tolerationSeconds":30}]`},
+			want: func(o *Options) {
+				o.Tolerations = []v1.Toleration{{Key: "edge", Effect: v1.TaintEffectNoExecute, TolerationSeconds: &seconds}}
+			},
+		},
+		"tolerations in YAML": {
+			annotations: map[string]string{Tolerations: "- operator: Exists\n"},
+			want:        func(o *Options) { o.Tolerations = []v1.Toleration{{Operator: v1.TolerationOpExists}} },
+		},
+		"no tolerations replace those of the defaults": {
+			annotations: map[string]string{Tolerations: "[]"},
+			want:        func(o *Options) { o.Tolerations = []v1.Toleration{} },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defaults := Default()
+			defaults.Tolerations = []v1.Toleration{{Key: "default", Operator: v1.TolerationOpExists}}
+			want := defaults
+			c.want(&want)
+			got, err := Parse(c.annotations, defaults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, cmp.Comparer(selectors)); diff != "" {
+				t.Errorf("options differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
+	for _, c := range []struct{ annotation, value, want string }{
+		{NodeSelector, "a==b==c", "a label selector"},
+		{MaxNodes, "0", "a whole number of at least 1"},
+		{MaxNodes, "-1", "a whole number of at least 1"},
+		{MaxNodes, "many", "a whole number of at least 1"},
+		{NodeAddresses, "public", "one of external, internal, external-or-internal"},
+		{Tolerations, "{}", "a JSON or YAML list"},
+		{Tolerations, `[{"kee":"a"}]`, "a JSON or YAML list"},
+		{Tolerations, `[{"operator":"Is"}]`, "in toleration 1 as operator one of Equal, Exists"},
+		{Tolerations, `[{"operator":"Exists"},{"key":"a","effect":"Never"}]`, "in toleration 2 as effect one of"},
+		{Tolerations, `[{"value":"a"}]`, "operator Exists, as there is no key"},
+		{Tolerations, `[{"key":"a","operator":"Exists","value":"b"}]`, "no value"},
+		{Tolerations, `[{"key":"a b"}]`, "as key a label name"},
+		{Tolerations, `[{"key":"a","value":"b c"}]`, "as value a label value"},
+		{Tolerations, `[{"key":"a","tolerationSeconds":3}]`, "effect NoExecute"},
+		{PriorityClassName, "High", "the name of a PriorityClass"},
+		{Firewall, "report", "one of managed, none"},
+		{Datapath, "direct", `"proxy"`},
+		{DrainSeconds, "30", `"0"`},
+	} {
+		_, err := Parse(map[string]string{c.annotation: c.value}, Default())
+		var broken *Error
+		if !errors.As(err, &broken) {
+			t.Errorf("%s: %q is accepted", c.annotation, c.value)
+			continue
+		}
+		if broken.Annotation != c.annotation || broken.Value != c.value || !strings.Contains(broken.Want, c.want) {
+			t.Errorf("%s: %q: got %q, want %q in it", c.annotation, c.value, err, c.want)
+		}
+	}
+}
+
+func TestAllBrokenAnnotationsAreReportedTogether(t *testing.T) {
+	_, err := Parse(map[string]string{MaxNodes: "x", Firewall: "y"}, Default())
+	if err == nil || !strings.Contains(err.Error(), MaxNodes) || !strings.Contains(err.Error(), Firewall) {
+		t.Errorf("want both annotations named, got %v", err)
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	got := Unknown(map[string]string{
+		Prefix + "maxnodes": "3",
+		Prefix + "colour":   "red",
+		MaxNodes:            "3",
+		"example.com/x":     "y",
+	})
+	want := []string{
+		"annotation hostport-ccm.io/colour is unknown and has no effect; known are addresses, datapath, drain-seconds, firewall, max-nodes, node-selector, priority-class-name, tolerations",
+		"annotation hostport-ccm.io/maxnodes is unknown and has no effect, did you mean hostport-ccm.io/max-nodes?",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("sentences differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseNeverAcceptsWhatItCannotUse(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		annotations := rapid.MapOf(rapid.SampledFrom(Known()), rapid.String()).Draw(t, "annotations")
+		got, err := Parse(annotations, Default())
+		if err != nil {
+			return
+		}
+		if got.NodeSelector == nil || got.MaxNodes < 0 || got.Addresses.Validate() != nil ||
+			got.Firewall.Validate() != nil || ValidateTolerations(got.Tolerations) != nil {
+			t.Fatalf("accepted %v as %+v", annotations, got)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(NodeSelector, "a in (b,c)")
+	f.Add(Tolerations, `[{"operator":"Exists"}]`)
+	f.Fuzz(func(t *testing.T, name, value string) {
+		got, err := Parse(map[string]string{name: value}, Default())
+		if err == nil && got.NodeSelector == nil {
+			t.Errorf("%s=%q leaves no node selector", name, value)
+		}
+		Unknown(map[string]string{name: value})
+	})
+}

@@ -1,0 +1,111 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// AnnotationSpecHash holds a hash of the spec that we asked for, before the
+// API server filled in its defaults. Together with a look at the fields we set
+// it tells whether anything has to be written.
+const AnnotationSpecHash = options.Prefix + "spec-hash"
+
+// seal writes the hash of a DaemonSet's spec into its annotations.
+func seal(ds *appsv1.DaemonSet) {
+	sum := sha256.Sum256(specJSON(ds))
+	ds.Annotations = map[string]string{AnnotationSpecHash: hex.EncodeToString(sum[:8])}
+}
+
+func specJSON(ds *appsv1.DaemonSet) []byte {
+	data, err := json.Marshal(ds.Spec)
+	if err != nil {
+		panic("a DaemonSet's spec cannot be written as JSON: " + err.Error()) // It has no field of that kind.
+	}
+	return data
+}
+
+// covers says whether have holds all that want says. It works on the JSON form,
+// where a field that we do not set is not there, and unlike
+// equality.Semantic.DeepDerivative it minds numbers and lists: a container or a
+// capability that someone adds is a difference.
+func covers(have, want any) bool {
+	switch want := want.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		have, ok := have.(map[string]any)
+		for key, value := range want {
+			ok = ok && covers(have[key], value)
+		}
+		return ok
+	case []any:
+		have, ok := have.([]any)
+		if !ok || len(have) != len(want) {
+			return false
+		}
+		for i := range want {
+			ok = ok && covers(have[i], want[i])
+		}
+		return ok
+	}
+	return have == want
+}
+
+func specCovers(have, want *appsv1.DaemonSet) bool {
+	var h, w any
+	// What was just written as JSON can be read as such.
+	_ = json.Unmarshal(specJSON(have), &h)
+	_ = json.Unmarshal(specJSON(want), &w)
+	return covers(h, w)
+}
+
+// UpdateDaemonSet returns what to write so that have becomes what is wanted,
+// and whether there is anything to write. A field that we leave empty may hold
+// anything, as the API server fills in defaults.
+func UpdateDaemonSet(have, want *appsv1.DaemonSet) (*appsv1.DaemonSet, bool) {
+	if contains(have.Labels, want.Labels) && contains(have.Annotations, want.Annotations) &&
+		specCovers(have, want) {
+		return nil, false
+	}
+	updated := have.DeepCopy()
+	updated.Labels = merge(have.Labels, want.Labels)
+	updated.Annotations = merge(have.Annotations, want.Annotations)
+	updated.Spec = *want.Spec.DeepCopy()
+	return updated, true
+}
+
+// UpdateConfigMap does the same for a ConfigMap.
+func UpdateConfigMap(have, want *v1.ConfigMap) (*v1.ConfigMap, bool) {
+	if contains(have.Labels, want.Labels) && maps.Equal(have.Data, want.Data) && len(have.BinaryData) == 0 {
+		return nil, false
+	}
+	updated := have.DeepCopy()
+	updated.Labels = merge(have.Labels, want.Labels)
+	updated.Data, updated.BinaryData = maps.Clone(want.Data), nil
+	return updated, true
+}
+
+func contains(have, want map[string]string) bool {
+	for key, value := range want {
+		if have[key] != value {
+			return false
+		}
+	}
+	return true
+}
+
+func merge(have, want map[string]string) map[string]string {
+	merged := maps.Clone(have)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, want)
+	return merged
+}

@@ -1,0 +1,53 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+)
+
+// configMap tells the proxies what to forward. It holds what may change
+// without replacing them, and so must not leave a trace in the pod template:
+// with hostPorts every change of the template is an outage per node.
+func (s Settings) configMap(svc *v1.Service, ranges []netip.Prefix) (*v1.ConfigMap, error) {
+	content := nodeproxy.Config{
+		Service:    svc.Namespace + "/" + svc.Name,
+		ClusterIPs: clusterIPs(svc),
+	}
+	if len(content.ClusterIPs) == 0 {
+		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
+	}
+	for _, p := range ports(svc) {
+		content.Ports = append(content.Ports, nodeproxy.Port{Protocol: string(p.Protocol), Port: uint16(p.Port)})
+	}
+	for _, r := range ranges {
+		content.SourceRanges = append(content.SourceRanges, r.String())
+	}
+	data, err := json.MarshalIndent(content, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("writing the proxy config of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return &v1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},
+		Data:       map[string]string{nodeproxy.FileName: string(data)},
+	}, nil
+}
+
+func clusterIPs(svc *v1.Service) []string {
+	written := svc.Spec.ClusterIPs
+	if len(written) == 0 {
+		written = []string{svc.Spec.ClusterIP}
+	}
+	var ips []string
+	for _, ip := range written {
+		if ip != "" && ip != v1.ClusterIPNone {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}

@@ -1,0 +1,129 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// configDir is the mount point of the ConfigMap. The directory is mounted and
+// not the one file, which would never change in a running pod.
+var configDir = path.Dir(nodeproxy.DefaultFile)
+
+// daemonSet runs one proxy per node. Its pods change only with the Service's
+// port numbers and protocols, its options, and the image.
+func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSet {
+	ds := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: s.selectorLabels(svc)},
+			Template: v1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: s.labels(svc)},
+				Spec:       s.podSpec(svc, o),
+			},
+			// A surge would need the same hostPort twice on a node.
+			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
+				Type:          appsv1.RollingUpdateDaemonSetStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(1))},
+			},
+			RevisionHistoryLimit: ptr.To[int32](2),
+		},
+	}
+	seal(ds)
+	return ds
+}
+
+func (s Settings) podSpec(svc *v1.Service, o options.Options) v1.PodSpec {
+	return v1.PodSpec{
+		AutomountServiceAccountToken:  ptr.To(false),
+		EnableServiceLinks:            ptr.To(false),
+		TerminationGracePeriodSeconds: ptr.To[int64](5),
+		PriorityClassName:             o.PriorityClassName,
+		Tolerations:                   o.Tolerations,
+		SecurityContext:               &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},
+		Affinity: &v1.Affinity{NodeAffinity: &v1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: nodeSelector(o.NodeSelector),
+		}},
+		Containers: []v1.Container{s.container(svc)},
+		Volumes: []v1.Volume{
+			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: Name(svc)}}}},
+			// iptables keeps its lock file there.
+			{Name: "run", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: ptr.To(resource.MustParse("1Mi"))}}},
+		},
+	}
+}
+
+func (s Settings) container(svc *v1.Service) v1.Container {
+	health := healthPort(svc)
+	return v1.Container{
+		Name:            "proxy",
+		Image:           s.ProxyImage,
+		ImagePullPolicy: s.ImagePullPolicy,
+		Args:            []string{fmt.Sprintf("--health-address=:%d", health)},
+		Ports:           containerPorts(svc),
+		ReadinessProbe:  probe("/readyz", health, 1, 2),
+		LivenessProbe:   probe("/healthz", health, 10, 3),
+		Resources: v1.ResourceRequirements{
+			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("10m"), v1.ResourceMemory: resource.MustParse("16Mi")},
+			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("64Mi")},
+		},
+		SecurityContext: &v1.SecurityContext{
+			AllowPrivilegeEscalation: ptr.To(false),
+			ReadOnlyRootFilesystem:   ptr.To(true),
+			Capabilities:             &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_ADMIN", "NET_RAW"}},
+		},
+		VolumeMounts: []v1.VolumeMount{
+			{Name: "config", MountPath: configDir, ReadOnly: true},
+			{Name: "run", MountPath: "/run"},
+		},
+	}
+}
+
+func probe(url string, port, period, failures int32) *v1.Probe {
+	return &v1.Probe{
+		ProbeHandler:     v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: url, Port: intstr.FromInt32(port)}},
+		PeriodSeconds:    period,
+		TimeoutSeconds:   1,
+		FailureThreshold: failures,
+	}
+}
+
+// containerPorts names ports by protocol and number: a Service's own port
+// names may be longer than the 15 characters a container port's may have.
+func containerPorts(svc *v1.Service) []v1.ContainerPort {
+	var list []v1.ContainerPort
+	for _, p := range ports(svc) {
+		list = append(list, v1.ContainerPort{
+			Name:          fmt.Sprintf("%s-%d", strings.ToLower(string(p.Protocol)), p.Port),
+			Protocol:      p.Protocol,
+			ContainerPort: p.Port,
+			HostPort:      p.Port,
+		})
+	}
+	return list
+}
+
+// healthPort is the first from the proxy's usual one that the Service does not
+// use: packets to the Service's ports are forwarded away. It is a port of the
+// pod; nothing on the node is taken.
+func healthPort(svc *v1.Service) int32 {
+	taken := map[int32]bool{}
+	for _, p := range svc.Spec.Ports {
+		taken[p.Port] = true
+	}
+	port := int32(nodeproxy.DefaultHealthPort)
+	for taken[port] {
+		port++
+	}
+	return port
+}

@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"maps"
+	"strings"
+
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// The labels of everything we make in the cluster.
+const (
+	LabelName             = "app.kubernetes.io/name"
+	LabelManagedBy        = "app.kubernetes.io/managed-by"
+	LabelClusterID        = options.Prefix + "cluster-id"
+	LabelServiceNamespace = options.Prefix + "service-namespace"
+	LabelServiceName      = options.Prefix + "service-name"
+	LabelServiceUID       = options.Prefix + "service-uid"
+)
+
+// The values of LabelName and LabelManagedBy.
+const (
+	ProxyName = "hostport-nodeproxy"
+	ManagedBy = "hostport-ccm"
+)
+
+// maxName is the longest name that pods of a DaemonSet can still carry in a
+// label value.
+const maxName = 63
+
+// Name is the name of a Service's DaemonSet and ConfigMap: unique by UID, and
+// telling by the Service's name.
+func Name(svc *v1.Service) string {
+	uid := string(svc.UID)
+	suffix := "-" + uid[:min(8, len(uid))]
+	name := "hostport-" + svc.Name
+	return strings.TrimRight(name[:min(len(name), maxName-len(suffix))], "-.") + suffix
+}
+
+// Owner is a Service in the firewall's terms.
+func (s Settings) Owner(svc *v1.Service) firewall.Owner {
+	return firewall.Owner{
+		ClusterID: s.ClusterID,
+		Service:   types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name},
+		UID:       svc.UID,
+	}
+}
+
+// Selector matches everything we made in this cluster.
+func (s Settings) Selector() labels.Selector {
+	return labels.SelectorFromSet(labels.Set{LabelManagedBy: ManagedBy, LabelClusterID: s.ClusterID})
+}
+
+// Owns says whether an object carries our mark for this very Service.
+func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
+	have := labels.Set(obj.GetLabels())
+	return s.Selector().Matches(have) && have[LabelServiceUID] == string(svc.UID)
+}
+
+// ServiceOf reads from the labels which Service something was made for.
+func ServiceOf(obj metav1.Object) types.NamespacedName {
+	have := obj.GetLabels()
+	return types.NamespacedName{Namespace: have[LabelServiceNamespace], Name: have[LabelServiceName]}
+}
+
+// selectorLabels never change in a Service's life: a DaemonSet's selector
+// cannot be edited.
+func (s Settings) selectorLabels(svc *v1.Service) map[string]string {
+	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID)}
+}
+
+func (s Settings) labels(svc *v1.Service) map[string]string {
+	all := s.selectorLabels(svc)
+	maps.Copy(all, map[string]string{
+		LabelName:             ProxyName,
+		LabelClusterID:        s.ClusterID,
+		LabelServiceNamespace: svc.Namespace,
+		LabelServiceName:      svc.Name,
+	})
+	return all
+}

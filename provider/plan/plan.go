@@ -1,0 +1,103 @@
+// Package plan works out what a Service should have: which nodes serve it,
+// what is open in the firewall, and the objects that run its proxies. It is
+// pure: it reads values and returns values. What of this is really there, and
+// what is published, is for package publish.
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// Settings is what all plans of one cluster have in common.
+type Settings struct {
+	// ClusterID marks everything.
+	ClusterID string
+	// Namespace holds the proxies.
+	Namespace       string
+	ProxyImage      string
+	ImagePullPolicy v1.PullPolicy
+}
+
+// Plan is what one Service should have.
+type Plan struct {
+	// Nodes serve the Service, healthy or not, sorted by name.
+	Nodes     []*v1.Node
+	Firewall  firewall.Spec
+	DaemonSet *appsv1.DaemonSet
+	ConfigMap *v1.ConfigMap
+}
+
+// Make plans for one Service. nodes are all nodes of the cluster. An error
+// means that the Service itself asks for something impossible: trying again
+// does not help.
+func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Plan, error) {
+	if len(svc.Spec.Ports) == 0 {
+		return nil, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
+	}
+	ranges, err := SourceRanges(svc)
+	if err != nil {
+		return nil, err
+	}
+	configMap, err := s.configMap(svc, ranges)
+	if err != nil {
+		return nil, err
+	}
+	chosen := chooseNodes(nodes, o)
+	return &Plan{
+		Nodes:     chosen,
+		DaemonSet: s.daemonSet(svc, o),
+		ConfigMap: configMap,
+		Firewall: firewall.Spec{
+			Owner:        s.Owner(svc),
+			Ports:        firewallPorts(svc),
+			SourceRanges: ranges,
+			Nodes:        providerIDs(chosen),
+		},
+	}, nil
+}
+
+// ports lists a Service's ports in a fixed order, each protocol and number
+// once: the order in which a user writes them must not replace pods.
+func ports(svc *v1.Service) []v1.ServicePort {
+	sorted := slices.Clone(svc.Spec.Ports)
+	for i := range sorted {
+		if sorted[i].Protocol == "" {
+			sorted[i].Protocol = v1.ProtocolTCP
+		}
+	}
+	slices.SortFunc(sorted, comparePorts)
+	return slices.CompactFunc(sorted, func(a, b v1.ServicePort) bool { return comparePorts(a, b) == 0 })
+}
+
+func comparePorts(a, b v1.ServicePort) int {
+	if a.Port != b.Port {
+		return int(a.Port - b.Port)
+	}
+	return slices.Compare([]byte(a.Protocol), []byte(b.Protocol))
+}
+
+func firewallPorts(svc *v1.Service) []firewall.Port {
+	var open []firewall.Port
+	for _, p := range ports(svc) {
+		open = append(open, firewall.Port{Protocol: p.Protocol, Port: uint16(p.Port)})
+	}
+	return open
+}
+
+// providerIDs leaves out nodes that have none yet.
+func providerIDs(nodes []*v1.Node) []string {
+	var ids []string
+	for _, node := range nodes {
+		if node.Spec.ProviderID != "" {
+			ids = append(ids, node.Spec.ProviderID)
+		}
+	}
+	return ids
+}

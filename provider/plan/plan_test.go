@@ -1,0 +1,339 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"pgregory.net/rapid"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+var settings = Settings{ClusterID: "alpha", Namespace: "hostport-system", ProxyImage: "proxy:1", ImagePullPolicy: v1.PullIfNotPresent}
+
+const uid = types.UID("0a1b2c3d-0000-4000-8000-000000000001")
+
+func service(change ...func(*v1.Service)) *v1.Service {
+	svc := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: uid},
+		Spec: v1.ServiceSpec{
+			Type:       v1.ServiceTypeLoadBalancer,
+			ClusterIPs: []string{"10.96.0.7"},
+			IPFamilies: []v1.IPFamily{v1.IPv4Protocol},
+			Ports: []v1.ServicePort{
+				{Name: "dns", Protocol: v1.ProtocolUDP, Port: 53},
+				{Name: "http", Protocol: v1.ProtocolTCP, Port: 80},
+			},
+		},
+	}
+	for _, c := range change {
+		c(svc)
+	}
+	return svc
+}
+
+func node(name string, labels map[string]string, taints ...v1.Taint) *v1.Node {
+	all := map[string]string{v1.LabelOSStable: "linux"}
+	for k, v := range labels {
+		all[k] = v
+	}
+	return &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: all},
+		Spec:       v1.NodeSpec{ProviderID: "gce://p/z/" + name, Taints: taints},
+	}
+}
+
+func mustMake(t *testing.T, svc *v1.Service, o options.Options, nodes ...*v1.Node) *Plan {
+	t.Helper()
+	p, err := Make(settings, svc, o, nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func parsed(t *testing.T, annotations map[string]string) options.Options {
+	t.Helper()
+	o, err := options.Parse(annotations, options.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func TestTheFirewallOpensEveryPortOnTheChosenNodes(t *testing.T) {
+	p := mustMake(t, service(), options.Default(), node("b", nil), node("a", nil))
+	want := firewall.Spec{
+		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: uid},
+		Ports:        []firewall.Port{{Protocol: v1.ProtocolUDP, Port: 53}, {Protocol: v1.ProtocolTCP, Port: 80}},
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+		Nodes:        []string{"gce://p/z/a", "gce://p/z/b"},
+	}
+	if diff := cmp.Diff(want, p.Firewall, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("firewall spec differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
+	p := mustMake(t, service(func(svc *v1.Service) {
+		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "198.51.100.0/24", "2001:db8::/32"}
+		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 53}) // Protocol defaults to TCP.
+	}), options.Default())
+	got, err := nodeproxy.Parse([]byte(p.ConfigMap.Data[nodeproxy.FileName]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := nodeproxy.Config{
+		Service:      "default/web",
+		Ports:        []nodeproxy.Port{{Protocol: "TCP", Port: 53}, {Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}},
+		ClusterIPs:   []string{"10.96.0.7"},
+		SourceRanges: []string{"198.51.100.0/24", "2001:db8::/32"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("config differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestSourceRanges(t *testing.T) {
+	old := map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24, 198.51.100.0/24"}
+	for name, c := range map[string]struct {
+		change func(*v1.Service)
+		want   []string
+	}{
+		"everybody of the Service's families by default": {func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{"IPv6", "IPv4"} }, []string{"0.0.0.0/0", "::/0"}},
+		"everybody if the families are unknown":          {func(svc *v1.Service) { svc.Spec.IPFamilies = nil }, []string{"0.0.0.0/0", "::/0"}},
+		"the old annotation":                             {func(svc *v1.Service) { svc.Annotations = old }, []string{"192.0.2.0/24", "198.51.100.0/24"}},
+		"the spec goes before the old annotation": {func(svc *v1.Service) {
+			svc.Annotations, svc.Spec.LoadBalancerSourceRanges = old, []string{"203.0.113.0/24"}
+		}, []string{"203.0.113.0/24"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ranges, err := SourceRanges(service(c.change))
+			var got []string
+			for _, r := range ranges {
+				got = append(got, r.String())
+			}
+			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+				t.Errorf("error %v, ranges differ (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+}
+
+func TestTheImpossibleIsRefusedWithAReason(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*v1.Service)
+		want   string
+	}{
+		"no ports":       {func(svc *v1.Service) { svc.Spec.Ports = nil }, "no ports"},
+		"no cluster IP":  {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{v1.ClusterIPNone} }, "no cluster IP"},
+		"a broken range": {func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0"} }, `spec.loadBalancerSourceRanges: "10.0.0.0"`},
+		"a broken annotation": {func(svc *v1.Service) {
+			svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "x"}
+		}, v1.AnnotationLoadBalancerSourceRangesKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Make(settings, service(c.change), options.Default(), nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// What may change while proxies run must not change their template.
+func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
+	before := mustMake(t, service(), options.Default())
+	after := mustMake(t, service(func(svc *v1.Service) {
+		svc.Spec.ClusterIPs = []string{"10.96.0.8"}
+		svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
+		svc.Spec.Selector = map[string]string{"app": "other"}
+		svc.Spec.Ports[0].Name, svc.Spec.Ports[0].NodePort = "renamed", 30053
+		slices.Reverse(svc.Spec.Ports)
+		svc.Labels = map[string]string{"x": "y"}
+	}), parsed(t, map[string]string{options.MaxNodes: "1", options.NodeAddresses: "internal"}))
+	if diff := cmp.Diff(before.DaemonSet, after.DaemonSet); diff != "" {
+		t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
+	}
+	if before.ConfigMap.Data[nodeproxy.FileName] == after.ConfigMap.Data[nodeproxy.FileName] {
+		t.Error("the ConfigMap did not change")
+	}
+}
+
+func TestProxiesHaveTheLeastPrivilege(t *testing.T) {
+	spec := mustMake(t, service(), options.Default()).DaemonSet.Spec.Template.Spec
+	container := spec.Containers[0]
+	want := &v1.SecurityContext{
+		AllowPrivilegeEscalation: new(false),
+		ReadOnlyRootFilesystem:   new(true),
+		Capabilities:             &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_ADMIN", "NET_RAW"}},
+	}
+	if diff := cmp.Diff(want, container.SecurityContext); diff != "" {
+		t.Errorf("security context differs (-want +got):\n%s", diff)
+	}
+	if spec.HostNetwork || *spec.AutomountServiceAccountToken || *spec.EnableServiceLinks || spec.SecurityContext.SeccompProfile.Type != v1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("the pod has more than it needs: %+v", spec)
+	}
+	if len(spec.Containers) != 1 || len(spec.InitContainers) != 0 || len(container.Resources.Limits) != 2 || len(container.Resources.Requests) != 2 {
+		t.Errorf("want one container with requests and limits, got %+v", spec.Containers)
+	}
+}
+
+func TestOptionsReachTheProxies(t *testing.T) {
+	o := parsed(t, map[string]string{
+		options.PriorityClassName: "high",
+		options.Tolerations:       `[{"key":"edge","operator":"Exists"}]`,
+		options.NodeSelector:      "pool in (a,b),!slow",
+	})
+	spec := mustMake(t, service(), o).DaemonSet.Spec.Template.Spec
+	if spec.PriorityClassName != "high" || len(spec.Tolerations) != 1 || spec.Tolerations[0].Key != "edge" {
+		t.Errorf("got %+v", spec)
+	}
+	terms := spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	for _, term := range terms {
+		want := []v1.NodeSelectorRequirement{
+			{Key: "pool", Operator: v1.NodeSelectorOpIn, Values: []string{"a", "b"}},
+			{Key: "slow", Operator: v1.NodeSelectorOpDoesNotExist},
+		}
+		if diff := cmp.Diff(want, term.MatchExpressions[1:3]); diff != "" {
+			t.Errorf("requirements differ (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestChosenNodes(t *testing.T) {
+	noSchedule := v1.Taint{Key: "edge", Effect: v1.TaintEffectNoSchedule}
+	nodes := []*v1.Node{
+		node("plain", nil),
+		node("pool", map[string]string{"pool": "edge"}),
+		node("excluded", map[string]string{v1.LabelNodeExcludeBalancers: ""}),
+		node("excluded-yes", map[string]string{v1.LabelNodeExcludeBalancers: "true"}),
+		node("not-excluded", map[string]string{v1.LabelNodeExcludeBalancers: "false"}),
+		node("tainted", nil, noSchedule),
+		node("down", nil, v1.Taint{Key: v1.TaintNodeUnreachable, Effect: v1.TaintEffectNoExecute}, v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}),
+		node("disliked", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectPreferNoSchedule}),
+		node("windows", map[string]string{v1.LabelOSStable: "windows"}),
+	}
+	for name, c := range map[string]struct {
+		annotations map[string]string
+		want        []string
+	}{
+		"by default":      {nil, []string{"disliked", "down", "not-excluded", "plain", "pool"}},
+		"by selector":     {map[string]string{options.NodeSelector: "pool=edge"}, []string{"pool"}},
+		"by toleration":   {map[string]string{options.Tolerations: "[{key: edge, operator: Exists}]"}, []string{"disliked", "down", "not-excluded", "plain", "pool", "tainted"}},
+		"none fulfils it": {map[string]string{options.NodeSelector: "pool=none"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, n := range mustMake(t, service(), parsed(t, c.annotations), nodes...).Nodes {
+				got = append(got, n.Name)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("nodes differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The node affinity must mean what the user's label selector means.
+func TestChosenNodesAgreeWithTheLabelSelector(t *testing.T) {
+	requirement := rapid.SampledFrom([]string{"a=1", "a!=1", "a in (1,2)", "b notin (2,3)", "a", "!b", "c>1", "c<2"})
+	rapid.Check(t, func(t *rapid.T) {
+		selector := strings.Join(rapid.SliceOfN(requirement, 0, 3).Draw(t, "requirements"), ",")
+		labels := rapid.MapOf(rapid.SampledFrom([]string{"a", "b", "c"}), rapid.SampledFrom([]string{"1", "2", "3"})).Draw(t, "labels")
+		o, err := options.Parse(map[string]string{options.NodeSelector: selector}, options.Default())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := node("n", labels)
+		want := o.NodeSelector.Matches(labelSet(n.Labels))
+		if got := len(chooseNodes([]*v1.Node{n}, o)) == 1; got != want {
+			t.Fatalf("selector %q, labels %v: chosen %t, want %t", selector, labels, got, want)
+		}
+	})
+}
+
+type labelSet map[string]string
+
+func (l labelSet) Has(key string) bool              { _, ok := l[key]; return ok }
+func (l labelSet) Get(key string) string            { return l[key] }
+func (l labelSet) Lookup(key string) (string, bool) { v, ok := l[key]; return v, ok }
+
+func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
+	port := rapid.Custom(func(t *rapid.T) v1.ServicePort {
+		return v1.ServicePort{
+			Name:     rapid.StringMatching(`[a-z]{1,63}`).Draw(t, "name"),
+			Protocol: rapid.SampledFrom([]v1.Protocol{"", "TCP", "UDP", "SCTP"}).Draw(t, "protocol"),
+			Port:     rapid.Int32Range(1, 65535).Draw(t, "port"),
+		}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		svc := service(func(svc *v1.Service) {
+			svc.Spec.Ports = append(rapid.SliceOfN(port, 1, 100).Draw(t, "ports"), v1.ServicePort{Port: nodeproxy.DefaultHealthPort})
+		})
+		p, err := Make(settings, svc, options.Default(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		container := p.DaemonSet.Spec.Template.Spec.Containers[0]
+		seen := map[string]bool{}
+		for _, cp := range container.Ports {
+			if seen[cp.Name] || len(validation.IsValidPortName(cp.Name)) > 0 || cp.HostPort != cp.ContainerPort {
+				t.Fatalf("bad container port %+v", cp)
+			}
+			seen[cp.Name] = true
+		}
+		for _, sp := range svc.Spec.Ports {
+			if container.ReadinessProbe.HTTPGet.Port.IntVal == sp.Port {
+				t.Fatalf("the health port %d is the Service's", sp.Port)
+			}
+		}
+		if _, err := nodeproxy.Parse([]byte(p.ConfigMap.Data[nodeproxy.FileName])); err != nil {
+			t.Fatalf("the proxy refuses its config: %v", err)
+		}
+	})
+}
+
+func TestNamesAreValidAndTellingAndUnique(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		svc := service(func(svc *v1.Service) {
+			svc.Name = rapid.StringMatching(`[a-z]([-a-z0-9]{0,61}[a-z0-9])?`).Draw(t, "name")
+		})
+		name := Name(svc)
+		if len(name) > 63 || len(validation.IsDNS1123Label(name)) > 0 {
+			t.Fatalf("bad name %q", name)
+		}
+		if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, "-0a1b2c3d") {
+			t.Fatalf("name %q tells nothing of Service %q", name, svc.Name)
+		}
+		for key, value := range settings.labels(svc) {
+			if len(validation.IsQualifiedName(key)) > 0 || len(validation.IsValidLabelValue(value)) > 0 {
+				t.Fatalf("bad label %s=%s", key, value)
+			}
+		}
+	})
+}
+
+func TestOwnership(t *testing.T) {
+	svc := service()
+	ours := mustMake(t, svc, options.Default()).DaemonSet
+	if !settings.Owns(svc, ours) || ServiceOf(ours) != (types.NamespacedName{Namespace: "default", Name: "web"}) {
+		t.Error("does not recognise its own")
+	}
+	other := settings
+	other.ClusterID = "beta"
+	again := service(func(svc *v1.Service) { svc.UID = "other" })
+	if other.Owns(svc, ours) || settings.Owns(again, ours) || settings.Owns(svc, &v1.ConfigMap{}) {
+		t.Error("claims what belongs to another cluster, another Service or a stranger")
+	}
+}

@@ -1,0 +1,62 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/api/core/v1"
+)
+
+// everybody is one default range per IP family.
+var everybody = map[v1.IPFamily]netip.Prefix{
+	v1.IPv4Protocol: netip.MustParsePrefix("0.0.0.0/0"),
+	v1.IPv6Protocol: netip.MustParsePrefix("::/0"),
+}
+
+// SourceRanges returns the client ranges that a Service lets in: those of its
+// spec, else those of the old annotation, else everybody of its IP families.
+// Sorted, each once.
+func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
+	written, where := svc.Spec.LoadBalancerSourceRanges, "spec.loadBalancerSourceRanges"
+	if old := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey]); len(written) == 0 && old != "" {
+		written, where = strings.Split(old, ","), "annotation "+v1.AnnotationLoadBalancerSourceRangesKey
+	}
+	if len(written) == 0 {
+		return defaultRanges(svc), nil
+	}
+	var ranges []netip.Prefix
+	for _, w := range written {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, w)
+		}
+		ranges = append(ranges, prefix.Masked())
+	}
+	return sortRanges(ranges), nil
+}
+
+// defaultRanges leaves out a family that the Service does not have: it would
+// cost a firewall rule and mean nothing.
+func defaultRanges(svc *v1.Service) []netip.Prefix {
+	families := svc.Spec.IPFamilies
+	if len(families) == 0 {
+		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+	}
+	var ranges []netip.Prefix
+	for _, family := range families {
+		ranges = append(ranges, everybody[family])
+	}
+	return sortRanges(ranges)
+}
+
+func sortRanges(ranges []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ranges, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	return slices.Compact(ranges)
+}

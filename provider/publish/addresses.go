@@ -1,0 +1,58 @@
+package publish
+
+import (
+	"net/netip"
+
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// address is one address that a node offers.
+type address struct {
+	ip   netip.Addr
+	mode v1.LoadBalancerIPMode
+}
+
+// addresses returns those addresses of a node that the Service wants, family
+// by family: a node may have an external address in one family only.
+func addresses(in Input, node *v1.Node) []address {
+	families := in.Families
+	if len(families) == 0 {
+		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+	}
+	var list []address
+	for _, f := range families {
+		external := ofType(node, v1.NodeExternalIP, f, in.IPMode.External)
+		internal := ofType(node, v1.NodeInternalIP, f, in.IPMode.Internal)
+		switch {
+		case in.Addresses == options.Internal:
+			list = append(list, internal...)
+		case in.Addresses == options.ExternalOrInternal && len(external) == 0:
+			list = append(list, internal...)
+		default:
+			list = append(list, external...)
+		}
+	}
+	return list
+}
+
+// ofType drops what is no IP address: the API server would refuse the whole
+// status for it.
+func ofType(node *v1.Node, kind v1.NodeAddressType, f v1.IPFamily, mode v1.LoadBalancerIPMode) []address {
+	var list []address
+	for _, a := range node.Status.Addresses {
+		ip, err := netip.ParseAddr(a.Address)
+		if err == nil && a.Type == kind && family(ip) == f {
+			list = append(list, address{ip, mode})
+		}
+	}
+	return list
+}
+
+func family(ip netip.Addr) v1.IPFamily {
+	if ip.Is4() {
+		return v1.IPv4Protocol
+	}
+	return v1.IPv6Protocol
+}

@@ -1,0 +1,159 @@
+// Package publish decides which addresses a Service's status shows, from the
+// plan and from what is observed. It is pure. Writing the status is the
+// service controller's business.
+//
+// An address in a status goes straight into DNS, so it has to be true: its
+// node is healthy and its proxy answers. But never is less published than is
+// known: while nothing at all is known to serve, what was published stays as
+// long as it may serve.
+package publish
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"k8s.io/api/core/v1"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// Input is all that the status depends on.
+type Input struct {
+	// Nodes serve the Service by plan.
+	Nodes []*v1.Node
+	// Pods are the Service's proxies, in any state.
+	Pods []*v1.Pod
+	// Previous is the status as it is.
+	Previous v1.LoadBalancerStatus
+	// Families of the Service, the preferred one first. Empty means both.
+	Families  []v1.IPFamily
+	Addresses options.Addresses
+	// MaxNodes bounds how many nodes are published; 0 is no bound.
+	MaxNodes int
+	// IPMode of external and of internal addresses. Neither may be empty: the
+	// API server would put VIP for it, and each sync would see a difference.
+	IPMode IPMode
+}
+
+// IPMode tells kube-proxy how to treat addresses.
+type IPMode struct{ External, Internal v1.LoadBalancerIPMode }
+
+// Status returns what to publish. It is never nil, and sorted: first by the
+// Service's order of IP families, then by address.
+func Status(in Input) *v1.LoadBalancerStatus {
+	serving := nodesWith(in, func(node *v1.Node) bool {
+		return healthy(node) && hasReadyPod(in.Pods, node.Name)
+	})
+	if len(serving) == 0 {
+		serving = keep(in)
+	}
+	return &v1.LoadBalancerStatus{Ingress: ingress(in, limit(serving, in))}
+}
+
+// keep returns what stays published while no node is known to serve: the
+// published nodes that are healthy, as their proxies may just be replaced; else
+// all published ones, as a node that lost the API server may still forward.
+func keep(in Input) []*v1.Node {
+	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
+	if up := filter(published, healthy); len(up) > 0 {
+		return up
+	}
+	return filter(published, func(node *v1.Node) bool { return !leaving(node) })
+}
+
+// nodesWith returns the nodes that have something to publish and fulfil ok.
+func nodesWith(in Input, ok func(*v1.Node) bool) []*v1.Node {
+	return filter(in.Nodes, func(node *v1.Node) bool { return len(addresses(in, node)) > 0 && ok(node) })
+}
+
+func filter(nodes []*v1.Node, ok func(*v1.Node) bool) []*v1.Node {
+	var kept []*v1.Node
+	for _, node := range nodes {
+		if ok(node) {
+			kept = append(kept, node)
+		}
+	}
+	return kept
+}
+
+// healthy says that a node is Ready and not about to go.
+func healthy(node *v1.Node) bool {
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == v1.NodeReady {
+			return condition.Status == v1.ConditionTrue && !leaving(node)
+		}
+	}
+	return false
+}
+
+// leaving says that a node is on its way out, or declared dead by its admin.
+func leaving(node *v1.Node) bool {
+	return node.DeletionTimestamp != nil || slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool {
+		return t.Key == servicecontroller.ToBeDeletedTaint || t.Key == v1.TaintNodeOutOfService
+	})
+}
+
+func hasReadyPod(pods []*v1.Pod, node string) bool {
+	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
+}
+
+// Ready says whether a proxy forwards. One that is being stopped does not.
+func Ready(pod *v1.Pod) bool {
+	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
+	})
+}
+
+// isPublished says whether the previous status shows an address of a node,
+// whichever of its addresses are wanted now.
+func isPublished(in Input, node *v1.Node) bool {
+	return slices.ContainsFunc(in.Previous.Ingress, func(published v1.LoadBalancerIngress) bool {
+		return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool { return canonical(a.Address) == published.IP })
+	})
+}
+
+// canonical writes an IP address as statuses do.
+func canonical(ip string) string {
+	if parsed, err := netip.ParseAddr(ip); err == nil {
+		return parsed.String()
+	}
+	return ip
+}
+
+// ingress writes the nodes' addresses in the form and order of a status.
+func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
+	var all []address
+	for _, node := range nodes {
+		all = append(all, addresses(in, node)...)
+	}
+	slices.SortFunc(all, func(a, b address) int {
+		if c := cmp.Compare(rank(in.Families, a.ip), rank(in.Families, b.ip)); c != 0 {
+			return c
+		}
+		return a.ip.Compare(b.ip)
+	})
+	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
+	var list []v1.LoadBalancerIngress
+	for _, a := range all {
+		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode})
+	}
+	return list
+}
+
+// rank is the place of an address's family in the Service's order.
+func rank(families []v1.IPFamily, ip netip.Addr) int { return slices.Index(families, family(ip)) }
+
+// Narrow is for when ports may be closed: it returns a status without the
+// addresses that were not published before. Those that left stay away, unless
+// nothing would remain: then everything stays as it was.
+func Narrow(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus) *v1.LoadBalancerStatus {
+	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
+		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
+	})
+	if len(kept) == 0 {
+		return previous.DeepCopy()
+	}
+	return &v1.LoadBalancerStatus{Ingress: kept}
+}

@@ -1,0 +1,290 @@
+package publish
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+var modes = IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy}
+
+// node has the external address 203.0.113.n and the internal one 10.0.0.n.
+func node(n int, change ...func(*v1.Node)) *v1.Node {
+	node := &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", n)},
+		Status: v1.NodeStatus{
+			Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
+			Addresses: []v1.NodeAddress{
+				{Type: v1.NodeInternalIP, Address: fmt.Sprint("10.0.0.", n)},
+				{Type: v1.NodeExternalIP, Address: fmt.Sprint("203.0.113.", n)},
+				{Type: v1.NodeHostName, Address: fmt.Sprint("n", n)},
+			},
+		},
+	}
+	for _, c := range change {
+		c(node)
+	}
+	return node
+}
+
+func inZone(zone string) func(*v1.Node) {
+	return func(node *v1.Node) { node.Labels = map[string]string{v1.LabelTopologyZone: zone} }
+}
+
+func notReady(node *v1.Node) { node.Status.Conditions[0].Status = v1.ConditionUnknown }
+
+func tainted(key string) func(*v1.Node) {
+	return func(node *v1.Node) { node.Spec.Taints = []v1.Taint{{Key: key}} }
+}
+
+func addressed(list ...v1.NodeAddress) func(*v1.Node) {
+	return func(node *v1.Node) { node.Status.Addresses = list }
+}
+
+func external(ip string) v1.NodeAddress { return v1.NodeAddress{Type: v1.NodeExternalIP, Address: ip} }
+func internal(ip string) v1.NodeAddress { return v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip} }
+
+func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
+	status := v1.ConditionFalse
+	if ready {
+		status = v1.ConditionTrue
+	}
+	pod := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "hostport-system", Name: fmt.Sprint("proxy-", n)},
+		Spec:       v1.PodSpec{NodeName: fmt.Sprint("n", n)},
+		Status:     v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: status}}},
+	}
+	for _, c := range change {
+		c(pod)
+	}
+	return pod
+}
+
+func stopping(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{} }
+
+func published(ips ...string) v1.LoadBalancerStatus {
+	var s v1.LoadBalancerStatus
+	for _, ip := range ips {
+		s.Ingress = append(s.Ingress, v1.LoadBalancerIngress{IP: ip})
+	}
+	return s
+}
+
+func ips(s *v1.LoadBalancerStatus) []string {
+	var list []string
+	for _, entry := range s.Ingress {
+		list = append(list, entry.IP)
+	}
+	return list
+}
+
+func TestStatus(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   Input
+		want []string
+	}{
+		"nodes whose proxy is ready, sorted as numbers": {
+			Input{Nodes: []*v1.Node{node(10), node(9), node(1)}, Pods: []*v1.Pod{pod(10, true), pod(9, true), pod(1, true)}},
+			[]string{"203.0.113.1", "203.0.113.9", "203.0.113.10"},
+		},
+		"nothing while no proxy is ready":         {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, false)}}, nil},
+		"no node without a proxy":                 {Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true)}}, []string{"203.0.113.1"}},
+		"no node that the plan left out":          {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.1"}},
+		"no node whose proxy is being stopped":    {Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true, stopping), pod(2, true)}}, []string{"203.0.113.2"}},
+		"a node whose old proxy is being stopped": {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true, stopping), pod(1, true)}}, []string{"203.0.113.1"}},
+		"no node that is not Ready":               {Input{Nodes: []*v1.Node{node(1, notReady), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"}},
+		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, tainted("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
+		"no node declared out of service":         {Input{Nodes: []*v1.Node{node(1, tainted(v1.TaintNodeOutOfService))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
+		"no node that is being deleted":           {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"no node without an address":              {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"the last address while its proxy is replaced": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")},
+			[]string{"203.0.113.1"},
+		},
+		"of the last addresses those of healthy nodes": {
+			Input{Nodes: []*v1.Node{node(1), node(2, notReady)}, Pods: []*v1.Pod{pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")},
+			[]string{"203.0.113.1"},
+		},
+		"all last addresses when every node is lost at once": {
+			Input{Nodes: []*v1.Node{node(1, notReady), node(2, notReady)}, Previous: published("203.0.113.1", "203.0.113.2")},
+			[]string{"203.0.113.1", "203.0.113.2"},
+		},
+		"no last address of nodes that are gone": {Input{Previous: published("203.0.113.1")}, nil},
+		"the new address of a node":              {Input{Nodes: []*v1.Node{node(7)}, Pods: []*v1.Pod{pod(7, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.7"}},
+		"each address once":                      {Input{Nodes: []*v1.Node{node(1), node(2, addressed(external("203.0.113.1")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}}, []string{"203.0.113.1"}},
+		"internal addresses":                     {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true)}, Addresses: options.Internal}, []string{"10.0.0.1"}},
+		"internal addresses for want of external ones, node by node": {
+			Input{Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Addresses: options.ExternalOrInternal},
+			[]string{"10.0.0.2", "203.0.113.1"},
+		},
+		"families in the Service's order": {
+			Input{
+				Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:DB8::1")))}, Pods: []*v1.Pod{pod(1, true)},
+				Families: []v1.IPFamily{v1.IPv6Protocol, v1.IPv4Protocol},
+			},
+			[]string{"2001:db8::1", "203.0.113.1"},
+		},
+		"no family that the Service does not have": {
+			Input{Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1")))}, Pods: []*v1.Pod{pod(1, true)}, Families: []v1.IPFamily{v1.IPv4Protocol}},
+			[]string{"203.0.113.1"},
+		},
+		"max-nodes spreads over zones": {
+			Input{
+				Nodes: []*v1.Node{node(1, inZone("a")), node(2, inZone("a")), node(3, inZone("b"))},
+				Pods:  []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, MaxNodes: 2,
+			},
+			[]string{"203.0.113.1", "203.0.113.3"},
+		},
+		"max-nodes keeps who serves": {
+			Input{
+				Nodes: []*v1.Node{node(1, inZone("a")), node(2, inZone("a")), node(3, inZone("b"))},
+				Pods:  []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, MaxNodes: 1, Previous: published("203.0.113.2"),
+			},
+			[]string{"203.0.113.2"},
+		},
+		"max-nodes replaces who fails": {
+			Input{
+				Nodes: []*v1.Node{node(1), node(2), node(3, notReady)},
+				Pods:  []*v1.Pod{pod(1, true), pod(2, true)}, MaxNodes: 2, Previous: published("203.0.113.2", "203.0.113.3"),
+			},
+			[]string{"203.0.113.1", "203.0.113.2"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.in.Addresses == "" {
+				c.in.Addresses = options.External
+			}
+			c.in.IPMode = modes
+			if diff := cmp.Diff(c.want, ips(Status(c.in))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
+	got := Status(Input{
+		Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)},
+		Addresses: options.ExternalOrInternal, IPMode: modes,
+	})
+	for _, entry := range got.Ingress {
+		want := v1.LoadBalancerIPModeVIP
+		if entry.IP == "10.0.0.2" {
+			want = v1.LoadBalancerIPModeProxy
+		}
+		if *entry.IPMode != want {
+			t.Errorf("%s: got mode %s, want %s", entry.IP, *entry.IPMode, want)
+		}
+	}
+}
+
+func TestNarrow(t *testing.T) {
+	for name, c := range map[string]struct{ status, previous, want []string }{
+		"adds nothing":                          {[]string{"1.1.1.1", "2.2.2.2"}, []string{"1.1.1.1"}, []string{"1.1.1.1"}},
+		"lets addresses leave":                  {[]string{"1.1.1.1"}, []string{"1.1.1.1", "2.2.2.2"}, []string{"1.1.1.1"}},
+		"leaves all where nothing would remain": {[]string{"3.3.3.3"}, []string{"1.1.1.1"}, []string{"1.1.1.1"}},
+		"stays empty":                           {[]string{"1.1.1.1"}, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status := published(c.status...)
+			if diff := cmp.Diff(c.want, ips(Narrow(&status, published(c.previous...)))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// drawInput makes up any cluster of up to five nodes.
+func drawInput(t *rapid.T) Input {
+	in := Input{
+		Addresses: rapid.SampledFrom([]options.Addresses{options.External, options.Internal, options.ExternalOrInternal}).Draw(t, "addresses"),
+		MaxNodes:  rapid.IntRange(0, 4).Draw(t, "max"),
+		Families:  rapid.SampledFrom([][]v1.IPFamily{nil, {v1.IPv4Protocol}, {v1.IPv6Protocol}, {v1.IPv6Protocol, v1.IPv4Protocol}}).Draw(t, "families"),
+		IPMode:    modes,
+	}
+	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
+		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
+		if rapid.Bool().Draw(t, "v6") {
+			changes = append(changes, func(node *v1.Node) {
+				node.Status.Addresses = append(node.Status.Addresses, external(fmt.Sprint("2001:db8::", n+1)))
+			})
+		}
+		if rapid.IntRange(0, 3).Draw(t, "down") == 0 {
+			changes = append(changes, notReady)
+		}
+		in.Nodes = append(in.Nodes, node(n+1, changes...))
+		if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
+			in.Pods = append(in.Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
+		}
+		if rapid.Bool().Draw(t, "published") {
+			in.Previous.Ingress = append(in.Previous.Ingress, v1.LoadBalancerIngress{IP: fmt.Sprint("203.0.113.", n+1)})
+		}
+	}
+	return in
+}
+
+func TestStatusKeepsItsPromises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		got := Status(in)
+		if serving := nodesOf(in, got); in.MaxNodes > 0 && len(serving) > in.MaxNodes {
+			t.Fatalf("published %d nodes, at most %d wanted", len(serving), in.MaxNodes)
+		}
+		for i, entry := range got.Ingress {
+			if entry.IP == "" || entry.IPMode == nil || *entry.IPMode == "" {
+				t.Fatalf("incomplete entry %+v", entry)
+			}
+			if slices.ContainsFunc(got.Ingress[:i], func(e v1.LoadBalancerIngress) bool { return e.IP == entry.IP }) {
+				t.Fatalf("%s is there twice", entry.IP)
+			}
+		}
+		again := in
+		again.Previous = *got
+		if diff := cmp.Diff(got, Status(again)); diff != "" {
+			t.Fatalf("the status is not stable (-first +second):\n%s", diff)
+		}
+		shuffled := in
+		shuffled.Nodes = rapid.Permutation(in.Nodes).Draw(t, "order")
+		if diff := cmp.Diff(got, Status(shuffled)); diff != "" {
+			t.Fatalf("the status depends on the order of nodes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func nodesOf(in Input, s *v1.LoadBalancerStatus) []string {
+	var names []string
+	for _, n := range in.Nodes {
+		for _, a := range n.Status.Addresses {
+			if slices.Contains(ips(s), a.Address) && !slices.Contains(names, n.Name) {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
+
+func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		good := func(node *v1.Node) bool {
+			return healthy(node) && hasReadyPod(in.Pods, node.Name) && len(addresses(in, node)) > 0
+		}
+		if len(filter(in.Nodes, good)) == 0 {
+			return
+		}
+		for _, name := range nodesOf(in, Status(in)) {
+			i := slices.IndexFunc(in.Nodes, func(n *v1.Node) bool { return n.Name == name })
+			if !good(in.Nodes[i]) {
+				t.Fatalf("node %s is published and bad", name)
+			}
+		}
+	})
+}
