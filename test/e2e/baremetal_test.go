@@ -1,0 +1,55 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// Tests named TestBareMetal want a sandbox of that profile, all others one of
+// profile gce; the Makefile starts both.
+
+func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
+	for _, want := range cluster.Nodes(cluster.BareMetal) {
+		node, err := client.CoreV1().Nodes().Get(t.Context(), want.Name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node.Spec.ProviderID != "hostport://"+want.Name {
+			t.Errorf("%s: provider id %q", want.Name, node.Spec.ProviderID)
+		}
+		if got := nodeAddress(node, v1.NodeInternalIP); got != want.InternalIP {
+			t.Errorf("%s: InternalIP %q, want %q", want.Name, got, want.InternalIP)
+		}
+	}
+}
+
+func TestBareMetalServiceIsServedOnTheNodesOwnAddresses(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	var own []string
+	for _, n := range cluster.Nodes(cluster.BareMetal) {
+		own = append(own, n.InternalIP)
+	}
+	wantClosed(t, getTCP, 80, own...)
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 5353))
+	wantAddresses(t, svc, time.Minute, own...)
+	wantOpen(t, getTCP, "web", 80, own...)
+	wantOpen(t, getUDP, "web", 5353, own...)
+	wantClosed(t, getTCP, 81, own...)
+
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "port 80 is closed again", func(ctx context.Context) error {
+		return errors.Join(isLeftBehind(ctx, svc), isClosed(ctx, getTCP, own[0], 80))
+	})
+}

@@ -1,0 +1,85 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// The sandbox that the tests run in.
+var (
+	sandbox *cluster.Cluster
+	client  kubernetes.Interface
+	sim     gcesim.AdminClient
+)
+
+func TestMain(m *testing.M) {
+	if err := connect(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func connect() error {
+	var err error
+	if sandbox, err = cluster.Open(os.Stderr); err != nil {
+		return err
+	}
+	if !sandbox.Running() {
+		return cluster.ErrNotRunning
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", sandbox.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	config.QPS, config.Burst = 50, 100
+	if client, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	sim = cluster.Simulator()
+	// `make demo` leaves its Service running, on a port that the tests want.
+	_, err = sandbox.Kubectl(context.Background(), "delete", "namespace", "demo", "--ignore-not-found", "--timeout=120s")
+	return err
+}
+
+// eventually waits until try succeeds. The limits are for machines much slower
+// than any seen; what a user may expect is asserted nowhere by the clock.
+func eventually(t *testing.T, limit time.Duration, what string, try func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	began := time.Now()
+	for {
+		err := try(ctx)
+		if err == nil {
+			t.Logf("%s: after %.1fs", what, time.Since(began).Seconds())
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// steady checks that something stays as it is for a while.
+func steady(t *testing.T, period time.Duration, what string, check func() error) {
+	t.Helper()
+	for end := time.Now().Add(period); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if err := check(); err != nil {
+			t.Fatalf("%s did not last: %v", what, err)
+		}
+	}
+}

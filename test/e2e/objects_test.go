@@ -1,0 +1,221 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+func contains(list []string, s string) bool { return slices.Contains(list, s) }
+
+// newNamespace makes a namespace that goes, with all in it, when the test ends.
+func newNamespace(t *testing.T) string {
+	t.Helper()
+	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deleteNamespace(t, ns.Name) })
+	return ns.Name
+}
+
+// deleteNamespace waits for the end of the Services, whose ports the next test
+// wants; the rest of the namespace goes in its own time.
+func deleteNamespace(t *testing.T, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
+	defer cancel()
+	if _, err := sandbox.Kubectl(ctx, "-n", name, "delete", "services", "--all", "--timeout=110s"); err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+	if err := client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+}
+
+const backendPort = 8080
+
+// newBackend starts a web server that also answers UDP, both on backendPort,
+// and waits until it is ready. Its pods' names begin with name.
+func newBackend(t *testing.T, namespace, name string) {
+	t.Helper()
+	labels := map[string]string{"app": name}
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: ptr.To[int32](2),
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: v1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: v1.PodSpec{
+					TerminationGracePeriodSeconds: ptr.To[int64](0),
+					Containers: []v1.Container{{
+						Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
+						Args: []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort), fmt.Sprintf("--udp-port=%d", backendPort)},
+						ReadinessProbe: &v1.Probe{
+							ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(backendPort)}},
+							PeriodSeconds: 1,
+						},
+					}},
+				},
+			},
+		},
+	}
+	if _, err := client.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "backend "+name+" is ready", func(ctx context.Context) error {
+		d, err := client.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && d.Status.ReadyReplicas != *d.Spec.Replicas {
+			err = fmt.Errorf("%d of %d pods are ready", d.Status.ReadyReplicas, *d.Spec.Replicas)
+		}
+		return err
+	})
+}
+
+// servicePort returns a Service port that leads to a backend.
+func servicePort(protocol v1.Protocol, port int32) v1.ServicePort {
+	return v1.ServicePort{
+		Name: fmt.Sprintf("%s-%d", strings.ToLower(string(protocol)), port), Protocol: protocol,
+		Port: port, TargetPort: intstr.FromInt32(backendPort),
+	}
+}
+
+// newService makes a Service of type LoadBalancer in front of the backend of
+// that name.
+func newService(t *testing.T, namespace, name string, change func(*v1.Service), ports ...v1.ServicePort) *v1.Service {
+	t.Helper()
+	svc := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v1.ServiceSpec{Type: v1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": name}, Ports: ports},
+	}
+	if change != nil {
+		change(svc)
+	}
+	svc, err := client.CoreV1().Services(namespace).Create(t.Context(), svc, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svc
+}
+
+// editService changes a live Service.
+func editService(t *testing.T, svc *v1.Service, change func(*v1.Service)) {
+	t.Helper()
+	eventually(t, 10*time.Second, "Service "+svc.Name+" is edited", func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		change(live)
+		_, err = client.CoreV1().Services(svc.Namespace).Update(ctx, live, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// wantAddresses waits until the status lists exactly these addresses.
+func wantAddresses(t *testing.T, svc *v1.Service, limit time.Duration, want ...string) {
+	t.Helper()
+	eventually(t, limit, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
+		got, err := addresses(ctx, svc)
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("it has %v", got)
+		}
+		return err
+	})
+}
+
+func addresses(ctx context.Context, svc *v1.Service) ([]string, error) {
+	live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var ips []string
+	for _, ingress := range live.Status.LoadBalancer.Ingress {
+		ips = append(ips, ingress.IP)
+	}
+	return ips, nil
+}
+
+// ownedBy selects what hostport-ccm made for a Service.
+func ownedBy(svc *v1.Service) metav1.ListOptions {
+	return metav1.ListOptions{LabelSelector: "hostport-ccm.io/service-uid=" + string(svc.UID)}
+}
+
+// rulesOf returns the firewall rules that carry a Service's mark.
+func rulesOf(ctx context.Context, svc *v1.Service) ([]gcesim.Firewall, error) {
+	state, err := sim.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(state.Firewalls, func(f gcesim.Firewall) bool {
+		return !strings.Contains(f.Description, string(svc.UID))
+	}), nil
+}
+
+// wantNothingLeft waits until a deleted Service and all that was made for it is
+// gone.
+func wantNothingLeft(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, "nothing is left of Service "+svc.Name, func(ctx context.Context) error {
+		if _, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the Service is still there, held by its finalizers (%v)", err)
+		}
+		return isLeftBehind(ctx, svc)
+	})
+}
+
+func isLeftBehind(ctx context.Context, svc *v1.Service) error {
+	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	if err != nil {
+		return err
+	}
+	maps, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	if err != nil {
+		return err
+	}
+	var rules []gcesim.Firewall
+	if sandbox.Profile() == cluster.GCE {
+		if rules, err = rulesOf(ctx, svc); err != nil {
+			return err
+		}
+	}
+	if n := len(sets.Items) + len(maps.Items) + len(rules); n > 0 {
+		return fmt.Errorf("%d DaemonSets, %d ConfigMaps, %d firewall rules are left", len(sets.Items), len(maps.Items), len(rules))
+	}
+	return nil
+}
+
+// wantWarning waits for a Warning event about a Service that holds all words.
+func wantWarning(t *testing.T, svc *v1.Service, words ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("a Warning about Service %s says %q", svc.Name, words), func(ctx context.Context) error {
+		list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(svc.UID)})
+		if err != nil {
+			return err
+		}
+		var messages []string
+		for _, e := range list.Items {
+			message := e.Reason + ": " + e.Message
+			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(message, w) }) {
+				return nil
+			}
+			messages = append(messages, message)
+		}
+		return fmt.Errorf("the warnings are %q", messages)
+	})
+}

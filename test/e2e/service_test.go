@@ -1,0 +1,127 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+func TestServiceOpensItsPortOnEveryNodeAndClosesItAgain(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	wantClosed(t, getTCP, 80, externalIPs()...)
+
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantClosed(t, getTCP, 81, externalIPs()...)
+	wantClosed(t, getTCP, backendPort, externalIPs()...)
+	wantRule(t, svc, "tcp:80")
+
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, svc)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+}
+
+// wantRule checks that the Service's only firewall rule allows exactly this to
+// the nodes only.
+func wantRule(t *testing.T, svc *v1.Service, allowed ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("the firewall rule of Service %s allows %v", svc.Name, allowed), func(ctx context.Context) error {
+		rules, err := rulesOf(ctx, svc)
+		if err != nil {
+			return err
+		}
+		if len(rules) != 1 {
+			return fmt.Errorf("there are %d rules", len(rules))
+		}
+		var got []string
+		for _, match := range rules[0].Allowed {
+			got = append(got, match.IPProtocol+":"+strings.Join(match.Ports, ","))
+		}
+		if fmt.Sprint(got) != fmt.Sprint(allowed) || fmt.Sprint(rules[0].TargetTags) != fmt.Sprint([]string{cluster.NodeTag}) {
+			return fmt.Errorf("it allows %v to %v", got, rules[0].TargetTags)
+		}
+		return nil
+	})
+}
+
+func TestPortsAreAddedToALiveService(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+
+	wantClosed(t, getTCP, 443, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+
+	wantClosed(t, getUDP, 53, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolUDP, 53)) })
+	wantOpen(t, getUDP, "web", 53, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantClosed(t, getTCP, 53, externalIPs()...)
+	wantRule(t, svc, "tcp:80,443", "udp:53")
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
+
+func TestTwoServicesInTwoNamespacesAreServedSideBySide(t *testing.T) {
+	one, two := newNamespace(t), newNamespace(t)
+	newBackend(t, one, "first")
+	newBackend(t, two, "second")
+	first := newService(t, one, "first", nil, servicePort(v1.ProtocolTCP, 80))
+	second := newService(t, two, "second", nil, servicePort(v1.ProtocolTCP, 8081))
+	wantAddresses(t, first, time.Minute, externalIPs()...)
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "first", 80, externalIPs()...)
+	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
+
+	if err := client.CoreV1().Services(one).Delete(t.Context(), first.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, first)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
+}
+
+func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
+	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
+		return isLeftBehind(ctx, svc)
+	})
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantAddresses(t, svc, time.Minute)
+	live, err := client.CoreV1().Services(ns).Get(t.Context(), svc.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(live.Finalizers) > 0 {
+		t.Errorf("finalizers %v stay on a Service that is no load balancer any more", live.Finalizers)
+	}
+}
+
+func TestClientsOutsideTheSourceRangesAreKeptOut(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{cluster.InternetIP + "/32"} })
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+}
