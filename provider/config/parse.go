@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -41,6 +42,10 @@ func Parse(data []byte) (*CloudConfig, error) {
 	// Unlike encoding/json this decoder takes case seriously and tells the
 	// path of an unknown field.
 	strict, err := kjson.UnmarshalStrict(asJSON, &cfg)
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) && wrongType.Field != "" {
+		return nil, fmt.Errorf("%s: expected %s, not %s; where YAML takes a word for something else, quote it", wrongType.Field, article(wrongType.Type), wrongType.Value)
+	}
 	if err != nil {
 		return nil, oneLine(err)
 	}
@@ -66,6 +71,17 @@ func describe(strict []error) error {
 		lines = append(lines, line)
 	}
 	return oneLine(errors.New(strings.Join(lines, "; ")))
+}
+
+// article names a type as the file knows it.
+func article(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Slice:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "fields"
+	}
+	return "a " + t.Kind().String()
 }
 
 // hint suggests a field of the struct that the unknown field was written in.

@@ -53,11 +53,11 @@ func connect() error {
 	return err
 }
 
-// eventually waits until try succeeds. The limits are for machines much slower
+// eventually waits until try succeeds, also while a test cleans up. The limits are for machines much slower
 // than any seen; what a user may expect is asserted nowhere by the clock.
 func eventually(t *testing.T, limit time.Duration, what string, try func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
 	defer cancel()
 	began := time.Now()
 	for {
