@@ -22,7 +22,7 @@ func complete(ctx context.Context, o Options) (Options, error) {
 	defer cancel()
 	server := metadata.NewClient(&http.Client{Timeout: metadataTimeout})
 	if o.Project == "" {
-		project, err := server.ProjectIDWithContext(ctx)
+		project, err := server.GetWithContext(ctx, "project/project-id")
 		if err != nil {
 			return o, notOnMetadataServer("project", err)
 		}
@@ -55,7 +55,7 @@ func completeNetwork(ctx context.Context, server *metadata.Client, o *Options) e
 	if o.NetworkProject != "" {
 		return nil
 	}
-	number, err := server.NumericProjectIDWithContext(ctx)
+	number, err := server.GetWithContext(ctx, "project/numeric-project-id")
 	if err != nil {
 		return err
 	}

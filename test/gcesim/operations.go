@@ -92,10 +92,13 @@ func (op *operation) startOn(s *Sim, apply func()) *operation {
 		end()
 		return op
 	}
+	// A fake clock calls back with its own lock held, so not in its goroutine.
 	s.clock.AfterFunc(op.latency, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		end()
+		go func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			end()
+		}()
 	})
 	return op
 }

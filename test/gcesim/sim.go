@@ -154,6 +154,10 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request, verb string, handle 
 		status, reply = failure.status, failure
 	}
 	s.log(call, status)
+	if r.FormValue("prettyPrint") == "false" { // The generated client asks for it.
+		writeBody(w, status, reply, compact)
+		return
+	}
 	writeJSON(w, status, reply)
 }
 
@@ -195,7 +199,14 @@ func (s *Sim) pause(r *http.Request, d time.Duration) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
-	data, err := json.MarshalIndent(body, "", "  ")
+	writeBody(w, status, body, json.MarshalIndent)
+}
+
+// compact has the signature of json.MarshalIndent and ignores the indentation.
+func compact(v any, _, _ string) ([]byte, error) { return json.Marshal(v) }
+
+func writeBody(w http.ResponseWriter, status int, body any, marshal func(any, string, string) ([]byte, error)) {
+	data, err := marshal(body, "", "  ")
 	if err != nil {
 		panic(fmt.Sprintf("the reply %T does not marshal: %v", body, err))
 	}
@@ -229,6 +240,9 @@ func (t inProcess) RoundTrip(r *http.Request) (reply *http.Response, err error) 
 	}
 	recorded := &recorder{header: http.Header{}}
 	t.handler.ServeHTTP(recorded, r)
+	if err := r.Context().Err(); err != nil {
+		return nil, err // The client has stopped listening.
+	}
 	return &http.Response{
 		Status: http.StatusText(recorded.status), StatusCode: recorded.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: recorded.header, Body: io.NopCloser(&recorded.body), ContentLength: int64(recorded.body.Len()), Request: r,

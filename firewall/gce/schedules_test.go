@@ -1,0 +1,296 @@
+package gce
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/internal/gce"
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+)
+
+var (
+	schedules = flag.Int("schedules", 2000, "how many schedules of faults to try; 10,000 take about 15 s without the race detector")
+	oneSeed   = flag.Int64("schedule-seed", -1, "try the schedule of this seed only")
+)
+
+// TestWhateverFailsRulesEndAsWantedAndNothingIsLeft tries random sequences of
+// edits under random faults and crashes. Once the faults stop, one more try
+// must make the rules equal to what is wanted, and deletion must leave only
+// what was never ours.
+func TestWhateverFailsRulesEndAsWantedAndNothingIsLeft(t *testing.T) {
+	if *oneSeed >= 0 {
+		if err := runSchedule(uint64(*oneSeed)); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	var next atomic.Int64
+	var group errgroup.Group
+	for range runtime.GOMAXPROCS(0) {
+		group.Go(func() error {
+			for seed := next.Add(1); seed <= int64(*schedules); seed = next.Add(1) {
+				if err := runSchedule(uint64(seed)); err != nil {
+					next.Store(int64(*schedules))
+					return fmt.Errorf("seed %d (repeat with -schedule-seed=%d): %w", seed, seed, err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// schedule is one sequence of edits and faults.
+type schedule struct {
+	rand     *rand.Rand
+	sim      *gcesim.Sim
+	tags     []string // As configured; none: those that the nodes bear.
+	firewall *Firewall
+	wanted   map[types.UID]firewall.Spec // No ports: deleted.
+	broken   error                       // What must never be seen, was.
+}
+
+// crashing lets a number of requests through. With the next one the process
+// dies: before the request reaches the server, or after.
+type crashing struct {
+	http.RoundTripper
+	mu         sync.Mutex
+	left       int // Negative: no crash.
+	afterwards bool
+	die        context.CancelFunc
+}
+
+var errCrashed = errors.New("crashed")
+
+func (c *crashing) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left != 0 {
+		c.left--
+		return c.RoundTripper.RoundTrip(r)
+	}
+	if c.afterwards {
+		if reply, err := c.RoundTripper.RoundTrip(r); err == nil {
+			reply.Body.Close()
+		}
+		c.afterwards = false
+	}
+	c.die()
+	return nil, errCrashed
+}
+
+// start begins a new process, which knows nothing of the one before.
+func (s *schedule) start(transport http.RoundTripper) error {
+	client, err := gce.New(context.Background(), gce.Options{
+		Project: "sandbox", Network: "default", Endpoint: "http://sim", HTTPClient: &http.Client{Transport: transport},
+		Backoff: wait.Backoff{Duration: time.Nanosecond, Steps: 3},
+	})
+	if err != nil {
+		return err
+	}
+	s.firewall = New(client, gce.NewInstances(client, time.Nanosecond), s.tags)
+	return nil
+}
+
+const strangers = "hostport-stranger"
+
+func newSchedule(seed uint64) (*schedule, error) {
+	s := &schedule{rand: rand.New(rand.NewPCG(seed, 0)), wanted: map[types.UID]firewall.Spec{}}
+	if s.rand.IntN(2) == 0 {
+		s.tags = []string{"node"}
+	}
+	config := gcesim.Config{Settings: gcesim.Settings{OperationLatency: &metav1.Duration{}}}
+	for _, name := range []string{"n1", "n2"} {
+		config.Instances = append(config.Instances, gcesim.Instance{Name: name, Zone: zone, Tags: []string{"node"}})
+	}
+	var err error
+	if s.sim, err = gcesim.New(config, nil, s.watch); err != nil {
+		return nil, err
+	}
+	if err := s.start(s.sim.Client().Transport); err != nil {
+		return nil, err
+	}
+	return s, s.somebodyElse("POST", "", `{"name":"`+strangers+`","description":"by hand","targetTags":["node"],"allowed":[{"IPProtocol":"tcp"}]}`)
+}
+
+// watch sees every state of the rules, those between two calls included.
+func (s *schedule) watch(now gcesim.Snapshot) {
+	for _, rule := range now.Firewalls {
+		if len(rule.TargetTags) == 0 && rule.Name != strangers && s.broken == nil {
+			s.broken = fmt.Errorf("rule %s opened the whole network", rule.Name)
+		}
+	}
+}
+
+func runSchedule(seed uint64) error {
+	s, err := newSchedule(seed)
+	if err != nil {
+		return err
+	}
+	for range 1 + s.rand.IntN(6) {
+		s.mischief()
+		s.edit()
+	}
+	s.sim.ClearFaults()
+	for uid := range s.wanted {
+		if err := s.try(context.Background(), uid); err != nil {
+			return fmt.Errorf("after the faults: %w", err)
+		}
+	}
+	if err := s.check(); err != nil {
+		return err
+	}
+	for uid := range s.wanted {
+		s.wanted[uid] = firewall.Spec{Owner: ownerOf(uid)}
+		if err := s.firewall.Delete(context.Background(), ownerOf(uid)); err != nil {
+			return fmt.Errorf("deleting: %w", err)
+		}
+		if exists, err := s.firewall.Exists(context.Background(), ownerOf(uid)); exists || err != nil {
+			return fmt.Errorf("after deleting: exists %v, %w", exists, err)
+		}
+	}
+	return errors.Join(s.check(), s.broken)
+}
+
+func pick[T any](s *schedule, from ...T) T { return from[s.rand.IntN(len(from))] }
+
+// mischief switches some faults on, and changes rules by hand.
+func (s *schedule) mischief() {
+	for range s.rand.IntN(3) {
+		fault := gcesim.Fault{
+			Kind:  pick(s, gcesim.FaultKinds[1:]...), // Not latency: it only costs time.
+			Verb:  pick(s, "firewalls.*", "firewalls.list", "firewalls.insert", "firewalls.patch", "firewalls.delete", "globalOperations.*", "instances.*", "*"),
+			Code:  pick(s, "INTERNAL_ERROR", "QUOTA_EXCEEDED", "RESOURCE_NOT_READY", "PERMISSIONS_ERROR", "RESOURCE_NOT_FOUND"),
+			Count: s.rand.IntN(4),
+		}
+		must(s.sim.AddFault(fault))
+	}
+	if s.rand.IntN(4) > 0 {
+		return
+	}
+	s.tamper()
+}
+
+// tamper edits or deletes a rule of ours, as an administrator might.
+func (s *schedule) tamper() {
+	for _, rule := range s.sim.Snapshot().Firewalls {
+		if rule.Name == strangers {
+			continue
+		}
+		body := pick(s, "", `{"disabled":true}`, `{"priority":1}`, `{"targetTags":["elsewhere"]}`, `{"sourceTags":["x"]}`, `{"allowed":[{"IPProtocol":"udp"}]}`)
+		method := "PATCH"
+		if body == "" {
+			method = "DELETE"
+		}
+		// It may hit a fault as well, and then nothing happens.
+		_ = s.somebodyElse(method, "/"+rule.Name, body)
+		return
+	}
+}
+
+func (s *schedule) somebodyElse(method, path, body string) error {
+	r, err := http.NewRequest(method, "http://sim/compute/v1/projects/sandbox/global/firewalls"+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	reply, err := s.sim.Client().Do(r)
+	if err != nil {
+		return err
+	}
+	return reply.Body.Close()
+}
+
+func ownerOf(uid types.UID) firewall.Owner {
+	return firewall.Owner{ClusterID: "prod", Service: types.NamespacedName{Namespace: "web", Name: string("svc-" + uid)}, UID: uid}
+}
+
+// edit changes what one Service wants, and tries to bring it about once,
+// perhaps with a crash in the middle.
+func (s *schedule) edit() {
+	uid := pick[types.UID](s, "u1", "u2")
+	spec := firewall.Spec{Owner: ownerOf(uid), Nodes: []string{node("n1"), node("n2")}}
+	for range s.rand.IntN(4) {
+		spec.Ports = append(spec.Ports, firewall.Port{Protocol: pick(s, v1.ProtocolTCP, v1.ProtocolUDP), Port: uint16(80 + s.rand.IntN(4))})
+	}
+	for range s.rand.IntN(4) {
+		spec.SourceRanges = append(spec.SourceRanges, netip.MustParsePrefix(pick(s, "0.0.0.0/0", "192.0.2.0/24", "::/0", "2001:db8::/32")))
+	}
+	s.wanted[uid] = spec
+	if s.rand.IntN(3) > 0 {
+		_ = s.try(context.Background(), uid) // Under faults anything may fail.
+		return
+	}
+	ctx, die := context.WithCancel(context.Background())
+	defer die()
+	doomed := &crashing{RoundTripper: s.sim.Client().Transport, left: s.rand.IntN(6), afterwards: s.rand.IntN(2) == 0, die: die}
+	must(s.start(doomed))
+	_ = s.try(ctx, uid)
+	must(s.start(s.sim.Client().Transport))
+}
+
+// must is for what only a mistake in this test makes fail.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// try does what the controller would do for a Service.
+func (s *schedule) try(ctx context.Context, uid types.UID) error {
+	if len(s.wanted[uid].Ports) == 0 {
+		return s.firewall.Delete(ctx, ownerOf(uid))
+	}
+	_, err := s.firewall.Ensure(ctx, s.wanted[uid])
+	return err
+}
+
+// check compares the rules with what is wanted, the stranger's included.
+func (s *schedule) check() error {
+	want := map[string]firewall.Rule{}
+	for _, spec := range s.wanted {
+		rules, err := firewall.Desired(spec, firewall.Target{Network: "default", Tags: []string{"node"}})
+		if err != nil {
+			return err
+		}
+		for _, rule := range rules {
+			want[rule.Name] = rule
+		}
+	}
+	listed, err := s.firewall.api.Firewalls(context.Background(), "")
+	if err != nil {
+		return err
+	}
+	got := map[string]firewall.Rule{}
+	for _, in := range listed {
+		got[in.Name] = fromAPI(in)
+	}
+	want[strangers] = firewall.Rule{
+		Name: strangers, Description: "by hand", Network: "default", Direction: firewall.Ingress, Priority: 1000,
+		Allowed: []firewall.Allow{{Protocol: "tcp"}}, SourceRanges: []string{"0.0.0.0/0"}, TargetTags: []string{"node"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("rules (-want +got):\n%s", diff)
+	}
+	return nil
+}

@@ -1,0 +1,304 @@
+package edge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+)
+
+// world is an internet host, a gateway and two VMs, each a network namespace.
+type world struct {
+	prefix string
+	hosts  []string
+}
+
+const (
+	client    = "198.51.100.2"
+	externalA = "203.0.113.11"
+	externalB = "203.0.113.12"
+	internalA = "10.142.0.11"
+	internalB = "10.142.0.12"
+)
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("real packets need network namespaces, which need root")
+	}
+	w := &world{prefix: fmt.Sprintf("gcesim%d", os.Getpid())}
+	t.Cleanup(func() {
+		for _, host := range w.hosts {
+			if out, err := exec.Command("ip", "netns", "delete", w.name(host)).CombinedOutput(); err != nil {
+				t.Errorf("deleting namespace of %s: %v: %s", host, err, out)
+			}
+		}
+	})
+	for _, host := range []string{"net", "gw", "a", "b"} {
+		w.ip(t, "netns", "add", w.name(host))
+		w.hosts = append(w.hosts, host)
+		w.ip(t, "-n", w.name(host), "link", "set", "lo", "up")
+	}
+	w.ip(t, "-n", w.name("gw"), "link", "add", "vpc", "type", "bridge")
+	w.ip(t, "-n", w.name("gw"), "address", "add", "10.142.0.1/24", "dev", "vpc")
+	w.ip(t, "-n", w.name("gw"), "link", "set", "vpc", "up")
+	w.connect(t, "net", client+"/24", "198.51.100.1", "inet")
+	w.ip(t, "-n", w.name("gw"), "address", "add", "198.51.100.1/24", "dev", "inet")
+	w.connect(t, "a", internalA+"/24", "10.142.0.1", "porta")
+	w.connect(t, "b", internalB+"/24", "10.142.0.1", "portb")
+	for _, port := range []string{"porta", "portb"} {
+		w.ip(t, "-n", w.name("gw"), "link", "set", port, "master", "vpc")
+	}
+	return w
+}
+
+func (w *world) name(host string) string { return w.prefix + host }
+
+func (w *world) ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// connect links a host with the gateway, and routes everything there.
+func (w *world) connect(t *testing.T, host, address, gateway, port string) {
+	t.Helper()
+	w.ip(t, "-n", w.name("gw"), "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", w.name(host))
+	w.ip(t, "-n", w.name("gw"), "link", "set", port, "up")
+	w.ip(t, "-n", w.name(host), "address", "add", address, "dev", "eth0")
+	w.ip(t, "-n", w.name(host), "link", "set", "eth0", "up")
+	w.ip(t, "-n", w.name(host), "route", "add", "default", "via", gateway)
+}
+
+// on runs f in a host's network namespace, on a thread of its own that is
+// thrown away afterwards.
+func (w *world) on(host string, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.GetFromName(w.name(host))
+		if err == nil {
+			defer ns.Close()
+			err = netns.Set(ns)
+		}
+		if err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// echo serves on a host: it answers every client with the address it sees.
+func (w *world) echo(t *testing.T, host, address string) {
+	t.Helper()
+	err := w.on(host, func() error {
+		listener, err := net.Listen("tcp4", address)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go answer(conn)
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// answer tells the client's address for every byte received.
+func answer(conn net.Conn) {
+	defer conn.Close()
+	seen, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+	for {
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			return
+		}
+		fmt.Fprintln(conn, seen)
+	}
+}
+
+// dial opens a connection from a host.
+func (w *world) dial(host, address string) (conn net.Conn, err error) {
+	err = w.on(host, func() (err error) {
+		conn, err = net.DialTimeout("tcp4", address, 400*time.Millisecond)
+		return err
+	})
+	return conn, err
+}
+
+// ask sends a byte and returns the answer.
+func ask(conn net.Conn) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(400 * time.Millisecond)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte{'?'}); err != nil {
+		return "", err
+	}
+	line := make([]byte, 0, 64)
+	for !bytes.HasSuffix(line, []byte("\n")) {
+		one := make([]byte, 1)
+		if _, err := conn.Read(one); err != nil {
+			return "", err
+		}
+		line = append(line, one...)
+	}
+	return strings.TrimSpace(string(line)), nil
+}
+
+// seenBy asks once over a new connection; "" if it is closed.
+func (w *world) seenBy(t *testing.T, from, address string) string {
+	t.Helper()
+	conn, err := w.dial(from, address)
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	seen, err := ask(conn)
+	if err != nil {
+		return ""
+	}
+	return seen
+}
+
+func (w *world) check(t *testing.T, what, from, address, want string) {
+	t.Helper()
+	if got := w.seenBy(t, from, address); got != want {
+		t.Errorf("%s: from %s to %s the server saw %q, want %q (empty: no connection)", what, from, address, got, want)
+	}
+}
+
+// edge enforces snapshots on the gateway.
+func (w *world) edge(t *testing.T) func(gcesim.Snapshot) {
+	t.Helper()
+	var enforcer *Enforcer
+	err := w.on("gw", func() (err error) {
+		enforcer, err = NewEnforcer(Config{Internet: "inet", VPC: "vpc"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(snapshot gcesim.Snapshot) {
+		if err := w.on("gw", func() error { return enforcer.Apply(snapshot) }); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func machine(name, internal, external string) gcesim.Instance {
+	return gcesim.Instance{Name: name, Zone: "z-a", Tags: []string{"node"}, Interface: gcesim.Interface{NetworkIP: internal, NatIP: external}}
+}
+
+// send makes a request of the Compute API; it fails the test unless accepted.
+func send(t *testing.T, sim *gcesim.Sim, method, path, body string) {
+	t.Helper()
+	if err := request(sim, method, path, body); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func request(sim *gcesim.Sim, method, path, body string) error {
+	r, err := http.NewRequest(method, "http://sim/compute/v1/projects/sandbox/global/firewalls"+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	reply, err := sim.Client().Do(r)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(reply.Body)
+	if reply.StatusCode != 200 {
+		err = errors.Join(err, fmt.Errorf("%s %s: %s", method, path, text))
+	}
+	return err
+}
+
+func TestTheEdgeTreatsRealPacketsAsComputeEngineDoes(t *testing.T) {
+	w := newWorld(t)
+	atOnce := gcesim.Settings{OperationLatency: &metav1.Duration{}}
+	sim, err := gcesim.New(gcesim.Config{
+		Settings:  atOnce,
+		Instances: []gcesim.Instance{machine("a", internalA, externalA), machine("b", internalB, externalB)},
+	}, nil, w.edge(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{":80", ":81"} {
+		w.echo(t, "a", internalA+port)
+	}
+	w.echo(t, "net", client+":7")
+
+	w.check(t, "no rule", "net", externalA+":80", "")
+	send(t, sim, "POST", "", `{"name":"web","allowed":[{"IPProtocol":"tcp","ports":["80"]}],"targetTags":["node"]}`)
+	w.check(t, "open to all", "net", externalA+":80", client)
+	w.check(t, "another port", "net", externalA+":81", "")
+	w.check(t, "past the translation", "net", internalA+":80", "")
+	w.check(t, "out to the internet", "b", client+":7", externalB)
+	w.check(t, "between VMs on external addresses", "b", externalA+":80", externalB)
+	w.check(t, "between VMs on external addresses, another port", "b", externalA+":81", "")
+	w.check(t, "between VMs on internal addresses", "b", internalA+":81", internalB)
+
+	send(t, sim, "PATCH", "/web", `{"sourceRanges":["`+externalB+`"]}`)
+	w.check(t, "only the other VM let in", "net", externalA+":80", "")
+	w.check(t, "the VM is known by its external address", "b", externalA+":80", externalB)
+
+	send(t, sim, "PATCH", "/web", `{"sourceRanges":["198.51.100.0/24"]}`)
+	w.check(t, "the client's range let in", "net", externalA+":80", client)
+	send(t, sim, "POST", "", `{"name":"no","denied":[{"IPProtocol":"all"}],"sourceRanges":["198.51.100.2/32"]}`)
+	w.check(t, "deny wins a tie", "net", externalA+":80", "")
+	send(t, sim, "DELETE", "/no", "")
+
+	w.checkAddressChange(t, sim)
+}
+
+// checkAddressChange moves a VM to another external address while it serves.
+func (w *world) checkAddressChange(t *testing.T, sim *gcesim.Sim) {
+	t.Helper()
+	const moved = "203.0.113.99"
+	conn, err := w.dial("net", externalA+":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if seen, err := ask(conn); err != nil || seen != client {
+		t.Fatalf("before the change: %q, %v", seen, err)
+	}
+	if err := sim.UpdateInstance("z-a", "a", func(in *gcesim.Instance) { in.NatIP = moved }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(conn); err == nil {
+		t.Error("a connection to the address that is no more still serves")
+	}
+	w.check(t, "the old address", "net", externalA+":80", "")
+	w.check(t, "the new address", "net", moved+":80", client)
+
+	if err := sim.UpdateInstance("z-a", "b", func(in *gcesim.Instance) { in.NatIP = "" }); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, "a VM without external address", "b", client+":7", "")
+	w.check(t, "a VM without external address to another's", "b", moved+":80", "")
+}
