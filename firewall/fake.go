@@ -22,7 +22,8 @@ var _ Firewall = &Fake{}
 var fakeTarget = Target{Network: "fake", Tags: []string{"node"}}
 
 // FailWith makes every later call ask f first, with the method's name
-// ("Ensure", "Delete", "Exists"). If f returns an error the call returns it and
+// ("Ensure", "Delete", "Exists", "Owners", the last with no more of an owner than
+// the cluster's id). If f returns an error the call returns it and
 // changes nothing. Nil switches failures off.
 func (f *Fake) FailWith(fail func(method string, owner Owner) error) {
 	f.mu.Lock()
@@ -97,6 +98,16 @@ func (f *Fake) Exists(ctx context.Context, owner Owner) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Owners implements Firewall.
+func (f *Fake) Owners(ctx context.Context, clusterID string) ([]Owner, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Owners", Owner{ClusterID: clusterID}); err != nil {
+		return nil, err
+	}
+	return OwnersAmong(slices.Collect(maps.Values(f.rules)), clusterID), nil
 }
 
 func (f *Fake) failure(ctx context.Context, method string, owner Owner) error {

@@ -57,4 +57,7 @@ type Firewall interface {
 	// Exists says whether anything is open for owner. In doubt it returns an
 	// error, never false: false lets go of the Service.
 	Exists(ctx context.Context, owner Owner) (bool, error)
+	// Owners returns everybody within one cluster for whom anything is open,
+	// each once. It costs one request, however many there are.
+	Owners(ctx context.Context, clusterID string) ([]Owner, error)
 }

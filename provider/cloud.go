@@ -112,9 +112,11 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
+	leftBehind := newCollector(c.balancer, shared.Core().V1().Services().Lister())
 	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {
 		ours.Start(ctx.Done())
 		go services.Run(ctx)
+		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
 }

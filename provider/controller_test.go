@@ -57,7 +57,9 @@ func TestNothingIsWrittenAgainAfterARestart(t *testing.T) {
 	c.kube.ClearActions()
 	var looks []string
 	c.firewall.FailWith(func(method string, owner firewall.Owner) error {
-		looks = append(looks, method+" "+owner.Service.Name)
+		if method != "Owners" { // The collector's look at everything.
+			looks = append(looks, method+" "+owner.Service.Name)
+		}
 		return nil
 	})
 	c.start()

@@ -15,6 +15,7 @@ const (
 	reasonUnknownAnnotation = "UnknownAnnotation"
 	reasonFirewallFailed    = "FirewallNotUpdated"
 	reasonFirewallChanged   = "FirewallChanged"
+	reasonLeftoversRemoved  = "LeftoversRemoved"
 )
 
 // warning is an event to be seen as long as something is wrong.

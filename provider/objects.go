@@ -7,8 +7,8 @@ import (
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
@@ -33,6 +33,7 @@ type writer[T any] interface {
 // reader reads the same objects from memory.
 type reader[T any] interface {
 	Get(name string) (T, error)
+	List(selector labels.Selector) ([]T, error)
 }
 
 // objects keeps one kind of object equal to plan. It never changes or deletes
@@ -107,11 +108,7 @@ func (o objects[T]) remove(ctx context.Context, svc *v1.Service) error {
 	if err != nil || !found {
 		return err
 	}
-	err = o.client.Delete(ctx, have.GetName(), metav1.DeleteOptions{
-		Preconditions:     &metav1.Preconditions{UID: ptr.To(have.GetUID())},
-		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
-	})
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err = o.delete(ctx, have); err != nil && !apierrors.IsNotFound(err) {
 		return o.failed("deleting", have.GetName(), err)
 	}
 	o.log(ctx, svc, "deleted", have.GetName())

@@ -76,6 +76,19 @@ func (f *Firewall) Exists(ctx context.Context, owner firewall.Owner) (bool, erro
 	return len(rules) > 0, err
 }
 
+// Owners implements firewall.Firewall.
+func (f *Firewall) Owners(ctx context.Context, clusterID string) ([]firewall.Owner, error) {
+	listed, err := f.api.Firewalls(ctx, fmt.Sprintf(`description eq ".*%s.*"`, clusterID))
+	if err != nil {
+		return nil, fmt.Errorf("listing the firewall rules of cluster %s: %w", clusterID, err)
+	}
+	var rules []firewall.Rule
+	for _, in := range listed {
+		rules = append(rules, fromAPI(in))
+	}
+	return firewall.OwnersAmong(rules, clusterID), nil
+}
+
 // targetTags never returns nothing for nodes that are there: a rule without
 // target tags opens every VM of the network.
 func (f *Firewall) targetTags(ctx context.Context, spec firewall.Spec) ([]string, error) {

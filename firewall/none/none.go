@@ -21,3 +21,6 @@ func (Firewall) Delete(context.Context, firewall.Owner) error { return nil }
 
 // Exists is always false: nothing was opened.
 func (Firewall) Exists(context.Context, firewall.Owner) (bool, error) { return false, nil }
+
+// Owners is always empty, for the same reason.
+func (Firewall) Owners(context.Context, string) ([]firewall.Owner, error) { return nil, nil }

@@ -24,8 +24,9 @@ type CloudConfig struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	// ClusterID marks everything that is made for this cluster, so that
-	// clusters which share a project leave each other's things alone. A DNS
-	// label; it must never change. Required.
+	// clusters which share a project leave each other's things alone: what
+	// bears this id and belongs to no Service of this cluster is removed. A
+	// DNS label that no other cluster has; it must never change. Required.
 	ClusterID string `json:"clusterID"`
 	// Provider is where the nodes run: gce or none. Required.
 	Provider     Provider     `json:"provider"`
