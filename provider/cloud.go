@@ -48,6 +48,8 @@ type Cloud struct {
 	config    *config.CloudConfig
 	firewall  firewall.Firewall
 	instances cloudprovider.InstancesV2
+	// own is there if nodes describe themselves.
+	own *ownAddresses
 	// balancer is there once the service controller is being started.
 	balancer *loadBalancer
 }
@@ -59,7 +61,8 @@ var _ cloudprovider.Interface = &Cloud{}
 // open.
 func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	if cfg.Provider == config.ProviderNone {
-		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{}}, nil
+		own := &ownAddresses{}
+		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{own}, own: own}, nil
 	}
 	client, err := gce.New(ctx, gce.Options{
 		Project:        cfg.GCE.Project,
@@ -123,6 +126,9 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 
 func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.SharedInformerFactory, services poker, recorder record.EventRecorder) *loadBalancer {
 	settings := c.settings()
+	if c.own != nil {
+		c.own.useRecorder(recorder)
+	}
 	return &loadBalancer{
 		settings: settings,
 		defaults: c.config.Options(),
@@ -146,6 +152,7 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 		openings: newOpenings(c.firewall),
 		reporter: newReporter(recorder),
 		services: services,
+		own:      c.own,
 	}
 }
 

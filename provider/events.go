@@ -25,6 +25,9 @@ type warning struct {
 	key string
 }
 
+// reasonExternalIPsInvalid is of events on Nodes.
+const reasonExternalIPsInvalid = "ExternalIPsInvalid"
+
 // reporter sends a warning once and not again until it has gone in between:
 // Ensure runs often, and every time finds the same.
 type reporter struct {

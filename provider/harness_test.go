@@ -40,6 +40,7 @@ type cluster struct {
 	kube     *fake.Clientset
 	firewall *firewall.Fake
 	config   *config.CloudConfig
+	own      *ownAddresses
 	watches  atomic.Int32
 }
 
@@ -95,7 +96,7 @@ func (c *cluster) start() (stop func()) {
 	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	shared := informers.NewSharedInformerFactory(c.kube, 0)
-	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}}
+	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}, own: c.own}
 	run, err := cloud.serviceController(ctx, c.kube, shared, "test")
 	if err != nil {
 		c.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"k8s.io/api/core/v1"
@@ -11,12 +12,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
-
-// AnnotationExternalIPs of a Node lists its external addresses, separated by
-// commas, where there is no cloud to ask.
-const AnnotationExternalIPs = options.Prefix + "external-ips"
 
 // lookup finds VMs. gce.IsNotFound says of its error that the VM truly does
 // not exist.
@@ -104,7 +100,7 @@ func nodeAddresses(internal, external []netip.Addr, hostname, dns string) []v1.N
 }
 
 // ownInstances takes from the Node itself what no cloud can tell.
-type ownInstances struct{}
+type ownInstances struct{ addresses *ownAddresses }
 
 var _ cloudprovider.InstancesV2 = ownInstances{}
 
@@ -116,16 +112,8 @@ func (ownInstances) InstanceExists(context.Context, *v1.Node) (bool, error) { re
 func (ownInstances) InstanceShutdown(context.Context, *v1.Node) (bool, error) { return false, nil }
 
 // InstanceMetadata implements cloudprovider.InstancesV2.
-func (ownInstances) InstanceMetadata(_ context.Context, node *v1.Node) (*cloudprovider.InstanceMetadata, error) {
-	internal, err := annotated(node, cloudproviderapi.AnnotationAlphaProvidedIPAddr)
-	if err != nil {
-		return nil, err
-	}
-	if len(internal) == 0 {
-		return nil, fmt.Errorf("node %s has no annotation %s, so its address is unknown: start its kubelet with --node-ip",
-			node.Name, cloudproviderapi.AnnotationAlphaProvidedIPAddr)
-	}
-	external, err := annotated(node, AnnotationExternalIPs)
+func (o ownInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*cloudprovider.InstanceMetadata, error) {
+	addresses, err := o.of(ctx, node)
 	if err != nil {
 		return nil, err
 	}
@@ -135,24 +123,28 @@ func (ownInstances) InstanceMetadata(_ context.Context, node *v1.Node) (*cloudpr
 	}
 	return &cloudprovider.InstanceMetadata{
 		ProviderID:    id,
-		NodeAddresses: nodeAddresses(internal, external, node.Name, ""),
+		NodeAddresses: addresses,
 		Zone:          node.Labels[v1.LabelTopologyZone],
 		Region:        node.Labels[v1.LabelTopologyRegion],
 	}, nil
 }
 
-// annotated reads a list of IP addresses from an annotation.
-func annotated(node *v1.Node, annotation string) ([]netip.Addr, error) {
-	var list []netip.Addr
-	for _, written := range strings.Split(node.Annotations[annotation], ",") {
-		if written = strings.TrimSpace(written); written == "" {
-			continue
-		}
-		ip, err := netip.ParseAddr(written)
-		if err != nil {
-			return nil, fmt.Errorf("node %s: annotation %s: %q is not valid, expected IP addresses separated by commas", node.Name, annotation, written)
-		}
-		list = append(list, ip)
+// of returns a Node's addresses. The kubelet's annotation is there only with
+// --cloud-provider=external and --node-ip. Without the former the kubelet
+// writes the addresses itself, every ten seconds if somebody changes them, so
+// those are left as they are.
+func (o ownInstances) of(ctx context.Context, node *v1.Node) ([]v1.NodeAddress, error) {
+	const provided = cloudproviderapi.AnnotationAlphaProvidedIPAddr
+	internal, broken := annotated(node, provided)
+	if len(broken) > 0 {
+		return nil, fmt.Errorf("node %s: annotation %s: %s not valid: correct --node-ip of its kubelet", node.Name, provided, strings.Join(broken, ", "))
 	}
-	return list, nil
+	if len(internal) > 0 {
+		return nodeAddresses(internal, o.addresses.external(ctx, node), node.Name, ""), nil
+	}
+	known := slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool { return a.Type == v1.NodeInternalIP })
+	if !known {
+		return nil, fmt.Errorf("node %s has neither annotation %s nor an InternalIP, so its address is unknown: start its kubelet with --node-ip", node.Name, provided)
+	}
+	return slices.Clone(node.Status.Addresses), nil
 }

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cloudprovider "k8s.io/cloud-provider"
-	cloudproviderapi "k8s.io/cloud-provider/api"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 )
@@ -115,53 +113,5 @@ func TestOnlyATrueAbsenceIsAbsence(t *testing.T) {
 				t.Errorf("shutdown: %t, %v", shutdown, err)
 			}
 		})
-	}
-}
-
-func TestMetadataOfANodeWithoutACloud(t *testing.T) {
-	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{
-		Name:        "n1",
-		Labels:      map[string]string{v1.LabelTopologyZone: "rack-1", v1.LabelTopologyRegion: "site-1"},
-		Annotations: map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: "10.0.0.1,fd00::1", AnnotationExternalIPs: "203.0.113.1, 2001:DB8::1"},
-	}}
-	want := &cloudprovider.InstanceMetadata{
-		ProviderID: "hostport://n1", Zone: "rack-1", Region: "site-1",
-		NodeAddresses: []v1.NodeAddress{
-			{Type: v1.NodeInternalIP, Address: "10.0.0.1"},
-			{Type: v1.NodeInternalIP, Address: "fd00::1"},
-			{Type: v1.NodeExternalIP, Address: "203.0.113.1"},
-			{Type: v1.NodeExternalIP, Address: "2001:db8::1"},
-			{Type: v1.NodeHostName, Address: "n1"},
-		},
-	}
-	got, err := ownInstances{}.InstanceMetadata(context.Background(), n)
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("error %v, metadata differs (-want +got):\n%s", err, diff)
-	}
-	if exists, err := (ownInstances{}).InstanceExists(context.Background(), n); !exists || err != nil {
-		t.Errorf("exists: %t, %v", exists, err)
-	}
-	if shutdown, err := (ownInstances{}).InstanceShutdown(context.Background(), n); shutdown || err != nil {
-		t.Errorf("shutdown: %t, %v", shutdown, err)
-	}
-	n.Spec.ProviderID = "other://x"
-	if got, err := (ownInstances{}).InstanceMetadata(context.Background(), n); err != nil || got.ProviderID != "other://x" {
-		t.Errorf("a provider id that is set is not kept: %v, %v", got, err)
-	}
-}
-
-func TestANodeWithoutACloudThatIsNotDescribed(t *testing.T) {
-	for name, c := range map[string]struct {
-		annotations map[string]string
-		want        string
-	}{
-		"no address":                {nil, "--node-ip"},
-		"a broken address":          {map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: "x"}, `"x" is not valid`},
-		"a broken external address": {map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: "10.0.0.1", AnnotationExternalIPs: "203.0.113.1;203.0.113.2"}, AnnotationExternalIPs},
-	} {
-		_, err := ownInstances{}.InstanceMetadata(context.Background(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: c.annotations}})
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "n1") {
-			t.Errorf("%s: got %v", name, err)
-		}
 	}
 }

@@ -50,6 +50,8 @@ type loadBalancer struct {
 	openings   *openings
 	reporter   *reporter
 	services   poker
+	// own is there if nodes describe themselves.
+	own *ownAddresses
 }
 
 var _ cloudprovider.LoadBalancer = &loadBalancer{}
@@ -106,7 +108,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	for _, t := range publish.Troubles(pods) {
 		wrong = append(wrong, warning{t.Reason, t.Message, t.Reason})
 	}
-	status := l.status(svc, o, p, pods)
+	status := l.status(ctx, svc, o, p, pods)
 	if openErr != nil {
 		// Tried again later, but not by failing: addresses that turned bad
 		// have to leave meanwhile.
@@ -172,9 +174,13 @@ func (l *loadBalancer) open(ctx context.Context, svc *v1.Service, p *plan.Plan, 
 	return nil
 }
 
-func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, pods []*v1.Pod) *v1.LoadBalancerStatus {
+func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, pods []*v1.Pod) *v1.LoadBalancerStatus {
+	nodes := p.Nodes
+	if l.own != nil {
+		nodes = l.own.addTo(ctx, nodes)
+	}
 	return publish.Status(publish.Input{
-		Nodes:     p.Nodes,
+		Nodes:     nodes,
 		Pods:      pods,
 		Previous:  svc.Status.LoadBalancer,
 		Families:  svc.Spec.IPFamilies,

@@ -127,6 +127,7 @@ func nodeChanged(before, after *v1.Node) bool {
 	return readiness(before) != readiness(after) ||
 		!slices.Equal(before.Status.Addresses, after.Status.Addresses) ||
 		!maps.Equal(before.Labels, after.Labels) ||
+		before.Annotations[plan.AnnotationExternalIPs] != after.Annotations[plan.AnnotationExternalIPs] ||
 		!equality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
 		before.Spec.Unschedulable != after.Spec.Unschedulable ||
 		before.Spec.ProviderID != after.Spec.ProviderID ||
