@@ -19,12 +19,17 @@ import (
 // getTCP asks the web server at address:port for its pod's name, from the
 // internet, over a connection of its own.
 func getTCP(ctx context.Context, address string, port int) (string, error) {
+	return getTCPFrom(ctx, cluster.Internet, address, port)
+}
+
+// getTCPFrom asks from a host of the sandbox.
+func getTCPFrom(ctx context.Context, host, address string, port int) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
-			return sandbox.Dial(ctx, cluster.Internet, network, target)
+			return sandbox.Dial(ctx, host, network, target)
 		},
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/hostname", address, port), nil)

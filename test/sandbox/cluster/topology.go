@@ -36,9 +36,10 @@ var profiles = []Profile{GCE, BareMetal}
 
 // The hosts. Every one has a network namespace of its own.
 const (
-	Gateway  = "gw"
-	Internet = "internet"
-	Control  = "control"
+	Gateway   = "gw"
+	Internet  = "internet"
+	Internet2 = "internet2"
+	Control   = "control"
 )
 
 // Addresses of the hosts and networks.
@@ -49,6 +50,8 @@ const (
 	// InternetIP is the address of the internet host, which a backend sees when
 	// the client's address is preserved.
 	InternetIP = "198.51.100.10"
+	// Internet2IP is that of another one, for what may differ by client.
+	Internet2IP = "198.51.100.11"
 
 	// The machine itself reaches the cluster over a network of its own.
 	// Link-local addresses, so that it hides no network of the machine.
@@ -116,7 +119,7 @@ func findNode(p Profile, name string) (Node, error) {
 
 // hostNames returns every host of a cluster of that profile.
 func hostNames(p Profile) []string {
-	names := []string{Gateway, Internet, Control}
+	names := []string{Gateway, Internet, Internet2, Control}
 	for _, n := range Nodes(p) {
 		names = append(names, n.Name)
 	}

@@ -149,10 +149,13 @@ func (c *Cluster) makeHosts(ctx context.Context) error {
 	if err := c.addHost(ctx, Internet, inetBridge, InternetIP, inetGateway); err != nil {
 		return err
 	}
+	if err := c.addHost(ctx, Internet2, inetBridge, Internet2IP, inetGateway); err != nil {
+		return err
+	}
 	if err := c.addControl(ctx); err != nil {
 		return err
 	}
-	for _, host := range []string{Gateway, Internet, Control} {
+	for _, host := range []string{Gateway, Internet, Internet2, Control} {
 		if err := c.boot(ctx, host); err != nil {
 			return err
 		}

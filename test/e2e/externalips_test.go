@@ -1,0 +1,87 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	nodes := cluster.Nodes(cluster.BareMetal)
+	wantAddresses(t, svc, time.Minute, nodes[0].InternalIP, nodes[1].InternalIP, nodes[2].InternalIP)
+
+	const external = "203.0.113.51" // sorts last
+	giveAddress(t, nodes[0], external)
+	annotateNode(t, nodes[0].Name, "nonsense,"+external)
+	wantAddresses(t, svc, time.Minute, nodes[1].InternalIP, nodes[2].InternalIP, external)
+	wantOpen(t, getTCP, "web", 80, external)
+	eventually(t, time.Minute, "the node shows its external address beside its own", func(ctx context.Context) error {
+		node, err := client.CoreV1().Nodes().Get(ctx, nodes[0].Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if got := nodeAddress(node, v1.NodeExternalIP) + " " + nodeAddress(node, v1.NodeInternalIP); got != external+" "+nodes[0].InternalIP {
+			return fmt.Errorf("it shows %s", got)
+		}
+		return nil
+	})
+	eventually(t, time.Minute, "an event names the entry that is no address", func(ctx context.Context) error {
+		events, err := client.CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=ExternalIPsInvalid,involvedObject.name=" + nodes[0].Name})
+		if err == nil && (len(events.Items) == 0 || !strings.Contains(events.Items[0].Message, `"nonsense"`)) {
+			err = errors.New("there is none")
+		}
+		return err
+	})
+
+	annotateNode(t, nodes[0].Name, "")
+	wantAddresses(t, svc, time.Minute, nodes[0].InternalIP, nodes[1].InternalIP, nodes[2].InternalIP)
+}
+
+// giveAddress adds an address to a node, and a way to it, until the test ends.
+func giveAddress(t *testing.T, node cluster.Node, address string) {
+	t.Helper()
+	for host, words := range map[string]string{
+		node.Name:       "addr %s " + address + "/32 dev eth0",
+		cluster.Gateway: "route %s " + address + "/32 via " + node.InternalIP,
+	} {
+		ip := func(ctx context.Context, verb string) error {
+			_, err := sandbox.Exec(ctx, host, append([]string{"ip"}, strings.Fields(fmt.Sprintf(words, verb))...)...)
+			return err
+		}
+		if err := ip(t.Context(), "add"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := ip(context.WithoutCancel(t.Context()), "del"); err != nil {
+				t.Errorf("clean up: %v", err)
+			}
+		})
+	}
+}
+
+// annotateNode sets a Node's external addresses; empty removes them.
+func annotateNode(t *testing.T, name, addresses string) {
+	t.Helper()
+	value := fmt.Sprintf("%q", addresses)
+	if addresses == "" {
+		value = "null"
+	}
+	patch := fmt.Sprintf(`{"metadata": {"annotations": {"hostport-ccm.io/external-ips": %s}}}`, value)
+	if _, err := client.CoreV1().Nodes().Patch(context.WithoutCancel(t.Context()), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
