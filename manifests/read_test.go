@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ func files(t *testing.T, name string) []string {
 	var found []string
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		base := filepath.Base(path)
-		isObject := strings.HasSuffix(base, ".yaml") && base != kustomization && base != cloudConfig
+		isObject := strings.HasSuffix(base, ".yaml") && !slices.Contains([]string{kustomization, cloudConfig, iamRole}, base)
 		if err == nil && !d.IsDir() && (base == name || (name == "" && isObject)) {
 			found = append(found, path)
 		}
