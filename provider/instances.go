@@ -41,10 +41,12 @@ func (g gceInstances) of(ctx context.Context, node *v1.Node) (gce.Instance, erro
 }
 
 // InstanceExists implements cloudprovider.InstancesV2. A wrong false makes the
-// caller delete the Node, so anything but a true absence is an error.
+// caller delete the Node, so anything but a true absence is an error. That no
+// VM has the name of a Node without provider id proves nothing: it may be a
+// machine elsewhere, or one whose Node is named otherwise.
 func (g gceInstances) InstanceExists(ctx context.Context, node *v1.Node) (bool, error) {
 	_, err := g.of(ctx, node)
-	if gce.IsNotFound(err) {
+	if gce.IsNotFound(err) && node.Spec.ProviderID != "" {
 		return false, nil
 	}
 	return err == nil, err

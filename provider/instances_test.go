@@ -83,6 +83,13 @@ func TestMetadataOfAVM(t *testing.T) {
 	}
 }
 
+func TestANodeThatWasNeverTiedToAVMIsNotSaidToBeGone(t *testing.T) {
+	exists, err := gceInstances{vms{}}.InstanceExists(context.Background(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	if exists || err == nil {
+		t.Errorf("exists %t, error %v, want an error", exists, err)
+	}
+}
+
 func TestOnlyATrueAbsenceIsAbsence(t *testing.T) {
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: v1.NodeSpec{ProviderID: "gce://p/europe-west1-b/n1"}}
 	forbidden := &gce.Error{Verb: "instances.get", Kind: gce.KindForbidden, Err: errors.New("403")}

@@ -45,7 +45,7 @@ func (i Instance) Shutdown() bool {
 }
 
 // instanceOf translates the API's form. Of several interfaces it takes those
-// in network, by name: an address in another VPC is of no use to the cluster.
+// in network: an address in another VPC is of no use to the cluster.
 func instanceOf(project, network string, in *compute.Instance) Instance {
 	out := Instance{
 		ID:          ProviderID{Project: project, Zone: path.Base(in.Zone), Name: in.Name},
@@ -56,15 +56,37 @@ func instanceOf(project, network string, in *compute.Instance) Instance {
 	if in.Tags != nil {
 		out.Tags = slices.Sorted(slices.Values(in.Tags.Items))
 	}
-	for _, nic := range in.NetworkInterfaces {
-		if path.Base(nic.Network) == network {
-			out.InternalIPs = append(out.InternalIPs, internalIPs(nic)...)
-			out.ExternalIPs = append(out.ExternalIPs, externalIPs(nic)...)
-		}
+	for _, nic := range interfacesIn(network, in.NetworkInterfaces) {
+		out.InternalIPs = append(out.InternalIPs, internalIPs(nic)...)
+		out.ExternalIPs = append(out.ExternalIPs, externalIPs(nic)...)
 	}
 	slices.SortStableFunc(out.InternalIPs, v4First)
 	slices.SortStableFunc(out.ExternalIPs, v4First)
 	return out
+}
+
+// interfacesIn picks the interfaces in a network, which is a name or a path
+// with a project: a VM may have one interface in network "default" of a shared
+// VPC and another in its own project's. If none is in the project, because that
+// is known by its number, the name alone decides.
+func interfacesIn(network string, all []*compute.NetworkInterface) []*compute.NetworkInterface {
+	for _, end := range []string{"/" + network, "/" + path.Base(network)} {
+		var found []*compute.NetworkInterface
+		for _, nic := range all {
+			if strings.HasSuffix("/"+nic.Network, end) {
+				found = append(found, nic)
+			}
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
+// networkPath names the network together with its project.
+func (c *Client) networkPath() string {
+	return "projects/" + c.options.NetworkProject + "/global/networks/" + c.options.Network
 }
 
 func internalIPs(nic *compute.NetworkInterface) []netip.Addr {
@@ -112,7 +134,7 @@ func (c *Client) Instance(ctx context.Context, id ProviderID) (Instance, error) 
 	if err != nil {
 		return Instance{}, err
 	}
-	return instanceOf(id.Project, c.options.Network, found), nil
+	return instanceOf(id.Project, c.networkPath(), found), nil
 }
 
 // ListInstances reads all instances of the project, in one request per 500. A
@@ -134,7 +156,7 @@ func (c *Client) ListInstances(ctx context.Context) ([]Instance, error) {
 		}
 		for _, zone := range list.Items {
 			for _, in := range zone.Instances {
-				all = append(all, instanceOf(c.options.Project, c.options.Network, in))
+				all = append(all, instanceOf(c.options.Project, c.networkPath(), in))
 			}
 		}
 		if list.NextPageToken == "" {
