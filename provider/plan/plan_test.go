@@ -116,6 +116,9 @@ func TestSourceRanges(t *testing.T) {
 		"the spec goes before the old annotation": {func(svc *v1.Service) {
 			svc.Annotations, svc.Spec.LoadBalancerSourceRanges = old, []string{"203.0.113.0/24"}
 		}, []string{"203.0.113.0/24"}},
+		"an IPv4 range in IPv6 form is one of IPv4": {func(svc *v1.Service) {
+			svc.Spec.LoadBalancerSourceRanges = []string{"::ffff:203.0.113.7/120", "::ffff:0:0/90"}
+		}, []string{"203.0.113.0/24", "::ffc0:0:0/90"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ranges, err := SourceRanges(service(c.change))

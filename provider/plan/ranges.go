@@ -32,9 +32,19 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %q is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, w)
 		}
-		ranges = append(ranges, prefix.Masked())
+		ranges = append(ranges, canonical(prefix))
 	}
 	return sortRanges(ranges), nil
+}
+
+// canonical writes an IPv4 range as such that is written in IPv6 form:
+// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+func canonical(prefix netip.Prefix) netip.Prefix {
+	prefix = prefix.Masked()
+	if addr := prefix.Addr(); addr.Is4In6() {
+		return netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+	}
+	return prefix
 }
 
 // defaultRanges leaves out a family that the Service does not have: it would
