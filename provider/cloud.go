@@ -49,7 +49,8 @@ type Cloud struct {
 	firewall  firewall.Firewall
 	instances cloudprovider.InstancesV2
 	// own is there if nodes describe themselves.
-	own *ownAddresses
+	own   *ownAddresses
+	watch nodeWatch
 	// balancer is there once the service controller is being started.
 	balancer *loadBalancer
 }
@@ -62,7 +63,7 @@ var _ cloudprovider.Interface = &Cloud{}
 func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	if cfg.Provider == config.ProviderNone {
 		own := &ownAddresses{}
-		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{own}, own: own}, nil
+		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{own}, own: own, watch: noWatch}, nil
 	}
 	client, err := gce.New(ctx, gce.Options{
 		Project:        cfg.GCE.Project,
@@ -75,7 +76,7 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 		return nil, fmt.Errorf("preparing provider gce: %w", err)
 	}
 	instances := gce.NewInstances(client, cfg.GCE.InstanceCacheTTL.Duration)
-	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}}
+	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}, watch: noWatch}
 	if cfg.LoadBalancer.Firewall == options.FirewallManaged {
 		cloud.firewall = firewallgce.New(client, instances, cfg.GCE.NodeTags)
 	}
@@ -83,8 +84,10 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 }
 
 // StartServiceController is an app.InitFuncConstructor: it starts the standard
-// service controller on our view of the Services.
+// service controller on our view of the Services. The nodes are watched from
+// now on, before this replica leads.
 func StartServiceController(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+	cloud.(*Cloud).watchNodes(context.Background(), completed)
 	return func(ctx context.Context, manager managerapp.ControllerContext) (controller.Interface, bool, error) {
 		kube := completed.ClientBuilder.ClientOrDie(init.ClientName)
 		run, err := cloud.(*Cloud).serviceController(ctx, kube, completed.SharedInformers, completed.ComponentConfig.KubeCloudShared.ClusterName)
@@ -110,7 +113,8 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err := services.Watch(ours, shared.Core().V1().Nodes()); err != nil {
 		return nil, err
 	}
-	c.balancer = c.newLoadBalancer(kube, ours, services, newRecorder(ctx, kube))
+	recorder := newRecorder(ctx, kube)
+	c.balancer = c.newLoadBalancer(kube, ours, services, recorder)
 	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err
@@ -120,6 +124,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		ours.Start(ctx.Done())
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
+		c.watch.Follow(tellOf(recorder, services))
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
 }
@@ -153,6 +158,7 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 		reporter: newReporter(recorder),
 		services: services,
 		own:      c.own,
+		watch:    c.watch,
 	}
 }
 

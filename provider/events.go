@@ -16,6 +16,9 @@ const (
 	reasonFirewallFailed    = "FirewallNotUpdated"
 	reasonFirewallChanged   = "FirewallChanged"
 	reasonLeftoversRemoved  = "LeftoversRemoved"
+	// On Nodes.
+	reasonNodeDown = "LoadBalancerNodeDown"
+	reasonNodeBack = "LoadBalancerNodeBack"
 )
 
 // warning is an event to be seen as long as something is wrong.

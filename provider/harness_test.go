@@ -41,11 +41,12 @@ type cluster struct {
 	firewall *firewall.Fake
 	config   *config.CloudConfig
 	own      *ownAddresses
+	nodes    *fakeWatch
 	watches  atomic.Int32
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{T: t, kube: fake.NewClientset(objects...), firewall: &firewall.Fake{}, config: &config.CloudConfig{
+	c := &cluster{T: t, kube: fake.NewClientset(objects...), firewall: &firewall.Fake{}, nodes: &fakeWatch{}, config: &config.CloudConfig{
 		ClusterID: "alpha",
 		Provider:  config.ProviderGCE,
 		LoadBalancer: config.LoadBalancer{
@@ -96,7 +97,7 @@ func (c *cluster) start() (stop func()) {
 	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	shared := informers.NewSharedInformerFactory(c.kube, 0)
-	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}, own: c.own}
+	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}, own: c.own, watch: c.nodes}
 	run, err := cloud.serviceController(ctx, c.kube, shared, "test")
 	if err != nil {
 		c.Fatal(err)

@@ -51,7 +51,8 @@ type loadBalancer struct {
 	reporter   *reporter
 	services   poker
 	// own is there if nodes describe themselves.
-	own *ownAddresses
+	own   *ownAddresses
+	watch nodeWatch
 }
 
 var _ cloudprovider.LoadBalancer = &loadBalancer{}
@@ -84,6 +85,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // event, and stays as it is until it is edited: ImplementedElsewhere makes the
 // service controller leave it at that.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, nodes []*v1.Node) (*v1.LoadBalancerStatus, error) {
+	nodes = l.watch.Mask(nodes)
 	var wrong []warning
 	defer func() { l.reporter.warn(svc, wrong) }()
 	for _, sentence := range options.Unknown(svc.Annotations) {

@@ -83,6 +83,11 @@ func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 	// one of the two work.
 	options.Generic.LeaderElection.ResourceName = name
 	options.Generic.LeaderElection.ResourceNamespace = "hostport-system"
+	// A leader that dies with its node is replaced in time for the node's
+	// addresses to leave soon, for one small request a second.
+	options.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second
+	options.Generic.LeaderElection.RenewDeadline.Duration = 5 * time.Second
+	options.Generic.LeaderElection.RetryPeriod.Duration = time.Second
 	// One slow call of the cloud's API is not to stall all Services.
 	options.ServiceController.ConcurrentServiceSyncs = 10
 	// Within this time a changed external address is in the Node. The list of

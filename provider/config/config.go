@@ -78,7 +78,21 @@ type LoadBalancer struct {
 	// kube-proxy runs in IPVS mode. Default: VIP for external addresses of
 	// provider gce, which exist outside the nodes only, else Proxy.
 	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
+	// Failover says when the addresses of a node that dies leave: "fast"
+	// within 10 s, by connection attempts to the nodes' port 10256 and by their
+	// Leases; "kubernetes" when Kubernetes says NotReady, after 40 to 50 s.
+	// Default: fast.
+	Failover Failover `json:"failover,omitempty"`
 }
+
+// Failover says whose word about a node's death counts.
+type Failover string
+
+// The values of Failover.
+const (
+	FailoverFast       Failover = "fast"
+	FailoverKubernetes Failover = "kubernetes"
+)
 
 // Classes says which Services are served.
 type Classes string
@@ -137,6 +151,7 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.Namespace, "hostport-system")
 	setDefault(&lb.Classes, ClassesBoth)
 	setDefault(&lb.Firewall, options.FirewallManaged)
+	setDefault(&lb.Failover, FailoverFast)
 	if c.Provider == ProviderNone {
 		setDefault(&lb.Addresses, options.ExternalOrInternal)
 	}

@@ -33,7 +33,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		APIVersion: APIVersion, Kind: Kind, ClusterID: "alpha", Provider: ProviderGCE,
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
-			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged,
+			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged, Failover: FailoverFast,
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -48,6 +48,7 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
 			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
 			Addresses: options.Internal, Firewall: options.FirewallNone, IPMode: v1.LoadBalancerIPModeProxy,
+			Failover: FailoverKubernetes,
 		},
 		GCE: GCE{
 			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
@@ -106,6 +107,7 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"a broken toleration":               {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
 		"an unknown pull policy":            {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
 		"an unknown ip mode":                {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
+		"an unknown kind of failover":       {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
 		"a broken endpoint":                 {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
 		"a broken tag":                      {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
 		"a duration without unit":           {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},

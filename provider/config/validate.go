@@ -69,6 +69,7 @@ func (lb *LoadBalancer) validate(p *problems) {
 	p.check(err == nil, "loadBalancer.tolerations", "not valid, expected %v", err)
 	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
 	p.expect(lb.Firewall.Validate(), "loadBalancer.firewall", lb.Firewall)
+	oneOf(p, "loadBalancer.failover", lb.Failover, FailoverFast, FailoverKubernetes)
 	if lb.IPMode != "" {
 		oneOf(p, "loadBalancer.ipMode", lb.IPMode, v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy)
 	}

@@ -70,8 +70,8 @@ func (s *Services) PokeAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
 
-// pokeAll pokes every Service of ours.
-func (s *Services) pokeAll() {
+// PokeAll pokes every Service of ours.
+func (s *Services) PokeAll() {
 	shown, _ := s.Lister().List(labels.Everything()) // From memory; never an error.
 	for _, svc := range shown {
 		if wants(svc) {

@@ -67,15 +67,15 @@ func (s *Services) pokeEverybody() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(_ any, initial bool) {
 			if !initial {
-				s.pokeAll()
+				s.PokeAll()
 			}
 		},
 		UpdateFunc: func(before, after any) {
 			if nodeChanged(before.(*v1.Node), after.(*v1.Node)) {
-				s.pokeAll()
+				s.PokeAll()
 			}
 		},
-		DeleteFunc: func(any) { s.pokeAll() },
+		DeleteFunc: func(any) { s.PokeAll() },
 	}
 }
 

@@ -202,7 +202,8 @@ const replicas = 2
 // and no others.
 func scaleController(t *testing.T, replicas int) {
 	t.Helper()
-	ctx := context.WithoutCancel(t.Context())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
+	defer cancel()
 	if _, err := sandbox.Kubectl(ctx, "-n", cluster.ProductNamespace, "scale", cluster.ProductDeployment, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
 		t.Fatal(err)
 	}
@@ -213,8 +214,8 @@ func scaleController(t *testing.T, replicas int) {
 			return
 		}
 		select {
-		case <-t.Context().Done():
-			t.Fatalf("scale the controller manager to %d: %v", replicas, err)
+		case <-ctx.Done():
+			t.Fatalf("scale the controller manager to %d: there are %d pods, not all of them ready (%v)", replicas, len(pods), err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
