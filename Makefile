@@ -15,7 +15,7 @@ SHELL := bash
 .PHONY: help
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo "Variables: PROFILE=gce|baremetal for the sandbox, VERSION= and ARCH= for the images."
+	@echo "Variables: PROFILE=gce|gke|baremetal for the sandbox, VERSION= and ARCH= for the images."
 
 .PHONY: demo
 demo: ## Start the sandbox cluster, serve a Service there, show it (as root)
@@ -50,12 +50,13 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	@status=0; total=$$({ set +e; \
 	$(E2E) ./test/sandbox/cluster; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce >&2; $(E2E) -skip '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
 
 .PHONY: sandbox-up
-sandbox-up: ## Start the sandbox cluster alone: PROFILE=gce|baremetal (as root)
+sandbox-up: ## Start the sandbox cluster alone: PROFILE=gce|gke|baremetal (as root)
 	@$(SANDBOX) up -profile $(PROFILE)
 
 .PHONY: sandbox-down

@@ -30,8 +30,11 @@ func TestKustomizationsNameExactlyTheFilesThatExist(t *testing.T) {
 				Name, Namespace string
 				Files           []string
 			}
-			Patches []struct{ Path string }
-			Images  []struct{ Name, NewTag string }
+			Patches []struct {
+				Path, Patch string
+				Target      struct{ Kind, Name string }
+			}
+			Images []struct{ Name, NewTag string }
 		}
 		if err := yaml.UnmarshalStrict(read(t, path), &k); err != nil {
 			t.Errorf("%s: %v", path, err)
@@ -48,7 +51,9 @@ func TestKustomizationsNameExactlyTheFilesThatExist(t *testing.T) {
 			named = append(named, g.Files...)
 		}
 		for _, p := range k.Patches {
-			named = append(named, p.Path)
+			if p.Path != "" {
+				named = append(named, p.Path)
+			}
 		}
 		there, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.yaml"))
 		if err != nil {
@@ -71,7 +76,7 @@ func TestCloudConfigExamplesLoad(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		want := map[string]config.Provider{"gce": config.ProviderGCE, "baremetal": config.ProviderNone}[filepath.Base(filepath.Dir(path))]
+		want := map[string]config.Provider{"gce": config.ProviderGCE, "gke": config.ProviderGCE, "baremetal": config.ProviderNone}[filepath.Base(filepath.Dir(path))]
 		if got.Provider != want {
 			t.Errorf("%s: provider %q, want %q", path, got.Provider, want)
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// Tests named TestBareMetal want a sandbox of that profile, all others one of
-// profile gce; the Makefile starts both.
+// Tests named TestBareMetal and TestGKE want a sandbox of that profile, all
+// others one of profile gce; the Makefile starts all three.
 
 func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.BareMetal) {

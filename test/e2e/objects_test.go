@@ -189,7 +189,7 @@ func isLeftBehind(ctx context.Context, svc *v1.Service) error {
 		return err
 	}
 	var rules []gcesim.Firewall
-	if sandbox.Profile() == cluster.GCE {
+	if sandbox.Profile().OnGCE() {
 		if rules, err = rulesOf(ctx, svc); err != nil {
 			return err
 		}

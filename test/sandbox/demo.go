@@ -131,7 +131,7 @@ func (d *demonstration) inside() error {
 	if err := d.kubectl("-n", cluster.ProductNamespace, "get", "daemonsets,pods", "-o", "wide"); err != nil {
 		return err
 	}
-	if d.c.Profile() != cluster.GCE {
+	if !d.c.Profile().OnGCE() {
 		return nil
 	}
 	d.title("... and a firewall rule, as the Compute API shows it")

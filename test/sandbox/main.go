@@ -17,7 +17,7 @@ import (
 
 const usage = `usage: go run ./test/sandbox COMMAND
 
-  up [--profile gce|baremetal]  start the cluster, or bring hostport-ccm in it up to date
+  up [--profile gce|gke|baremetal]  start the cluster, or bring hostport-ccm in it up to date
   down [--force]                stop it and remove all that it made; --force: also that of another checkout
   demo [--profile ...]          start it and show a Service being served
   status                        what runs where
@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string) error {
 
 func upOrDemo(ctx context.Context, c *cluster.Cluster, command string, args []string) error {
 	flags := flag.NewFlagSet(command, flag.ExitOnError)
-	name := flags.String("profile", string(cluster.GCE), "gce or baremetal")
+	name := flags.String("profile", string(cluster.GCE), "gce, gke or baremetal")
 	_ = flags.Parse(args)
 	profile, err := cluster.ParseProfile(*name)
 	if err != nil {

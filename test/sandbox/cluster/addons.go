@@ -51,7 +51,7 @@ func (c *Cluster) restartProduct(ctx context.Context) error {
 	return c.waitReady(ctx)
 }
 
-// waitReady waits until the nodes are ready and initialised by the product, and
+// waitReady waits until the nodes are ready and initialised, and
 // until what was deployed runs.
 func (c *Cluster) waitReady(ctx context.Context) error {
 	if err := c.waitInitialized(ctx); err != nil {
@@ -108,7 +108,7 @@ func (c *Cluster) hostStatus(host string) string {
 		return "off"
 	}
 	var running []string
-	for _, program := range []string{"gcesim", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet", "kube-proxy"} {
+	for _, program := range []string{"gcesim", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", foreignProgram, "containerd", "kubelet", "kube-proxy"} {
 		if len(processes(hostCgroup(host, program))) > 0 {
 			running = append(running, program)
 		}

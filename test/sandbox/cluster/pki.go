@@ -106,6 +106,7 @@ func (c *Cluster) makePKI() error {
 		"admin":                   {CommonName: "admin", Organization: []string{"system:masters"}},
 		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
 		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
+		foreignProgram:            {CommonName: foreignProgram, Organization: []string{"system:masters"}},
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"kubelet-client":          {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
 	}

@@ -64,7 +64,7 @@ func (c *Cluster) lockNode(name string) (Node, func(), error) {
 
 // setInstanceStatus tells the simulator what became of a node's instance.
 func (c *Cluster) setInstanceStatus(ctx context.Context, n Node, status string) error {
-	if c.profile != GCE {
+	if !c.profile.OnGCE() {
 		return nil
 	}
 	return Simulator().PatchInstance(ctx, n.Zone, n.Name, map[string]any{"status": status})

@@ -19,6 +19,9 @@ const (
 	// GCE puts the nodes behind a 1:1 NAT with a firewall, both driven by the
 	// GCE simulator.
 	GCE Profile = "gce"
+	// GKE is the same beside the cloud controller manager of somebody else, which
+	// initialises the nodes and serves Services without a class.
+	GKE Profile = "gke"
 	// BareMetal has node addresses that the internet host reaches directly, and
 	// no cloud API.
 	BareMetal Profile = "baremetal"
@@ -32,7 +35,7 @@ func ParseProfile(s string) (Profile, error) {
 	return "", fmt.Errorf("unknown profile %q: the profiles are %v", s, profiles)
 }
 
-var profiles = []Profile{GCE, BareMetal}
+var profiles = []Profile{GCE, GKE, BareMetal}
 
 // The hosts. Every one has a network namespace of its own.
 const (
@@ -99,12 +102,15 @@ func Nodes(p Profile) []Node {
 			Zone:       fmt.Sprintf("%s-%c", Region, 'b'+rune(i)),
 			PodCIDR:    fmt.Sprintf("10.244.%d.0/24", i+1),
 		}
-		if p == GCE {
+		if p.OnGCE() {
 			nodes[i].ExternalIP = fmt.Sprintf("203.0.113.%d", 11+i)
 		}
 	}
 	return nodes
 }
+
+// OnGCE says whether there is a Compute API.
+func (p Profile) OnGCE() bool { return p != BareMetal }
 
 func findNode(p Profile, name string) (Node, error) {
 	var names []string

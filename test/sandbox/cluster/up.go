@@ -101,7 +101,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		archives, err = c.buildImages(groupCtx)
 		return err
 	})
-	if c.profile == GCE {
+	if c.profile.OnGCE() {
 		group.Go(func() error {
 			return c.log.step("starting the GCE simulator", func() error { return c.startSimulator(groupCtx) })
 		})
@@ -131,7 +131,7 @@ func (c *Cluster) join(ctx context.Context) error {
 	if err := c.log.step("deploying CoreDNS and hostport-ccm", func() error { return c.deploy(ctx) }); err != nil {
 		return err
 	}
-	return c.log.step("waiting for nodes initialised by hostport-ccm, and for CoreDNS", func() error { return c.waitReady(ctx) })
+	return c.log.step("waiting for initialised nodes, hostport-ccm and CoreDNS", func() error { return c.waitReady(ctx) })
 }
 
 func (c *Cluster) claimMachine() error {
@@ -170,7 +170,13 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startAPIServer(ctx); err != nil {
 		return err
 	}
-	return c.startControllers(ctx)
+	if err := c.startControllers(ctx); err != nil {
+		return err
+	}
+	if c.profile == GKE {
+		return c.startForeign(ctx)
+	}
+	return nil
 }
 
 func (c *Cluster) bootNodes(ctx context.Context) error {

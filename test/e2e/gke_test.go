@@ -1,0 +1,258 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// The finalizers that a Service has: ours beside the standard one, or that
+// alone.
+var (
+	ourFinalizers   = []string{"hostport-ccm.io/cleanup", servicehelper.LoadBalancerCleanupFinalizer}
+	theirFinalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+)
+
+func ofOurClass(s *v1.Service) { s.Spec.LoadBalancerClass = ptr.To("hostport-ccm.io/hostport") }
+
+func TestGKENodesAreLeftToTheOther(t *testing.T) {
+	for _, want := range cluster.Nodes(cluster.GKE) {
+		node, err := client.CoreV1().Nodes().Get(t.Context(), want.Name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := isInitialised(node, want); err != nil {
+			t.Errorf("%s: %v", want.Name, err)
+		}
+		if manager := managerOf(t, node.ManagedFields, "f:spec", "f:providerID"); manager != "foreignccm" {
+			t.Errorf("%s: the provider id was set by %q", want.Name, manager)
+		}
+	}
+}
+
+func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "ours")
+	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, 80))
+	theirs := newService(t, ns, "theirs", nil, servicePort(v1.ProtocolTCP, 80))
+	wantServedByUs(t, ours)
+	wantOpen(t, getTCP, "ours", 80, externalIPs()...)
+	wantServedByThem(t, theirs)
+
+	before := version(t, theirs)
+	editService(t, ours, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	wantOpen(t, getTCP, "ours", 443, externalIPs()...)
+	wantRule(t, ours, "tcp:80,443")
+	if after := version(t, theirs); after != before {
+		t.Errorf("Service theirs was written: %s, before %s", after, before)
+	}
+
+	before = version(t, ours)
+	editService(t, theirs, func(s *v1.Service) { s.Spec.Ports[0].Port = 8081 })
+	wantEvent(t, theirs, "EnsuredLoadBalancer")
+	remove(t, theirs)
+	wantNothingLeft(t, theirs)
+	wantNoForeignBalancer(t, theirs)
+	if after := version(t, ours); after != before {
+		t.Errorf("Service ours was written: %s, before %s", after, before)
+	}
+	wantOpen(t, getTCP, "ours", 80, externalIPs()...)
+
+	remove(t, ours)
+	wantNothingLeft(t, ours)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	// The other one tells of each Service that it handles; ours is none.
+	if got := reasons(t, ours); slices.Contains(got, "EnsuringLoadBalancer") {
+		t.Errorf("the other one served Service ours: %v", got)
+	}
+}
+
+// Upstream's service controller takes the standard finalizer from any Service
+// that is being deleted.
+func TestGKEDeletionWaitsForUsAlthoughTheOtherStripsItsFinalizer(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "ours")
+	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, 80))
+	wantServedByUs(t, ours)
+	stopSimulator(t)
+	remove(t, ours)
+	eventually(t, time.Minute, "the other one has stripped the standard finalizer", func(ctx context.Context) error {
+		return hasFinalizers(ctx, ours, ourFinalizers[:1])
+	})
+	if rules, err := rulesOf(t.Context(), ours); err != nil || len(rules) != 1 {
+		t.Errorf("%d rules (%v)", len(rules), err)
+	}
+	startSimulator(t)
+	wantNothingLeft(t, ours)
+}
+
+func TestGKEServiceChangesHandsAndNothingIsLeft(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", ofOurClass, servicePort(v1.ProtocolTCP, 80))
+	wantServedByUs(t, svc)
+	give := func(class func(*v1.Service)) {
+		editService(t, svc, func(s *v1.Service) { s.Spec.Type, s.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil })
+		editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeLoadBalancer; class(s) })
+	}
+	give(func(*v1.Service) {})
+	wantServedByThem(t, svc)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+
+	give(ofOurClass)
+	wantServedByUs(t, svc)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	remove(t, svc)
+	wantNothingLeft(t, svc)
+	wantNoForeignBalancer(t, svc)
+}
+
+// Services of either kind are made, changed and deleted in random order,
+// without waiting; in the end each has its own and nothing else is there.
+func TestGKEAnyOrderLeaksNothing(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	ns := newNamespace(t)
+	live, gone := map[string]*v1.Service{}, []*v1.Service{}
+	for i := range int32(24) {
+		names := slices.Sorted(maps.Keys(live))
+		switch act := random.IntN(4); {
+		case act < 2 || len(names) == 0:
+			class, name := ofOurClass, fmt.Sprint("ours", i)
+			if random.IntN(2) == 0 {
+				class, name = func(*v1.Service) {}, fmt.Sprint("theirs", i)
+			}
+			live[name] = newService(t, ns, name, class, servicePort(v1.ProtocolTCP, 1000+i))
+		case act == 2:
+			svc := live[names[random.IntN(len(names))]]
+			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 2000+i)) })
+		default:
+			name := names[random.IntN(len(names))]
+			remove(t, live[name])
+			gone = append(gone, live[name])
+			delete(live, name)
+		}
+	}
+	for name, svc := range live {
+		if strings.HasPrefix(name, "ours") {
+			wantServedByUs(t, svc)
+		} else {
+			wantServedByThem(t, svc)
+		}
+	}
+	for _, svc := range live {
+		remove(t, svc)
+		gone = append(gone, svc)
+	}
+	for _, svc := range gone {
+		wantNothingLeft(t, svc)
+		wantNoForeignBalancer(t, svc)
+	}
+}
+
+func remove(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	if err := client.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func version(t *testing.T, svc *v1.Service) string {
+	t.Helper()
+	live, err := client.CoreV1().Services(svc.Namespace).Get(t.Context(), svc.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return live.ResourceVersion
+}
+
+func wantServedByUs(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	eventually(t, time.Minute, "Service "+svc.Name+" has our finalizers", func(ctx context.Context) error {
+		return hasFinalizers(ctx, svc, ourFinalizers)
+	})
+	wantNoForeignBalancer(t, svc)
+}
+
+// wantServedByThem checks also that nothing of a Service is ours: not a
+// finalizer, not an address, not an event, nothing made for it.
+func wantServedByThem(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, "Service "+svc.Name+" has an address and the finalizer of the other", func(ctx context.Context) error {
+		got, err := addresses(ctx, svc)
+		if err == nil && (len(got) != 1 || !strings.HasPrefix(got[0], "192.0.2.")) {
+			err = fmt.Errorf("its addresses are %v", got)
+		}
+		return errors.Join(err, hasFinalizers(ctx, svc, theirFinalizers), isLeftBehind(ctx, svc))
+	})
+	reasons(t, svc)
+}
+
+func hasFinalizers(ctx context.Context, svc *v1.Service, want []string) error {
+	live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return err
+	}
+	if err == nil && cmp.Diff(want, slices.Sorted(slices.Values(live.Finalizers))) != "" {
+		err = fmt.Errorf("its finalizers are %v", live.Finalizers)
+	}
+	return err
+}
+
+func wantNoForeignBalancer(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, "the other one has no load balancer for "+svc.Name, func(context.Context) error {
+		all, err := sandbox.ForeignBalancers()
+		if err == nil && slices.Contains(all, svc.Namespace+"/"+svc.Name) {
+			err = fmt.Errorf("it has %v", all)
+		}
+		return err
+	})
+}
+
+func wantEvent(t *testing.T, svc *v1.Service, reason string) {
+	t.Helper()
+	eventually(t, time.Minute, "event "+reason+" on Service "+svc.Name, func(context.Context) error {
+		if got := reasons(t, svc); !slices.Contains(got, reason) {
+			return fmt.Errorf("the events are %v", got)
+		}
+		return nil
+	})
+}
+
+// reasons returns those of all events on a Service, and fails if an event of
+// ours is on one that is not.
+func reasons(t *testing.T, svc *v1.Service) []string {
+	t.Helper()
+	list, err := client.CoreV1().Events(svc.Namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(svc.UID)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range list.Items {
+		all = append(all, e.Reason)
+		if e.Source.Component == "hostport-ccm" && svc.Spec.LoadBalancerClass == nil {
+			t.Errorf("Service %s is not ours, but we say: %s", svc.Name, e.Message)
+		}
+	}
+	return all
+}

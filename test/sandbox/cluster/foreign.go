@@ -1,0 +1,58 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+)
+
+const foreignProgram = "foreignccm"
+
+// startForeign starts the cloud controller manager of somebody else, on the
+// control host, as on a managed cluster: outside of the cluster, out of reach.
+func (c *Cluster) startForeign(ctx context.Context) error {
+	binary := filepath.Join(c.dir, "bin", foreignProgram)
+	if err := c.goBuild(ctx, binary, "./test/foreignccm"); err != nil {
+		return err
+	}
+	config, err := json.Marshal(c.foreignConfig())
+	if err != nil {
+		return err
+	}
+	file := c.hostDir(Control, foreignProgram+".json")
+	if err := os.WriteFile(file, config, 0o644); err != nil {
+		return err
+	}
+	return c.daemon(Control, foreignProgram, binary,
+		"--cloud-config", file,
+		"--kubeconfig", c.kubeconfig(foreignProgram),
+		"--configure-cloud-routes=false",
+		"--leader-elect=false",
+		"--secure-port=0",
+		"--v=2")
+}
+
+func (c *Cluster) foreignConfig() map[string]any {
+	var machines []map[string]string
+	for _, n := range Nodes(GKE) {
+		machines = append(machines, map[string]string{
+			"name": n.Name, "providerID": "gce://" + Project + "/" + n.Zone + "/" + n.Name, "type": MachineType,
+			"zone": n.Zone, "region": Region, "internalIP": n.InternalIP, "externalIP": n.ExternalIP,
+		})
+	}
+	return map[string]any{"machines": machines, "balancers": c.foreignBalancersFile()}
+}
+
+func (c *Cluster) foreignBalancersFile() string { return c.hostDir(Control, "balancers.json") }
+
+// ForeignBalancers returns the Services, as namespace/name, that have a load
+// balancer of somebody else's cloud. There is one in profile GKE only.
+func (c *Cluster) ForeignBalancers() ([]string, error) {
+	data, err := os.ReadFile(c.foreignBalancersFile())
+	if err != nil {
+		return nil, err
+	}
+	var services []string
+	return services, json.Unmarshal(data, &services)
+}
