@@ -4,13 +4,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/util/wait"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	appconfig "k8s.io/cloud-provider/app/config"
@@ -41,22 +43,30 @@ cloud-controller-manager; beside another one, run it with
 )
 
 func main() {
-	command, err := newCommand()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	handover := &handover{}
+	command, err := newCommand(handover, ctx.Done())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
-	os.Exit(cli.Run(command))
+	code := cli.Run(command)
+	if err := handover.release(); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+	}
+	os.Exit(code)
 }
 
-func newCommand() (*cobra.Command, error) {
+// newCommand returns the command; it runs until stopped is closed.
+func newCommand(handover *handover, stopped <-chan struct{}) (*cobra.Command, error) {
 	options, err := defaults()
 	if err != nil {
 		return nil, fmt.Errorf("preparing flags: %w", err)
 	}
 	var cloud *provider.Cloud
 	initializer := func(*appconfig.CompletedConfig) cloudprovider.Interface { return cloud }
-	command := app.NewCloudControllerManagerCommand(options, initializer, controllers(), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, wait.NeverStop)
+	command := app.NewCloudControllerManagerCommand(options, initializer, controllers(handover), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, stopped)
 	command.Use, command.Long = name, help
 	// Before the app does anything else, such as waiting for the API server:
 	// a mistake in the config is to stop us with this one line.
@@ -99,11 +109,11 @@ func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 
 // controllers leaves out the route controller: pod routes are the network
 // plugin's business.
-func controllers() map[string]app.ControllerInitFuncConstructor {
+func controllers(handover *handover) map[string]app.ControllerInitFuncConstructor {
 	all := maps.Clone(app.DefaultInitFuncConstructors)
 	delete(all, names.NodeRouteController)
 	service := all[names.ServiceLBController]
-	service.Constructor = provider.StartServiceController
+	service.Constructor = handover.watch(provider.StartServiceController)
 	all[names.ServiceLBController] = service
 	return all
 }

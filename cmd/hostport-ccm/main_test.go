@@ -8,7 +8,7 @@ import (
 )
 
 func TestDefaultsOfFlags(t *testing.T) {
-	command, err := newCommand()
+	command, err := newCommand(&handover{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestABadConfigStopsUsBeforeAnythingElse(t *testing.T) {
 		"no config":        {nil, "--cloud-config"},
 		"a mistyped field": {[]string{"--cloud-config", file}, `did you mean "clusterID"?`},
 	} {
-		command, err := newCommand()
+		command, err := newCommand(&handover{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
