@@ -66,7 +66,7 @@ func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
 
 	before = version(t, ours)
 	editService(t, theirs, func(s *v1.Service) { s.Spec.Ports[0].Port = 8081 })
-	wantEvent(t, theirs, "EnsuredLoadBalancer")
+	wantServedByThem(t, theirs)
 	remove(t, theirs)
 	wantNothingLeft(t, theirs)
 	wantNoForeignBalancer(t, theirs)
@@ -226,16 +226,6 @@ func wantNoForeignBalancer(t *testing.T, svc *v1.Service) {
 			err = fmt.Errorf("it has %v", all)
 		}
 		return err
-	})
-}
-
-func wantEvent(t *testing.T, svc *v1.Service, reason string) {
-	t.Helper()
-	eventually(t, time.Minute, "event "+reason+" on Service "+svc.Name, func(context.Context) error {
-		if got := reasons(t, svc); !slices.Contains(got, reason) {
-			return fmt.Errorf("the events are %v", got)
-		}
-		return nil
 	})
 }
 

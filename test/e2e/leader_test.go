@@ -4,13 +4,13 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -33,6 +33,9 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	if err := sim.ForgetRequests(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Long enough to be killed in the middle of it.
+	setOperationLatency(t, 10*time.Second)
+	t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
 
 	var made []*v1.Service
 	for i := range int32(3) {
@@ -42,13 +45,15 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	editService(t, edited, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
-	eventually(t, time.Minute, "some of the work is done", func(ctx context.Context) error {
-		if done, err := finishedWrites(ctx); err != nil || len(done) > 0 {
-			return err
+	eventually(t, time.Minute, "the work has begun", func(ctx context.Context) error {
+		writes, err := acceptedWrites(ctx)
+		if err == nil && len(writes) < len(made)+2 {
+			err = fmt.Errorf("so far: %v", writes)
 		}
-		return errors.New("no firewall rule was written")
+		return err
 	})
-	killLeader(t)
+	killLeader(t, made...)
+	setOperationLatency(t, 50*time.Millisecond)
 
 	for _, svc := range append(made, kept) {
 		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
@@ -61,50 +66,53 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	if diff := cmp.Diff(before, versions(t, kept)); diff != "" {
 		t.Errorf("what was finished before was written again (-before +after):\n%s", diff)
 	}
-	done, err := finishedWrites(t.Context())
+	writes, err := acceptedWrites(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for write, n := range done {
+	for write, n := range writes {
 		if n > 1 {
-			t.Errorf("%s was done %d times", write, n)
+			t.Errorf("%s was accepted %d times", write, n)
 		}
 	}
 }
 
-// finishedWrites counts the changes of firewall rules that were made, by verb
-// and rule.
-func finishedWrites(ctx context.Context) (map[string]int, error) {
+func setOperationLatency(t *testing.T, latency time.Duration) {
+	t.Helper()
+	if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{OperationLatency: &metav1.Duration{Duration: latency}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// acceptedWrites counts the changes of firewall rules, made or under way, by
+// verb and rule.
+func acceptedWrites(ctx context.Context) (map[string]int, error) {
 	requests, err := sim.Requests(ctx)
 	if err != nil {
 		return nil, err
 	}
-	done := map[string]int{}
+	writes := map[string]int{}
 	for _, r := range slices.DeleteFunc(requests, func(r gcesim.Request) bool { return !r.IsWrite() || r.Status != 200 }) {
-		done[r.Verb+" "+r.Resource]++
+		writes[r.Verb+" "+r.Resource]++
 	}
-	return done, nil
+	return writes, nil
 }
 
-// killLeader kills the controller manager that leads, without warning, and
-// waits until the other one does.
-func killLeader(t *testing.T) {
+// killLeader kills the controller manager that leads, without warning, while it
+// works on some Services, and waits until the other one leads.
+func killLeader(t *testing.T, unfinished ...*v1.Service) {
 	t.Helper()
-	node := leadersNode(t)
 	before, err := leader(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	pods, err := controllerPods(t.Context())
-	if err != nil {
+	pod := leadersPod(t)
+	if err := client.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range pods {
-		if p.Spec.NodeName != node.Name {
-			continue
-		}
-		if err := client.CoreV1().Pods(cluster.ProductNamespace).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
-			t.Fatal(err)
+	for _, svc := range unfinished {
+		if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
+			t.Errorf("Service %s was finished before: %v (%v)", svc.Name, got, err)
 		}
 	}
 	eventually(t, 2*time.Minute, "another controller manager leads", func(ctx context.Context) error {
@@ -114,4 +122,55 @@ func killLeader(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func TestLeaderThatIsStoppedHandsOver(t *testing.T) {
+	before, err := leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases, err := client.CoordinationV1().Leases(cluster.ProductNamespace).Watch(t.Context(), metav1.ListOptions{
+		FieldSelector: "metadata.name=hostport-ccm", TimeoutSeconds: ptr.To[int64](120),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leases.Stop()
+	pod := leadersPod(t)
+	if err := client.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	began, givenUp := time.Now(), false
+	for event := range leases.ResultChan() {
+		lease, ok := event.Object.(*coordinationv1.Lease)
+		if !ok {
+			t.Fatalf("watching the lease: %v", event.Object)
+		}
+		switch ptr.Deref(lease.Spec.HolderIdentity, "") {
+		case before:
+		case "":
+			givenUp = true
+		default:
+			t.Logf("the other one leads after %.1fs", time.Since(began).Seconds())
+			if !givenUp {
+				t.Error("the lease expired, nobody gave it up")
+			}
+			return
+		}
+	}
+	t.Fatal("nobody else leads")
+}
+
+func leadersPod(t *testing.T) v1.Pod {
+	t.Helper()
+	node := leadersNode(t)
+	pods, err := controllerPods(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(pods, func(p v1.Pod) bool { return p.Spec.NodeName == node.Name })
+	if i < 0 {
+		t.Fatalf("no controller manager is on %s", node.Name)
+	}
+	return pods[i]
 }
