@@ -23,9 +23,9 @@ type FakeKernel struct {
 	// Forwards says for which families forwarding is on. Only IPv4's can be
 	// switched on.
 	Forwards map[config.Family]bool
-	// Flows are the UDP flows in connection tracking.
+	// Flows are the flows in connection tracking.
 	Flows []rules.Flow
-	// RestoreErr and FlushErr, if set, are what Restore and FlushUDP return.
+	// RestoreErr and FlushErr, if set, are what Restore and Flush return.
 	RestoreErr, FlushErr error
 	// Probes counts the calls of Iptables.
 	Probes int
@@ -79,8 +79,8 @@ func (k *FakeKernel) Forward(family config.Family) ([]string, error) {
 	return []string{"eth0"}, nil
 }
 
-// FlushUDP removes the stale flows of the family.
-func (k *FakeKernel) FlushUDP(family config.Family, stale func(rules.Flow) bool) (int, error) {
+// Flush removes the stale flows of the family.
+func (k *FakeKernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.FlushErr != nil {

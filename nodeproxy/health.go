@@ -60,6 +60,14 @@ func (h *health) ready() error {
 	return fmt.Errorf("not ready: %s", strings.Join(reasons, "; "))
 }
 
+// readiness is 1 if the proxy is ready, else 0.
+func (h *health) readiness() uint64 {
+	if h.ready() != nil {
+		return 0
+	}
+	return 1
+}
+
 // live returns an error if no pass has ended for longer than limit.
 func (h *health) live(now time.Time, limit time.Duration) error {
 	h.mu.Lock()

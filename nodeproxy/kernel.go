@@ -19,9 +19,9 @@ type Kernel interface {
 	// Forward switches packet forwarding on and returns what it changed. The
 	// error says what to do.
 	Forward(family config.Family) (changed []string, err error)
-	// FlushUDP deletes the UDP flows for which stale returns true from the
+	// Flush deletes the TCP and UDP flows for which stale returns true from the
 	// kernel's connection tracking and returns how many there were.
-	FlushUDP(family config.Family, stale func(rules.Flow) bool) (int, error)
+	Flush(family config.Family, stale func(rules.Flow) bool) (int, error)
 }
 
 // Iptables is the packet filter of one IP family.

@@ -22,7 +22,7 @@ var (
 	portConnections = metric{"hostport_nodeproxy_port_connections_total", "counter", "Connections, UDP flows and SCTP associations sent to the cluster IP, including those then refused for their source."}
 	ruleRepairs     = metric{"hostport_nodeproxy_rule_repairs_total", "counter", "Times that rules were found changed or gone and were put back."}
 	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Passes of the sync loop, by result."}
-	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows toward an old or no target that were deleted."}
+	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections toward an old or no target that were deleted."}
 	flushFailures   = metric{"hostport_nodeproxy_conntrack_flush_failures_total", "counter", "Attempts to delete such flows that failed."}
 	configGen       = metric{"hostport_nodeproxy_config_generation", "gauge", "Number of different valid configs read since the start."}
 	configValid     = metric{"hostport_nodeproxy_config_valid", "gauge", "1 if the config file is valid now, 0 if the last valid one is in force instead."}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -32,14 +33,12 @@ type Options struct {
 	// SyncPeriod is how often the config is read and the rules are verified
 	// without a reason.
 	SyncPeriod time.Duration
-	// Drain is how long Run goes on after its context has ended.
-	Drain time.Duration
 }
 
 const (
 	// retryDelay is the pause after a pass that failed.
 	retryDelay = 500 * time.Millisecond
-	// flushPasses is how many passes after a change look for stale UDP flows: a
+	// flushPasses is how many passes after a change look for stale flows: a
 	// packet that was on its way while the rules changed may leave one behind
 	// after the first look.
 	flushPasses = 2
@@ -57,6 +56,8 @@ type Proxy struct {
 	// absent are the families that were not usable when nobody asked for them.
 	absent  map[config.Family]bool
 	flushes int
+	// drain is the config's drain time, for Run.
+	drain   atomic.Int64
 	health  *health
 	metrics *metrics
 }
@@ -80,27 +81,30 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 	return p, nil
 }
 
-// Run syncs until ctx ends, and for the drain time after that. The rules stay in
-// the kernel, which removes them with the pod's network namespace.
+// Run syncs until ctx ends, and for the drain time that the config then says. It
+// returns after that even if a pass hangs: the pod's grace period is far too
+// long to be waited out. The rules stay in the kernel, which removes them with
+// the pod's network namespace.
 func (p *Proxy) Run(ctx context.Context) {
-	logger := klog.FromContext(ctx)
-	stop := ctx.Done()
-	ctx = context.WithoutCancel(ctx)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	loop, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	go p.loop(loop)
+	<-ctx.Done()
+	p.health.drain()
+	p.metrics.set(readyGauge, 0)
+	drain := time.Duration(p.drain.Load())
+	klog.FromContext(ctx).Info("Shutting down", "drain", drain)
+	time.Sleep(drain)
+}
+
+func (p *Proxy) loop(ctx context.Context) {
 	wake := p.source.watch(ctx)
-	var drained <-chan time.Time
-	for {
+	for ctx.Err() == nil {
 		next := time.NewTimer(p.pass(ctx))
 		select {
 		case <-wake:
 		case <-next.C:
-		case <-stop:
-			logger.Info("Shutting down", "drain", p.options.Drain)
-			p.health.drain()
-			stop, drained = nil, time.After(p.options.Drain)
-		case <-drained:
-			return
+		case <-ctx.Done():
 		}
 		next.Stop()
 	}
@@ -142,6 +146,7 @@ func (p *Proxy) reload(ctx context.Context) {
 
 func (p *Proxy) accept(c config.Config) {
 	p.config, p.configErr = c, nil
+	p.drain.Store(int64(c.Drain()))
 	p.metrics.set(configValid, 1)
 	p.metrics.add(configGen, 1)
 }
@@ -149,12 +154,12 @@ func (p *Proxy) accept(c config.Config) {
 // report tells the probes, and the log when something became different.
 func (p *Proxy) report(ctx context.Context, err error) {
 	var reasons []string
-	ready := uint64(1)
 	if err != nil {
-		reasons, ready = strings.Split(err.Error(), "\n"), 0
+		reasons = strings.Split(err.Error(), "\n")
 	}
-	p.metrics.set(readyGauge, ready)
-	if !p.health.set(reasons) {
+	changed := p.health.set(reasons)
+	p.metrics.set(readyGauge, p.health.readiness())
+	if !changed {
 		return
 	}
 	if err != nil {
@@ -267,7 +272,7 @@ func (p *Proxy) forward(ctx context.Context, family config.Family) error {
 	return err
 }
 
-// flush deletes stale UDP flows for some passes after a change. A failure is
+// flush deletes stale flows for some passes after a change. A failure is
 // retried and shown in the metrics; it keeps nobody from being served who
 // connects anew.
 func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
@@ -276,25 +281,15 @@ func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
 	}
 	p.flushes--
 	for _, family := range config.Families {
-		if !p.servesUDP(family) {
+		if _, served := p.config.ClusterIP(family); !served {
 			continue
 		}
-		n, err := p.kernel.FlushUDP(family, func(flow rules.Flow) bool { return rules.Stale(p.config, addrs, flow) })
+		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool { return rules.Stale(p.config, addrs, flow) })
 		p.metrics.add(flushedFlows, uint64(n))
 		if err != nil {
-			klog.FromContext(ctx).Error(err, "Old UDP flows may go on to an old target; will retry")
+			klog.FromContext(ctx).Error(err, "Old flows may go on to an old target; will retry")
 			p.metrics.add(flushFailures, 1)
 			p.flushes = flushPasses
 		}
 	}
-}
-
-func (p *Proxy) servesUDP(family config.Family) bool {
-	_, served := p.config.ClusterIP(family)
-	for _, port := range p.config.Ports {
-		if served && port.Protocol == "UDP" {
-			return true
-		}
-	}
-	return false
 }

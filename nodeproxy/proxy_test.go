@@ -267,10 +267,10 @@ func TestAFamilyNobodyNeedsIsProbedOnce(t *testing.T) {
 	}
 }
 
-func TestUDPFlowsToAnOldTargetAreFlushed(t *testing.T) {
+func TestFlowsToAnOldTargetAreFlushed(t *testing.T) {
 	l := newLab(t, web)
-	old := rules.Flow{Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.6")}
-	good := rules.Flow{Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.7")}
+	old := rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.6")}
+	good := rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.7")}
 	l.fake.Flows = []rules.Flow{old, good}
 	l.fake.FlushErr = errors.New("busy")
 	l.pass(t.Context())
@@ -333,7 +333,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
 	l := newLab(t, web)
-	l.options.Drain = 50 * time.Millisecond
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); l.Run(ctx) }()
@@ -347,6 +346,7 @@ func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
 		l.fake.Change(func(k *FakeKernel) { done = strings.Contains(k.Tables[config.IPv4].Save(), "10.96.0.8") })
 		return done
 	})
+	l.drain.Store(int64(50 * time.Millisecond)) // a config has whole seconds only
 	stop()
 	eventually(t, "being not ready while draining", func() bool {
 		_, body := l.get("/readyz")
@@ -354,6 +354,50 @@ func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
 	})
 	<-ended
 	l.wantRules(t, next)
+	l.wantMetric(t, "hostport_nodeproxy_ready 0")
+}
+
+func TestTheDrainTimeFollowsTheConfig(t *testing.T) {
+	l := newLab(t, web)
+	next := web
+	next.DrainSeconds = 600
+	l.write(t, next)
+	l.pass(t.Context())
+	if got := time.Duration(l.drain.Load()); got != 10*time.Minute {
+		t.Errorf("it would drain for %s, want 10m", got)
+	}
+}
+
+// stuckKernel hangs in its first call until released.
+type stuckKernel struct {
+	Kernel
+	entered, release chan struct{}
+}
+
+func (k stuckKernel) Addresses() ([]netip.Addr, error) {
+	close(k.entered)
+	<-k.release
+	return nil, errors.New("released")
+}
+
+func TestAWedgedLoopIsNotLiveAndDoesNotHoldUpTheEnd(t *testing.T) {
+	l := newLab(t, web)
+	stuck := stuckKernel{l.kernel, make(chan struct{}), make(chan struct{})}
+	l.kernel = stuck
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); l.Run(ctx) }()
+	<-stuck.entered
+	defer close(stuck.release)
+	if status, body := l.get("/healthz"); status != 200 {
+		t.Errorf("before its limit: /healthz = %d %s", status, body)
+	}
+	l.health.pass(time.Now().Add(-l.liveness() - time.Second))
+	if status, body := l.get("/healthz"); status != 503 || !strings.Contains(body, "the last sync ended") {
+		t.Errorf("after its limit: /healthz = %d %s", status, body)
+	}
+	stop()
+	<-ended
 }
 
 func TestAnySequenceOfConfigsFaultsAndDamageEndsAsWantedOnceFaultsStop(t *testing.T) {

@@ -29,6 +29,8 @@ const (
 	// emptyClusterIP is rejected by the node, as kube-proxy does for a Service
 	// without endpoints.
 	emptyClusterIP = "10.96.0.9"
+	// deadClusterIP swallows what is sent to it.
+	deadClusterIP = "10.96.0.10"
 	// routeMTU is what the pod knows of the way to the cluster IPs.
 	routeMTU = 1300
 )
@@ -62,7 +64,7 @@ func newLab(t *testing.T) *lab {
 	}
 	l.do("client", "ip addr add "+otherClient+"/24 dev eth0")
 	l.do("node", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; "+
-		"ip route add 10.96.0.0/24 via 10.2.0.5; ip -6 route add fd00:96::/64 via fd00:2::5; iptables-nft -A FORWARD -d "+emptyClusterIP+" -j REJECT")
+		"ip route add 10.96.0.0/24 via 10.2.0.5; ip -6 route add fd00:96::/64 via fd00:2::5; iptables-nft -A FORWARD -d "+emptyClusterIP+" -j REJECT; iptables-nft -A FORWARD -d "+deadClusterIP+" -j DROP")
 	l.do("svc", fmt.Sprintf("ip addr add %s/32 dev lo; ip addr add %s/32 dev lo; ip addr add %s/128 dev lo nodad", clusterIP, nextClusterIP, clusterIP6))
 	// The hard case: nothing forwards in the pod. A new namespace may have
 	// inherited the opposite.
@@ -196,8 +198,12 @@ func (l *lab) ask(from, network, address string) (answer string, err error) {
 	return answer, err
 }
 
-func (l *lab) dial(from, network, address string) (conn net.Conn, err error) {
-	dialer := net.Dialer{Timeout: 700 * time.Millisecond}
+func (l *lab) dial(from, network, address string) (net.Conn, error) {
+	return l.dialFor(700*time.Millisecond, from, network, address)
+}
+
+func (l *lab) dialFor(limit time.Duration, from, network, address string) (conn net.Conn, err error) {
+	dialer := net.Dialer{Timeout: limit}
 	if network == "udp" {
 		dialer.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
 	} else {

@@ -90,7 +90,6 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.proxy.ConfigFile, "config-file", config.DefaultFile, "the config, in JSON; may be replaced at any time")
 	fs.StringVar(&s.healthAddress, "health-address", fmt.Sprintf(":%d", config.DefaultHealthPort), "where /readyz, /healthz and /metrics are served; the port must be none of the Service's")
 	fs.DurationVar(&s.proxy.SyncPeriod, "sync-period", 2*time.Second, "how often to read the config and verify the rules")
-	fs.DurationVar(&s.proxy.Drain, "drain", 0, "how long to keep serving after SIGTERM; must be less than the pod's grace period")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
@@ -108,9 +107,6 @@ func (s *settings) complete(rest []string) error {
 	}
 	if s.proxy.SyncPeriod < 100*time.Millisecond {
 		return fmt.Errorf("--sync-period %s is too short; use 100ms or more", s.proxy.SyncPeriod)
-	}
-	if s.proxy.Drain < 0 {
-		return fmt.Errorf("--drain %s is negative; use 0 or more", s.proxy.Drain)
 	}
 	_, port, err := net.SplitHostPort(s.healthAddress)
 	if err != nil {

@@ -27,7 +27,6 @@ func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
 		"an unknown flag":              {service(everybody, clusterIP), []string{"--confg-file=x"}, []string{"--confg-file"}},
 		"an argument that is no flag":  {service(everybody, clusterIP), []string{"config.json"}, []string{`"config.json"`, "--help"}},
 		"a sync period of nothing":     {service(everybody, clusterIP), []string{"--sync-period=0"}, []string{"--sync-period", "100ms"}},
-		"a negative drain time":        {service(everybody, clusterIP), []string{"--drain=-1s"}, []string{"--drain"}},
 		"a health address of no port":  {service(everybody, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
 		"a health port that is a name": {service(everybody, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
 		"a health port of the Service": {service(everybody, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
@@ -53,11 +52,11 @@ func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	s, err := parse([]string{"--config-file=/a/b", "--health-address=127.0.0.1:99", "--sync-period=5s", "--drain=30s", "-v=2"}, io.Discard)
+	s, err := parse([]string{"--config-file=/a/b", "--health-address=127.0.0.1:99", "--sync-period=5s", "-v=2"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.proxy.ConfigFile != "/a/b" || s.proxy.HealthPort != 99 || s.proxy.SyncPeriod != 5*time.Second || s.proxy.Drain != 30*time.Second {
+	if s.proxy.ConfigFile != "/a/b" || s.proxy.HealthPort != 99 || s.proxy.SyncPeriod != 5*time.Second {
 		t.Errorf("settings are %+v", s)
 	}
 	if s, err = parse(nil, io.Discard); err != nil || s.proxy.ConfigFile != config.DefaultFile || s.proxy.HealthPort != config.DefaultHealthPort {

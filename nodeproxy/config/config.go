@@ -16,6 +16,10 @@ const DefaultFile = "/etc/hostport/" + FileName
 // packets go to the cluster IP.
 const DefaultHealthPort = 10270
 
+// MaxDrainSeconds is the longest drain time. A pod's grace period must be longer,
+// and is the same for all, since a change of it would replace the pods.
+const MaxDrainSeconds = 3600
+
 // Config is what one proxy pod forwards.
 type Config struct {
 	// Service is the Service served, as namespace/name; for messages only.
@@ -27,6 +31,9 @@ type Config struct {
 	// SourceRanges are the client ranges (CIDR) let in, IPv4 and IPv6 mixed.
 	// Empty means nobody.
 	SourceRanges []string `json:"sourceRanges"`
+	// DrainSeconds is how long to go on serving after SIGTERM, 0 to
+	// MaxDrainSeconds.
+	DrainSeconds int `json:"drainSeconds"`
 }
 
 // Port is one forwarded port.

@@ -14,7 +14,7 @@ import (
 )
 
 const good = `{"service":"default/web","ports":[{"port":80},{"protocol":"UDP","port":53}],
-	"clusterIPs":["10.96.0.7","fd00:96::7"],"sourceRanges":["0.0.0.0/0","::/0"]}`
+	"clusterIPs":["10.96.0.7","fd00:96::7"],"sourceRanges":["0.0.0.0/0","::/0"],"drainSeconds":30}`
 
 func TestParse(t *testing.T) {
 	got, err := config.Parse([]byte(good))
@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}},
 		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
 		SourceRanges: []string{"0.0.0.0/0", "::/0"},
+		DrainSeconds: 30,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("parsed config (-want +got):\n%s", diff)
@@ -52,6 +53,8 @@ func TestParseRefuses(t *testing.T) {
 		"two cluster IPs of one family":      {replace("fd00:96::7", "10.96.0.8"), "clusterIPs[1]: 10.96.0.8 is a second IPv4 address"},
 		"a source range that is an address":  {replace("0.0.0.0/0", "192.0.2.1"), `sourceRanges[0]: "192.0.2.1" is no CIDR range`},
 		"an IPv4 range in IPv6 clothes":      {replace("::/0", "::ffff:192.0.2.0/120"), "sourceRanges[1]"},
+		"a negative drain time":              {replace(":30", ":-1"), "drainSeconds: -1 is out of range"},
+		"a drain time above the limit":       {replace(":30", ":3601"), "use 0 to 3600"},
 		"two wrong fields, both being named": {`{}`, "ports: is empty; name at least one port; clusterIPs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Family is an IP family, spelt as in a Service's ipFamilies.
@@ -49,6 +50,9 @@ func (c Config) Sources(family Family) []netip.Prefix {
 	}
 	return out
 }
+
+// Drain is how long to go on serving after SIGTERM.
+func (c Config) Drain() time.Duration { return time.Duration(c.DrainSeconds) * time.Second }
 
 // Has says whether the port is forwarded.
 func (c Config) Has(protocol string, port uint16) bool {

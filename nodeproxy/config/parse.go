@@ -36,7 +36,7 @@ func explain(err error) string {
 	var syntax *json.SyntaxError
 	switch {
 	case errors.Is(err, io.EOF):
-		return "it is empty; write an object with service, ports, clusterIPs and sourceRanges"
+		return "it is empty; write an object with service, ports, clusterIPs, sourceRanges and drainSeconds"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "it ends in the middle; close what is open"
 	case errors.As(err, &wrongType):
@@ -44,7 +44,7 @@ func explain(err error) string {
 	case errors.As(err, &syntax):
 		return fmt.Sprintf("at byte %d: %s", syntax.Offset, syntax)
 	}
-	return strings.TrimPrefix(err.Error(), "json: ") + "; known are service, ports (protocol, port), clusterIPs, sourceRanges"
+	return strings.TrimPrefix(err.Error(), "json: ") + "; known are service, ports (protocol, port), clusterIPs, sourceRanges, drainSeconds"
 }
 
 func (c *Config) setDefaults() {
@@ -65,6 +65,9 @@ func (c Config) Validate() error {
 	c.validatePorts(add)
 	c.validateClusterIPs(add)
 	c.validateSourceRanges(add)
+	if c.DrainSeconds < 0 || c.DrainSeconds > MaxDrainSeconds {
+		add("drainSeconds", "%d is out of range; use 0 to %d", c.DrainSeconds, MaxDrainSeconds)
+	}
 	if len(problems) == 0 {
 		return nil
 	}

@@ -191,32 +191,44 @@ func TestIPv6ForwardingIsExplainedNotSwitched(t *testing.T) {
 	})
 }
 
-func TestFlushUDPDeletesOnlyWhatIsStale(t *testing.T) {
+func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
 	isolated(t, func(t *testing.T) {
 		k := kernel.New()
-		flow := func(port uint16) *netlink.ConntrackFlow {
-			client, own, target := net.ParseIP("198.51.100.2").To4(), net.ParseIP(addr4).To4(), net.ParseIP("10.96.0.6").To4()
-			return &netlink.ConntrackFlow{
-				FamilyType: unix.AF_INET, TimeOut: 100,
-				Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: port, Protocol: unix.IPPROTO_UDP},
-				Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: port, DstPort: 4000, Protocol: unix.IPPROTO_UDP},
-			}
-		}
-		for _, port := range []uint16{53, 54} {
-			if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, flow(port)); err != nil {
+		own, target := net.ParseIP(addr4).To4(), net.ParseIP("10.96.0.6").To4()
+		make := func(protocol uint8, port uint16, info netlink.ProtoInfo) {
+			client := net.ParseIP("198.51.100.2").To4()
+			if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
+				FamilyType: unix.AF_INET, TimeOut: 100, ProtoInfo: info,
+				Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: port, Protocol: protocol},
+				Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: port, DstPort: 4000, Protocol: protocol},
+			}); err != nil {
 				t.Errorf("making a flow: %v", err)
 			}
 		}
-		want := rules.Flow{Dialled: netip.MustParseAddr(addr4), Port: 53, Answers: netip.MustParseAddr("10.96.0.6")}
-		for _, expected := range []int{1, 0} {
-			n, err := k.FlushUDP(config.IPv4, func(f rules.Flow) bool { return f == want })
-			if n != expected || err != nil {
-				t.Errorf("FlushUDP = %d, %v, want %d", n, err, expected)
+		const synSent, established = 1, 3
+		make(unix.IPPROTO_UDP, 53, nil)
+		make(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
+		make(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
+		flow := rules.Flow{Dialled: netip.MustParseAddr(addr4), Answers: netip.MustParseAddr("10.96.0.6")}
+		for _, tc := range []struct {
+			protocol    string
+			port        uint16
+			established bool
+			deleted     int
+		}{
+			{"UDP", 54, false, 0}, {"UDP", 53, false, 1}, {"UDP", 53, false, 0},
+			{"TCP", 80, true, 0}, {"TCP", 80, false, 1}, {"TCP", 81, false, 0},
+		} {
+			want := flow
+			want.Protocol, want.Port, want.Established = tc.protocol, tc.port, tc.established
+			n, err := k.Flush(config.IPv4, func(f rules.Flow) bool { return f == want })
+			if n != tc.deleted || err != nil {
+				t.Errorf("Flush(%+v) = %d, %v, want %d", tc, n, err, tc.deleted)
 			}
 		}
 		left, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-		if err != nil || len(left) != 1 || left[0].Forward.DstPort != 54 {
-			t.Errorf("left are %v, %v, want the flow to port 54", left, err)
+		if err != nil || len(left) != 1 || left[0].Forward.DstPort != 81 {
+			t.Errorf("left are %v, %v, want the established connection", left, err)
 		}
 	})
 }

@@ -123,13 +123,16 @@ func TestStale(t *testing.T) {
 		flow rules.Flow
 		want bool
 	}{
-		"a flow to the cluster IP stays":                 {rules.Flow{Dialled: pod4, Port: 53, Answers: target}, false},
-		"a flow to an old cluster IP goes":               {rules.Flow{Dialled: pod4, Port: 53, Answers: old}, true},
-		"a flow from before the rules goes":              {rules.Flow{Dialled: pod4, Port: 53, Answers: pod4}, true},
-		"a flow to another port stays":                   {rules.Flow{Dialled: pod4, Port: 54, Answers: old}, false},
-		"a UDP flow to a port that is TCP's stays":       {rules.Flow{Dialled: pod4, Port: 80, Answers: old}, false},
-		"a flow to somebody else stays":                  {rules.Flow{Dialled: old, Port: 53, Answers: old}, false},
-		"a flow in a family that is not forwarded stays": {rules.Flow{Dialled: pod6, Port: 53, Answers: pod6}, false},
+		"a flow to the cluster IP stays":                 {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: target}, false},
+		"a flow to an old cluster IP goes":               {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: old}, true},
+		"a flow from before the rules goes":              {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: pod4}, true},
+		"a flow to another port stays":                   {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 54, Answers: old}, false},
+		"a UDP flow to a port that is TCP's stays":       {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 80, Answers: old}, false},
+		"a connection attempt to an old target goes":     {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: old}, true},
+		"an established connection there stays":          {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: old, Established: true}, false},
+		"a TCP flow to a port that is UDP's stays":       {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 53, Answers: old}, false},
+		"a flow to somebody else stays":                  {rules.Flow{Protocol: "UDP", Dialled: old, Port: 53, Answers: old}, false},
+		"a flow in a family that is not forwarded stays": {rules.Flow{Protocol: "UDP", Dialled: pod6, Port: 53, Answers: pod6}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := rules.Stale(c, []netip.Addr{pod4, pod6}, tc.flow); got != tc.want {

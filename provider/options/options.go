@@ -45,8 +45,10 @@ const (
 	// a hostPort pod on every node.
 	Datapath = Prefix + "datapath"
 
-	// DrainSeconds is how long a proxy that is to stop goes on serving after
-	// its address has left. This version knows 0.
+	// DrainSeconds is how long a proxy that is to stop, because it is replaced
+	// or deleted, goes on serving while its address leaves the status: 0 to
+	// 3600. Connections through it live that long. Make it longer than the DNS
+	// records live. It may be changed at any time. Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
 )
 
@@ -80,9 +82,15 @@ type Options struct {
 	Tolerations       []v1.Toleration
 	PriorityClassName string
 	Firewall          FirewallMode
+	// DrainSeconds is how long a proxy serves on after it was told to stop.
+	DrainSeconds int
 }
+
+// defaultDrainSeconds is enough for an address to leave the status before its
+// proxy stops serving.
+const defaultDrainSeconds = 3
 
 // Default is what holds if neither Service nor cloud config says anything.
 func Default() Options {
-	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged}
+	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged, DrainSeconds: defaultDrainSeconds}
 }

@@ -30,10 +30,11 @@ func TestParse(t *testing.T) {
 		"simple values": {
 			annotations: map[string]string{
 				MaxNodes: "3", NodeAddresses: "internal", PriorityClassName: "system-node-critical",
-				Firewall: "none", Datapath: "proxy", DrainSeconds: "0",
+				Firewall: "none", Datapath: "proxy", DrainSeconds: "3600",
 			},
 			want: func(o *Options) {
 				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", FirewallNone
+				o.DrainSeconds = 3600
 			},
 		},
 		"tolerations in JSON": {
@@ -86,7 +87,9 @@ func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
 		{PriorityClassName, "High", "the name of a PriorityClass"},
 		{Firewall, "report", "one of managed, none"},
 		{Datapath, "direct", `"proxy"`},
-		{DrainSeconds, "30", `"0"`},
+		{DrainSeconds, "3601", "from 0 to 3600"},
+		{DrainSeconds, "-1", "from 0 to 3600"},
+		{DrainSeconds, "30s", "a whole number of seconds"},
 	} {
 		_, err := Parse(map[string]string{c.annotation: c.value}, Default())
 		var broken *Error

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/nearest"
 )
 
@@ -39,7 +40,7 @@ var parsers = map[string]parser{
 	PriorityClassName: parsePriorityClassName,
 	Firewall:          parseFirewall,
 	Datapath:          only("proxy", `"proxy", the only datapath of this version`),
-	DrainSeconds:      only("0", `"0": this version cannot drain proxies`),
+	DrainSeconds:      parseDrainSeconds,
 }
 
 // Known returns the annotations that Parse understands, sorted.
@@ -102,6 +103,15 @@ func parseMaxNodes(value string, o *Options) error {
 		return errors.New("a whole number of at least 1")
 	}
 	o.MaxNodes = int(n)
+	return nil
+}
+
+func parseDrainSeconds(value string, o *Options) error {
+	n, err := strconv.ParseUint(value, 10, 31)
+	if err != nil || n > nodeproxy.MaxDrainSeconds {
+		return fmt.Errorf("a whole number of seconds from 0 to %d", nodeproxy.MaxDrainSeconds)
+	}
+	o.DrainSeconds = int(n)
 	return nil
 }
 

@@ -9,15 +9,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 // configMap tells the proxies what to forward. It holds what may change
 // without replacing them, and so must not leave a trace in the pod template:
 // with hostPorts every change of the template is an outage per node.
-func (s Settings) configMap(svc *v1.Service, ranges []netip.Prefix) (*v1.ConfigMap, error) {
+func (s Settings) configMap(svc *v1.Service, o options.Options, ranges []netip.Prefix) (*v1.ConfigMap, error) {
 	content := nodeproxy.Config{
-		Service:    svc.Namespace + "/" + svc.Name,
-		ClusterIPs: clusterIPs(svc),
+		Service:      svc.Namespace + "/" + svc.Name,
+		ClusterIPs:   clusterIPs(svc),
+		DrainSeconds: o.DrainSeconds,
 	}
 	if len(content.ClusterIPs) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)

@@ -20,8 +20,19 @@ import (
 // not the one file, which would never change in a running pod.
 var configDir = path.Dir(nodeproxy.DefaultFile)
 
+const (
+	// gracePeriod outlasts the longest drain time: the drain time itself, which
+	// may change in a Service's life, must not be in the template. The proxy
+	// ends by itself when it has drained.
+	gracePeriod = nodeproxy.MaxDrainSeconds + 30
+	// settled is how long a proxy has to be ready before the rollout goes on to
+	// the next node, in seconds: time for its address to be published again.
+	settled = 5
+)
+
 // daemonSet runs one proxy per node. Its pods change only with the Service's
-// port numbers and protocols, its options, and the image.
+// port numbers and protocols, its options other than the drain time, and the
+// image.
 func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSet {
 	ds := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},
@@ -36,6 +47,7 @@ func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSe
 				Type:          appsv1.RollingUpdateDaemonSetStrategyType,
 				RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(1))},
 			},
+			MinReadySeconds:      settled,
 			RevisionHistoryLimit: ptr.To[int32](2),
 		},
 	}
@@ -47,7 +59,7 @@ func (s Settings) podSpec(svc *v1.Service, o options.Options) v1.PodSpec {
 	return v1.PodSpec{
 		AutomountServiceAccountToken:  ptr.To(false),
 		EnableServiceLinks:            ptr.To(false),
-		TerminationGracePeriodSeconds: ptr.To[int64](5),
+		TerminationGracePeriodSeconds: ptr.To[int64](gracePeriod),
 		PriorityClassName:             o.PriorityClassName,
 		Tolerations:                   o.Tolerations,
 		SecurityContext:               &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},

@@ -45,7 +45,7 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 	if err != nil {
 		return nil, err
 	}
-	configMap, err := s.configMap(svc, ranges)
+	configMap, err := s.configMap(svc, o, ranges)
 	if err != nil {
 		return nil, err
 	}

@@ -98,6 +98,7 @@ func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
 		Ports:        []nodeproxy.Port{{Protocol: "TCP", Port: 53}, {Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}},
 		ClusterIPs:   []string{"10.96.0.7"},
 		SourceRanges: []string{"198.51.100.0/24", "2001:db8::/32"},
+		DrainSeconds: options.Default().DrainSeconds,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -164,7 +165,7 @@ func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
 		svc.Spec.Ports[0].Name, svc.Spec.Ports[0].NodePort = "renamed", 30053
 		slices.Reverse(svc.Spec.Ports)
 		svc.Labels = map[string]string{"x": "y"}
-	}), parsed(t, map[string]string{options.MaxNodes: "1", options.NodeAddresses: "internal"}))
+	}), parsed(t, map[string]string{options.MaxNodes: "1", options.NodeAddresses: "internal", options.DrainSeconds: "600"}))
 	if diff := cmp.Diff(before.DaemonSet, after.DaemonSet); diff != "" {
 		t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 	}
