@@ -55,6 +55,10 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
 
+.PHONY: bench
+bench: ## Compare the datapaths: speed, and connections at a time (as root)
+	@go run ./test/bench
+
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster alone: PROFILE=gce|gke|baremetal (as root)
 	@$(SANDBOX) up -profile $(PROFILE)

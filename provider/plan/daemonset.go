@@ -26,8 +26,10 @@ const (
 	// ends by itself when it has drained.
 	gracePeriod = nodeproxy.MaxDrainSeconds + 30
 	// settled is how long a proxy has to be ready before the rollout goes on to
-	// the next node, in seconds: time for its address to be published again.
-	settled = 5
+	// the next node, in seconds: time for its address to be published again. Not
+	// more, since a rollout that begins before all proxies are that old replaces
+	// those that are not at once.
+	settled = 3
 )
 
 // daemonSet runs one proxy per node. Its pods change only with the Service's

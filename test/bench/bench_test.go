@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestEveryWayIsMeasuredAndFilled(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to make network namespaces")
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), 1, 50*time.Millisecond, 500, &out); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", &out)
+	for _, w := range ways {
+		if !strings.Contains(out.String(), w.name+"  ") {
+			t.Errorf("%q is not in the table", w.name)
+		}
+	}
+	for name, want := range map[string]string{
+		direct.name: "500", proxy.name: "500",
+		"proxy, 4 source addresses that nobody routes to the pod":   "0",
+		"proxy, 4 source addresses that the node routes to the pod": "500",
+	} {
+		_, ceilings, _ := strings.Cut(out.String(), "Connections at a time")
+		_, row, _ := strings.Cut(ceilings, name+" ")
+		if fields := strings.Fields(row); len(fields) == 0 || fields[0] != want {
+			t.Errorf("%s: row %q, want %s connections", name, fields, want)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, tc := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{3, 1, 2}, 2}, {[]float64{4, 1, 3, 2}, 2.5}, {[]float64{7}, 7}} {
+		if got := median(tc.values); got != tc.want {
+			t.Errorf("median(%v) = %v, want %v", tc.values, got, tc.want)
+		}
+	}
+}

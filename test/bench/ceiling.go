@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
+)
+
+// ceiling is how many connections one way took at a time.
+type ceiling struct {
+	name string
+	// connections were answered and not closed; tracked is what the node's and
+	// the pod's connection tracking held then.
+	connections       int64
+	nodeHeld, podHeld string
+	// resident is the proxy's memory then, and its peak after a change of config.
+	resident, peak string
+}
+
+// enough failures show that a ceiling is reached.
+const enough = 128
+
+// measureCeilings fills each way with connections. The proxy is stopped in the
+// end, and its rules are then changed by hand, to see what they could do with
+// more addresses.
+func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) ([]ceiling, error) {
+	var all []ceiling
+	count := func(name string, w way) error {
+		c, err := l.fill(ctx, name, w, limit)
+		all = append(all, c)
+		return err
+	}
+	if err := count(direct.name, direct); err != nil {
+		return all, err
+	}
+	if err := count(proxy.name, proxy); err != nil {
+		return all, err
+	}
+	if err := p.addMemory(ctx, &all[len(all)-1]); err != nil {
+		return all, err
+	}
+	p.stop()
+	const more = "iptables-nft -t nat -I HOSTPORT-POSTROUTING 1 -p tcp -m conntrack --ctstate DNAT -j SNAT --to-source 10.1.%d.5-10.1.%d.8 --random-fully"
+	if err := l.do("pod", fmt.Sprintf(more, 9, 9)); err != nil {
+		return all, err
+	}
+	if err := count("proxy, 4 source addresses that nobody routes to the pod", proxy); err != nil {
+		return all, err
+	}
+	if err := l.do("node", "ip route add 10.1.9.0/24 via "+podIP); err != nil {
+		return all, err
+	}
+	return all, count("proxy, 4 source addresses that the node routes to the pod", proxy)
+}
+
+// fill opens connections until there are limit of them or enough have failed.
+func (l *lab) fill(ctx context.Context, name string, w way, limit int) (ceiling, error) {
+	c := ceiling{name: name}
+	if err := l.flush(); err != nil {
+		return c, err
+	}
+	target := netip.MustParseAddrPort(w.address)
+	var next, done, failed atomic.Int64
+	var workers sync.WaitGroup
+	for range 64 {
+		workers.Go(func() {
+			_ = l.on("client", func() error {
+				for failed.Load() < enough && ctx.Err() == nil {
+					i := next.Add(1) - 1
+					if i >= int64(limit) {
+						return nil
+					}
+					if holdOne(int(i), target) == nil {
+						done.Add(1)
+					} else {
+						failed.Add(1)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	workers.Wait()
+	c.connections = done.Load()
+	var nodeErr, podErr error
+	c.nodeHeld, nodeErr = l.tracked("node")
+	c.podHeld, podErr = l.tracked("pod")
+	return c, errors.Join(nodeErr, podErr, ctx.Err())
+}
+
+// tracked returns how many entries a host's connection tracking holds.
+func (l *lab) tracked(host string) (count string, err error) {
+	err = l.on(host, func() error {
+		data, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
+		if err != nil {
+			return err
+		}
+		lines := strings.Split(string(data), "\n")
+		var n int64
+		if _, err := fmt.Sscanf(lines[1], "%x", &n); err != nil {
+			return err
+		}
+		count = fmt.Sprint(n)
+		return nil
+	})
+	return count, err
+}
+
+// holdOne opens the i-th connection, exchanges a byte and closes the socket
+// without a word to the other side. Address and port of the client are chosen
+// here, as the kernel would use them again.
+func holdOne(i int, target netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	limit := unix.Timeval{Sec: 2}
+	from := &unix.SockaddrInet4{Port: 1024 + i/clients, Addr: [4]byte{198, 51, 100, byte(2 + i%clients)}}
+	for _, err := range []error{
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.Bind(fd, from),
+		unix.Connect(fd, &unix.SockaddrInet4{Port: int(target.Port()), Addr: target.Addr().As4()}),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	buffer := []byte{askHold}
+	if _, err := unix.Write(fd, buffer); err != nil {
+		return err
+	}
+	if n, err := unix.Read(fd, buffer); err != nil || n != 1 {
+		return fmt.Errorf("read %d bytes: %w", n, err)
+	}
+	return forget(fd)
+}
+
+// addMemory notes what the proxy takes while connection tracking is full, and
+// its peak when a change makes it look through all of it.
+func (p *runningProxy) addMemory(ctx context.Context, c *ceiling) (err error) {
+	if c.resident, err = p.memory("VmRSS:"); err != nil {
+		return err
+	}
+	if err = p.write("198.51.100.0/24"); err != nil {
+		return err
+	}
+	for _, passes := range []string{`result="changed"} 2`, `result="unchanged"} `} {
+		if err = p.await(ctx, "/metrics", passes); err != nil {
+			return err
+		}
+	}
+	c.peak, err = p.memory("VmHWM:")
+	return err
+}
+
+func (p *runningProxy) memory(field string) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(string(data), field)
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(line), nil
+}
+
+func printCeilings(out io.Writer, all []ceiling, limit int) {
+	fmt.Fprintf(out, "\nConnections at a time, at most %d tried:\n", limit)
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "way\tconnections\ttracked on the node\ttracked in the pod\tproxy's memory, its peak at a change\t")
+	for _, c := range all {
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t\n", c.name, c.connections, c.nodeHeld, c.podHeld, strings.TrimSpace(c.resident+" "+c.peak))
+	}
+	table.Flush()
+	if data, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {
+		fmt.Fprintf(out, "A host tracks at most %s (net.netfilter.nf_conntrack_max).\n", strings.TrimSpace(string(data)))
+	}
+}

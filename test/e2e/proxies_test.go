@@ -1,0 +1,365 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// proxy is a proxy pod that is not being stopped.
+type proxy struct {
+	name, uid, node, ip string
+	health              int
+	restarts            int32
+}
+
+// proxiesOf returns the ready proxies of a Service, by node.
+func proxiesOf(ctx context.Context, svc *v1.Service) ([]proxy, error) {
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	if err != nil {
+		return nil, err
+	}
+	var all []proxy
+	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp == nil && isReady(pod) {
+			all = append(all, proxy{
+				name: pod.Name, uid: string(pod.UID), node: pod.Spec.NodeName, ip: pod.Status.PodIP,
+				health:   pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Port.IntValue(),
+				restarts: pod.Status.ContainerStatuses[0].RestartCount,
+			})
+		}
+	}
+	slices.SortFunc(all, func(a, b proxy) int { return strings.Compare(a.node, b.node) })
+	return all, nil
+}
+
+func proxies(t *testing.T, svc *v1.Service) []proxy {
+	t.Helper()
+	all, err := proxiesOf(t.Context(), svc)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("Service %s has %d ready proxies: %v", svc.Name, len(all), err)
+	}
+	return all
+}
+
+// areAvailable says whether n proxies of a Service have been ready for as long
+// as a rollout minds.
+func areAvailable(ctx context.Context, svc *v1.Service, n int) error {
+	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	if err == nil && (len(sets.Items) != 1 || int(sets.Items[0].Status.NumberAvailable) != n) {
+		err = errors.New("some are not")
+	}
+	return err
+}
+
+func proxyOn(t *testing.T, svc *v1.Service, node string) proxy {
+	t.Helper()
+	for _, p := range proxies(t, svc) {
+		if p.node == node {
+			return p
+		}
+	}
+	t.Fatalf("Service %s has no ready proxy on %s", svc.Name, node)
+	return proxy{}
+}
+
+func deletePod(t *testing.T, p proxy) {
+	t.Helper()
+	if err := client.CoreV1().Pods(cluster.ProductNamespace).Delete(t.Context(), p.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get asks a path of the proxy's health endpoint, from its node.
+func (p proxy) get(ctx context.Context, port int, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
+		return sandbox.Dial(ctx, p.node, network, target)
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.ip, strconv.Itoa(port))+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
+}
+
+func (p proxy) readyz(ctx context.Context) (int, error) {
+	status, _, err := p.get(ctx, p.health, "/readyz")
+	return status, err
+}
+
+// dialledByItsNode is a getter that bypasses everything before the pod.
+func (p proxy) dialledByItsNode(ctx context.Context, _ string, port int) (string, error) {
+	_, body, err := p.get(ctx, port, "/hostname")
+	return body, err
+}
+
+// metrics returns the proxy's metrics by name and labels.
+func (p proxy) metrics(ctx context.Context) (map[string]int, error) {
+	_, body, err := p.get(ctx, p.health, "/metrics")
+	values := map[string]int{}
+	for line := range strings.Lines(body) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.Atoi(value); err == nil {
+			values[name] = n
+		}
+	}
+	return values, err
+}
+
+func (p proxy) metric(t *testing.T, name string) int {
+	t.Helper()
+	values, err := p.metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return values[name]
+}
+
+// pid finds the proxy's process on this machine by its cgroup, which is named
+// after the pod.
+func (p proxy) pid() (string, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		groups, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(groups, []byte(p.uid)) {
+			continue
+		}
+		name, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if err == nil && bytes.Contains(name, []byte("hostport-nodeproxy")) {
+			return filepath.Base(filepath.Dir(file)), nil
+		}
+	}
+	return "", fmt.Errorf("no process of pod %s is found", p.name)
+}
+
+// inNamespace runs a program of this machine in the pod's network namespace.
+func (p proxy) inNamespace(ctx context.Context, argv ...string) (string, error) {
+	pid, err := p.pid()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", pid, "-n"}, argv...)...).CombinedOutput()
+	return string(out), err
+}
+
+// resident returns the process's resident memory in KiB.
+func (p proxy) resident(t *testing.T) int {
+	t.Helper()
+	pid, err := p.pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
+
+// readyAfter is the time from the container's start to the pod's being Ready, as
+// the API tells it, in whole seconds.
+func (p proxy) readyAfter(t *testing.T) time.Duration {
+	t.Helper()
+	pod, err := client.CoreV1().Pods(cluster.ProductNamespace).Get(t.Context(), p.name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := pod.Status.ContainerStatuses[0].State.Running.StartedAt
+	for _, c := range pod.Status.Conditions {
+		if c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
+			return c.LastTransitionTime.Sub(started.Time)
+		}
+	}
+	t.Fatalf("pod %s is not ready", p.name)
+	return 0
+}
+
+// published watches that every published address serves.
+type published struct {
+	end   context.CancelFunc
+	ended chan struct{}
+	// fewest addresses that were published at a time, asked requests made, and
+	// what was wrong.
+	fewest, asked int
+	wrong         []string
+}
+
+// watchPublished asks all published addresses, again and again, until stop. One
+// that does not answer is wrong if it was still published afterwards.
+func watchPublished(t *testing.T, svc *v1.Service, port int) *published {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &published{end: cancel, ended: make(chan struct{}), fewest: 1 << 30}
+	t.Cleanup(cancel)
+	go func() {
+		defer close(w.ended)
+		for ctx.Err() == nil {
+			w.look(ctx, svc, port)
+		}
+	}()
+	return w
+}
+
+func (w *published) look(ctx context.Context, svc *v1.Service, port int) {
+	before, err := addresses(ctx, svc)
+	if err != nil {
+		return // that of the API server is not what is watched
+	}
+	w.fewest = min(w.fewest, len(before))
+	for _, address := range before {
+		_, err := getTCP(ctx, address, port)
+		w.asked++
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		if after, e := addresses(ctx, svc); e == nil && contains(after, address) {
+			w.wrong = append(w.wrong, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), address, err))
+		}
+	}
+}
+
+// stop ends the watch, reports what was wrong, and returns the fewest addresses
+// that were published at a time.
+func (w *published) stop(t *testing.T) int {
+	t.Helper()
+	w.end()
+	<-w.ended
+	t.Logf("%d requests to published addresses, %d without an answer, never fewer than %d published", w.asked, len(w.wrong), w.fewest)
+	if len(w.wrong) > 0 {
+		t.Errorf("published addresses did not serve:\n%s", strings.Join(w.wrong, "\n"))
+	}
+	return w.fewest
+}
+
+// ending is how a held connection ended: the request that was not answered.
+type ending struct {
+	asked time.Time
+	err   error
+}
+
+// held are live connections.
+type held struct {
+	conns []net.Conn
+	ended chan ending
+}
+
+// hold opens n connections from the internet and keeps asking on each.
+func hold(t *testing.T, n int, address string) *held {
+	t.Helper()
+	h := &held{ended: make(chan ending, n)}
+	for range n {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		conn, err := sandbox.Dial(ctx, cluster.Internet, "tcp", address)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		h.conns = append(h.conns, conn)
+	}
+	// All begin together, after the last one was opened.
+	var first sync.WaitGroup
+	for _, conn := range h.conns {
+		first.Add(1)
+		go func() { h.ended <- keepAsking(conn, sync.OnceFunc(first.Done)) }()
+	}
+	first.Wait()
+	return h
+}
+
+// keepAsking calls answered after the first answer, or failure.
+func keepAsking(conn net.Conn, answered func()) ending {
+	defer answered()
+	for reader := bufio.NewReader(conn); ; time.Sleep(200 * time.Millisecond) {
+		asked := time.Now()
+		if err := ask(conn, reader); err != nil {
+			return ending{asked, err}
+		}
+		answered()
+	}
+}
+
+func ask(conn net.Conn, reader *bufio.Reader) error {
+	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(conn, "GET /hostname HTTP/1.1\r\nHost: web\r\n\r\n"); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+// wait returns how the connections ended, those that still live after a while
+// left out.
+func (h *held) wait(limit time.Duration) []ending {
+	var all []ending
+	for timeout := time.After(limit); len(all) < len(h.conns); {
+		select {
+		case e := <-h.ended:
+			all = append(all, e)
+		case <-timeout:
+			return all
+		}
+	}
+	return all
+}
+
+// causes counts the endings by their errors.
+func causes(ends []ending) []string {
+	count := map[string]int{}
+	for _, e := range ends {
+		cause := e.err
+		for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
+			cause = next
+		}
+		count[cause.Error()]++
+	}
+	var out []string
+	for cause, n := range count {
+		out = append(out, fmt.Sprintf("%d %s", n, cause))
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,215 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+const drainSeconds = "hostport-ccm.io/drain-seconds"
+
+func withAnnotation(key, value string) func(*v1.Service) {
+	return func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, key, value) }
+}
+
+func TestChangesReachRunningProxiesWithoutReplacingThem(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	before := proxies(t, svc)
+
+	fromNode := before[0]
+	wantOpen(t, fromNode.dialledByItsNode, "web", 80, fromNode.ip)
+	var worst, sum time.Duration
+	const changes = 10
+	for i := range changes {
+		took := timeOfChange(t, svc, before, func(s *v1.Service) {
+			withAnnotation(drainSeconds, fmt.Sprint(i))(s)
+			s.Spec.LoadBalancerSourceRanges = []string{cluster.InternetIP + "/32", fmt.Sprintf("192.0.2.%d/32", i)}
+		})
+		worst, sum = max(worst, took), sum+took
+	}
+	t.Logf("%d changes of source ranges and drain time reached all %d proxies after %.2fs on average, %.2fs at most",
+		changes, len(before), (sum / changes).Seconds(), worst.Seconds())
+	// The firewall lets no node in either; so this asks the proxy alone.
+	wantClosed(t, fromNode.dialledByItsNode, 80, fromNode.ip)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	if diff := cmp.Diff(before, proxies(t, svc), cmp.AllowUnexported(proxy{})); diff != "" {
+		t.Errorf("proxies were replaced or restarted (-before +after):\n%s", diff)
+	}
+}
+
+// timeOfChange edits the Service and returns how long it took until every proxy
+// had read a new config and programmed it.
+func timeOfChange(t *testing.T, svc *v1.Service, all []proxy, change func(*v1.Service)) time.Duration {
+	t.Helper()
+	generations := map[string]int{}
+	for _, p := range all {
+		generations[p.name] = p.metric(t, "hostport_nodeproxy_config_generation")
+	}
+	editService(t, svc, change)
+	began := time.Now()
+	// Well below the minute that a kubelet takes by itself.
+	eventually(t, 30*time.Second, "the change is in all proxies", func(ctx context.Context) error {
+		for _, p := range all {
+			metrics, err := p.metrics(ctx)
+			if err != nil {
+				return err
+			}
+			if metrics["hostport_nodeproxy_config_generation"] == generations[p.name] || metrics["hostport_nodeproxy_ready"] != 1 {
+				return fmt.Errorf("proxy %s does not have it", p.name)
+			}
+		}
+		return nil
+	})
+	return time.Since(began)
+}
+
+func TestWipedRulesAreRepaired(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	for _, table := range []string{"nat", "filter", "mangle"} {
+		p := proxies(t, svc)[0]
+		const repairs = `hostport_nodeproxy_rule_repairs_total{family="IPv4"}`
+		before := p.metric(t, repairs)
+		if out, err := p.inNamespace(t.Context(), "iptables-nft", "-t", table, "-F"); err != nil {
+			t.Fatalf("wiping: %v: %s", err, out)
+		}
+		sawNotReady := false
+		eventually(t, 30*time.Second, "table "+table+" is repaired", func(ctx context.Context) error {
+			for range 20 { // the proxy is not ready for a fraction of a second
+				status, err := p.readyz(ctx)
+				sawNotReady = sawNotReady || (err == nil && status == 503)
+			}
+			metrics, err := p.metrics(ctx)
+			if err == nil && metrics[repairs] == before {
+				err = fmt.Errorf("no repair is counted")
+			}
+			return err
+		})
+		t.Logf("table %s: seen not ready meanwhile: %v", table, sawNotReady)
+		wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	}
+}
+
+func TestProxiesAreSmallAndReadySoon(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 53))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	for _, p := range proxies(t, svc) {
+		resident := p.resident(t)
+		t.Logf("proxy on %s: %d KiB resident, ready %s after its container's start (to the second)", p.node, resident, p.readyAfter(t))
+		if resident > 10<<10 {
+			t.Errorf("proxy on %s takes %d KiB, want at most 10 MiB", p.node, resident)
+		}
+	}
+}
+
+func TestARolloutGoesNodeByNodeAndPublishesOnlyWhatServes(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	before := proxies(t, svc)
+	eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
+		return areAvailable(ctx, svc, len(before))
+	})
+
+	watch := watchPublished(t, svc, 80)
+	// Another port is another pod template.
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	eventually(t, 3*time.Minute, "all proxies are replaced", func(ctx context.Context) error {
+		now, err := proxiesOf(ctx, svc)
+		if err != nil {
+			return err
+		}
+		replaced := len(now) == len(before) && !slices.ContainsFunc(now, func(p proxy) bool {
+			return slices.ContainsFunc(before, func(old proxy) bool { return old.name == p.name })
+		})
+		if !replaced {
+			return fmt.Errorf("not all are")
+		}
+		return nil
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	if fewest := watch.stop(t); fewest < len(externalIPs())-1 {
+		t.Errorf("only %d addresses were published at a time, want one to be missing at most", fewest)
+	}
+	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+}
+
+func TestADrainedNodeServesWhereverItIsPublished(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	node := nodeWithoutController(t)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	watch := watchPublished(t, svc, 80)
+	t.Cleanup(func() {
+		if _, err := sandbox.Kubectl(context.WithoutCancel(t.Context()), "uncordon", node.Name); err != nil {
+			t.Error(err)
+		}
+	})
+	// The backends end without grace; that would be seen, and is not ours.
+	if out, err := sandbox.Kubectl(t.Context(), "drain", node.Name, "--pod-selector=app!=web", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=100s"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, p := range proxies(t, svc) {
+		if p.node == node.Name {
+			deletePod(t, p)
+		}
+	}
+	wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
+	watch.stop(t)
+}
+
+func TestLiveConnectionsLastForTheDrainTimeOfTheirProxy(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	const drain = 4 * time.Second
+	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "4"), servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+
+	const replacements, each = 10, 100
+	nodes := cluster.Nodes(cluster.GCE)
+	var ends []ending
+	for i := range replacements {
+		node := nodes[i%len(nodes)]
+		held := hold(t, each, net.JoinHostPort(node.ExternalIP, "80"))
+		stopped := time.Now()
+		deletePod(t, proxyOn(t, svc, node.Name))
+		wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
+		left := time.Since(stopped)
+		if err := isClosed(t.Context(), getTCP, node.ExternalIP, 80); err == nil {
+			t.Errorf("after its address had left, %s did not serve any more", node.Name)
+		}
+		ended := held.wait(drain + 10*time.Second)
+		early := slices.DeleteFunc(slices.Clone(ended), func(e ending) bool { return e.asked.Sub(stopped) >= drain })
+		t.Logf("replacement %d: the address left after %.2fs; of %d connections %d ended before the drain time of %s", i+1, left.Seconds(), each, len(early), drain)
+		if len(early) > 0 {
+			t.Errorf("connections ended early, the first %.2fs after its proxy was told to stop: %v", early[0].asked.Sub(stopped).Seconds(), early[0].err)
+		}
+		ends = append(ends, ended...)
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+	}
+	t.Logf("how the connections ended: %s", strings.Join(causes(ends), "; "))
+}
