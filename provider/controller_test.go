@@ -192,6 +192,7 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 	for name, change := range map[string]func(*v1.Service){
 		"source ranges": func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"} },
 		"cluster IPs":   func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} },
+		"drain time":    func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.DrainSeconds, "600") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNodes(t)

@@ -1,43 +1,59 @@
 package kernel
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"net/netip"
+	"slices"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// Flush deletes the TCP and UDP flows for which stale returns true. It reads all
-// flows of the family, so memory grows with their number while it runs.
+// Flush deletes the TCP and UDP flows for which stale returns true. It keeps in
+// memory only those: a busy proxy has tens of thousands, which package netlink's
+// own function would read as a whole.
 func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
-	af := netlink.InetFamily(unix.AF_INET)
+	var found [][]byte
+	err := request(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+		entry := message[nl.SizeofNfgenmsg:]
+		if flow, ok := parseFlow(entry); ok && stale(flow) {
+			found = append(found, slices.Clone(entry))
+		}
+		return true
+	})
+	failures := []error{err}
+	deleted := 0
+	for _, entry := range found {
+		// An entry read is the request to delete it.
+		remove := request(family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		remove.AddRawData(entry)
+		if _, err := remove.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failures = append(failures, err)
+			continue
+		}
+		deleted++
+	}
+	if err := errors.Join(failures...); err != nil {
+		return deleted, fmt.Errorf("deleting %s flows from connection tracking: %w", family, err)
+	}
+	return deleted, nil
+}
+
+func request(family config.Family, operation, flags int) *nl.NetlinkRequest {
+	const subsystem = unix.NFNL_SUBSYS_CTNETLINK << 8
+	af := uint8(unix.AF_INET)
 	if family == config.IPv6 {
 		af = unix.AF_INET6
 	}
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, af, flowFilter(stale))
-	if err != nil {
-		return int(n), fmt.Errorf("deleting %s flows from connection tracking: %w", family, err)
-	}
-	return int(n), nil
-}
-
-type flowFilter func(rules.Flow) bool
-
-// MatchConntrackFlow makes the function a filter of package netlink.
-func (stale flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	protocol, known := protocols[flow.Forward.Protocol]
-	return known && stale(rules.Flow{
-		Protocol:    protocol,
-		Dialled:     address(flow.Forward.DstIP),
-		Port:        flow.Forward.DstPort,
-		Answers:     address(flow.Reverse.SrcIP),
-		Established: established(flow),
-	})
+	r := nl.NewNetlinkRequest(subsystem|operation, flags)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: af, Version: nl.NFNETLINK_V0})
+	return r
 }
 
 var protocols = map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP"}
@@ -46,12 +62,52 @@ var protocols = map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP
 // (TCP_CONNTRACK_SYN_SENT in uapi/linux/netfilter/nf_conntrack_tcp.h).
 const synSent = 1
 
-func established(flow *netlink.ConntrackFlow) bool {
-	tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-	return ok && tcp.State != synSent
+// parseFlow reads a conntrack entry as the kernel writes it; ok is false for
+// other protocols. See uapi/linux/netfilter/nfnetlink_conntrack.h.
+func parseFlow(entry []byte) (flow rules.Flow, ok bool) {
+	number := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_NUM)
+	port := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_DST_PORT)
+	if len(number) != 1 || len(port) != 2 || protocols[number[0]] == "" {
+		return rules.Flow{}, false
+	}
+	state := attribute(entry, nl.CTA_PROTOINFO, nl.CTA_PROTOINFO_TCP, nl.CTA_PROTOINFO_TCP_STATE)
+	return rules.Flow{
+		Protocol:    protocols[number[0]],
+		Dialled:     address(entry, nl.CTA_TUPLE_ORIG, nl.CTA_IP_V4_DST, nl.CTA_IP_V6_DST),
+		Port:        binary.BigEndian.Uint16(port),
+		Answers:     address(entry, nl.CTA_TUPLE_REPLY, nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC),
+		Established: len(state) == 1 && state[0] != synSent,
+	}, true
 }
 
-func address(ip net.IP) netip.Addr {
-	addr, _ := netip.AddrFromSlice(ip)
-	return addr.Unmap()
+func address(entry []byte, tuple, v4, v6 uint16) netip.Addr {
+	raw := attribute(entry, tuple, nl.CTA_TUPLE_IP, v4)
+	if raw == nil {
+		raw = attribute(entry, tuple, nl.CTA_TUPLE_IP, v6)
+	}
+	addr, _ := netip.AddrFromSlice(raw)
+	return addr
+}
+
+// attribute returns the value at a path of nested netlink attributes, nil if
+// there is none.
+func attribute(data []byte, path ...uint16) []byte {
+	for _, want := range path {
+		data = child(data, want)
+	}
+	return data
+}
+
+func child(data []byte, want uint16) []byte {
+	for len(data) >= unix.SizeofNlAttr {
+		length := int(binary.NativeEndian.Uint16(data))
+		if length < unix.SizeofNlAttr || length > len(data) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(data[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER) == want {
+			return data[unix.SizeofNlAttr:length]
+		}
+		data = data[min(len(data), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+	}
+	return nil
 }

@@ -232,3 +232,20 @@ func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
 		}
 	})
 }
+
+func TestFlushKnowsIPv6Flows(t *testing.T) {
+	isolated(t, func(t *testing.T) {
+		client, own, target := net.ParseIP("2001:db8::2"), net.ParseIP("fd00:1::5"), net.ParseIP("fd00:96::6")
+		if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET6, &netlink.ConntrackFlow{
+			FamilyType: unix.AF_INET6, TimeOut: 100,
+			Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: 53, Protocol: unix.IPPROTO_UDP},
+			Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: 53, DstPort: 4000, Protocol: unix.IPPROTO_UDP},
+		}); err != nil {
+			t.Errorf("making a flow: %v", err)
+		}
+		want := rules.Flow{Protocol: "UDP", Dialled: netip.MustParseAddr("fd00:1::5"), Port: 53, Answers: netip.MustParseAddr("fd00:96::6")}
+		if n, err := kernel.New().Flush(config.IPv6, func(f rules.Flow) bool { return f == want }); n != 1 || err != nil {
+			t.Errorf("Flush = %d, %v, want 1", n, err)
+		}
+	})
+}

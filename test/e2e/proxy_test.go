@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
@@ -172,12 +173,16 @@ func TestADrainedNodeServesWhereverItIsPublished(t *testing.T) {
 	if out, err := sandbox.Kubectl(t.Context(), "drain", node.Name, "--pod-selector=app!=web", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=100s"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, p := range proxies(t, svc) {
-		if p.node == node.Name {
-			deletePod(t, p)
-		}
-	}
+	p := proxyOn(t, svc, node.Name)
+	deletePod(t, p)
 	wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
+	eventually(t, time.Minute, "the proxy has drained", func(ctx context.Context) error {
+		_, err := client.CoreV1().Pods(cluster.ProductNamespace).Get(ctx, p.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is still there (%v)", err)
+	})
 	watch.stop(t)
 }
 
