@@ -86,7 +86,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		Args:            []string{fmt.Sprintf("--health-address=:%d", health)},
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe("/readyz", health, 1, 2),
-		LivenessProbe:   probe("/healthz", health, 10, 3),
+		LivenessProbe:   livenessProbe(health),
 		Resources: v1.ResourceRequirements{
 			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("10m"), v1.ResourceMemory: resource.MustParse("16Mi")},
 			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("64Mi")},
@@ -101,6 +101,15 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 			{Name: "run", MountPath: "/run"},
 		},
 	}
+}
+
+// livenessProbe has a grace period of its own: who hangs does not drain, and the
+// pod's grace period is no time to wait for it. A container that is started again
+// in the same pod finds its rules, and connections, where they were.
+func livenessProbe(port int32) *v1.Probe {
+	p := probe("/healthz", port, 10, 3)
+	p.TerminationGracePeriodSeconds = ptr.To[int64](2)
+	return p
 }
 
 func probe(url string, port, period, failures int32) *v1.Probe {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +106,33 @@ func TestWipedRulesAreRepaired(t *testing.T) {
 		})
 		t.Logf("table %s: seen not ready meanwhile: %v", table, sawNotReady)
 		wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	}
+}
+
+func TestAProxyThatHangsIsStartedAgainAndLosesNoConnection(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	node := cluster.Nodes(cluster.GCE)[0]
+	held := hold(t, 50, net.JoinHostPort(node.ExternalIP, "80"))
+	p := proxyOn(t, svc, node.Name)
+	pid, err := p.pid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "kill", "-STOP", pid).CombinedOutput(); err != nil {
+		t.Fatalf("stopping the process: %v: %s", err, out)
+	}
+	wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
+	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
+	again := proxyOn(t, svc, node.Name)
+	if again.name != p.name || again.restarts != p.restarts+1 {
+		t.Errorf("proxy %s was started %d times more and is %s now, want one start more in the same pod", p.name, again.restarts-p.restarts, again.name)
+	}
+	if ended := held.wait(time.Second); len(ended) > 0 {
+		t.Errorf("%d of 50 connections ended: %v", len(ended), ended[0].err)
 	}
 }
 
