@@ -53,6 +53,7 @@ func main() {
 type settings struct {
 	proxy         nodeproxy.Options
 	healthAddress string
+	forwardIPv6   bool
 	version       bool
 }
 
@@ -67,12 +68,24 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "hostport-nodeproxy", version)
 		return exitOK
 	}
+	if s.forwardIPv6 {
+		return forwardIPv6(stderr)
+	}
 	proxy, err := nodeproxy.New(s.proxy, kernel.New())
 	if err != nil {
 		return fail(stderr, exitUsage, err)
 	}
 	if err := serve(proxy, s.healthAddress); err != nil {
 		return fail(stderr, exitFailure, err)
+	}
+	return exitOK
+}
+
+// forwardIPv6 never fails, as the proxy, which runs next, can still serve IPv4;
+// it is not ready without IPv6 forwarding and says so.
+func forwardIPv6(stderr io.Writer) int {
+	if err := kernel.ForwardIPv6(); err != nil {
+		fmt.Fprintln(stderr, "hostport-nodeproxy:", err)
 	}
 	return exitOK
 }
@@ -90,6 +103,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.proxy.ConfigFile, "config-file", config.DefaultFile, "the config, in JSON; may be replaced at any time")
 	fs.StringVar(&s.healthAddress, "health-address", fmt.Sprintf(":%d", config.DefaultHealthPort), "where /readyz, /healthz and /metrics are served; the port must be none of the Service's")
 	fs.DurationVar(&s.proxy.SyncPeriod, "sync-period", 2*time.Second, "how often to read the config and verify the rules")
+	fs.BoolVar(&s.forwardIPv6, "forward-ipv6", false, "only switch IPv6 forwarding on in the pod, and exit; needs a privileged container")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)

@@ -292,7 +292,7 @@ func TestIPv6IsForwardedWhereForwardingIsOn(t *testing.T) {
 		p := newLab(t).start(flavour, service(everybody, clusterIP, clusterIP6))
 		p.awaitNotReady("net.ipv6.conf.all.forwarding=1")
 		p.wantAnswer(client, "tcp", pod+":80", clusterIP)
-		p.do("pod", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+		p.do("pod", binary+" --forward-ipv6")
 		p.awaitReady()
 		address := net.JoinHostPort(pod6, "80")
 		p.wantAnswer("fd00:51::2", "tcp", address, "["+clusterIP6+"]:80 from "+pod6)

@@ -116,16 +116,32 @@ func setForwarding(index int) error {
 	return err
 }
 
+const forwardingIPv6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+
+// ForwardIPv6 switches IPv6 forwarding on in this network namespace, which takes
+// a /proc/sys that can be written to and so a privileged container. Where it is
+// on already it does nothing.
+func ForwardIPv6() error {
+	on, err := isOn(forwardingIPv6)
+	if err == nil && !on {
+		err = os.WriteFile(forwardingIPv6, []byte("1"), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("switching IPv6 forwarding on: %w", err)
+	}
+	return nil
+}
+
 // checkIPv6 looks at "all", which alone decides: unlike IPv4's, an IPv6
 // interface's own setting does not make it forward.
 func checkIPv6() error {
-	on, err := isOn("/proc/sys/net/ipv6/conf/all/forwarding")
+	on, err := isOn(forwardingIPv6)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return errors.New("the Service has an IPv6 cluster IP, but this kernel or pod has no IPv6; remove IPv6 from the Service's ipFamilies")
 	case err == nil && !on:
 		return errors.New("the Service has an IPv6 cluster IP, but IPv6 forwarding is off in this pod and cannot be switched on without privilege; " +
-			"set net.ipv6.conf.all.forwarding=1 in an init container that is privileged, or as a pod sysctl that the kubelet allows, or remove IPv6 from the Service's ipFamilies")
+			"let the privileged init container that sets net.ipv6.conf.all.forwarding=1 run, or remove IPv6 from the Service's ipFamilies")
 	}
 	return err
 }

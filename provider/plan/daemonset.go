@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -33,7 +34,7 @@ const (
 )
 
 // daemonSet runs one proxy per node. Its pods change only with the Service's
-// port numbers and protocols, its options other than the drain time, and the
+// port numbers, protocols and IP families, its options other than the drain time, and the
 // image.
 func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSet {
 	ds := &appsv1.DaemonSet{
@@ -68,12 +69,37 @@ func (s Settings) podSpec(svc *v1.Service, o options.Options) v1.PodSpec {
 		Affinity: &v1.Affinity{NodeAffinity: &v1.NodeAffinity{
 			RequiredDuringSchedulingIgnoredDuringExecution: nodeSelector(o.NodeSelector),
 		}},
-		Containers: []v1.Container{s.container(svc)},
+		InitContainers: s.initContainers(svc),
+		Containers:     []v1.Container{s.container(svc)},
 		Volumes: []v1.Volume{
 			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: Name(svc)}}}},
 			// iptables keeps its lock file there.
 			{Name: "run", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: ptr.To(resource.MustParse("1Mi"))}}},
 		},
+	}
+}
+
+// initContainers are for a Service with IPv6 only: there is no way to switch
+// IPv6 forwarding on in a pod's network namespace without privilege. Once it has
+// done so, nothing privileged runs.
+func (s Settings) initContainers(svc *v1.Service) []v1.Container {
+	if !slices.Contains(svc.Spec.IPFamilies, v1.IPv6Protocol) {
+		return nil
+	}
+	return []v1.Container{{
+		Name:            "forward-ipv6",
+		Image:           s.ProxyImage,
+		ImagePullPolicy: s.ImagePullPolicy,
+		Args:            []string{"--forward-ipv6"},
+		Resources:       resources(),
+		SecurityContext: &v1.SecurityContext{Privileged: ptr.To(true), ReadOnlyRootFilesystem: ptr.To(true)},
+	}}
+}
+
+func resources() v1.ResourceRequirements {
+	return v1.ResourceRequirements{
+		Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("10m"), v1.ResourceMemory: resource.MustParse("16Mi")},
+		Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("64Mi")},
 	}
 }
 
@@ -87,10 +113,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe("/readyz", health, 1, 2),
 		LivenessProbe:   livenessProbe(health),
-		Resources: v1.ResourceRequirements{
-			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("10m"), v1.ResourceMemory: resource.MustParse("16Mi")},
-			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("64Mi")},
-		},
+		Resources:       resources(),
 		SecurityContext: &v1.SecurityContext{
 			AllowPrivilegeEscalation: ptr.To(false),
 			ReadOnlyRootFilesystem:   ptr.To(true),

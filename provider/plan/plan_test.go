@@ -193,6 +193,24 @@ func TestProxiesHaveTheLeastPrivilege(t *testing.T) {
 	}
 }
 
+func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
+	dual := service(func(svc *v1.Service) {
+		svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+		svc.Spec.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
+	})
+	spec := mustMake(t, dual, options.Default()).DaemonSet.Spec.Template.Spec
+	if len(spec.InitContainers) != 1 {
+		t.Fatalf("want one init container, got %+v", spec.InitContainers)
+	}
+	first := spec.InitContainers[0]
+	if first.Image != settings.ProxyImage || !*first.SecurityContext.Privileged || !slices.Equal(first.Args, []string{"--forward-ipv6"}) || len(first.Resources.Limits) != 2 {
+		t.Errorf("got %+v", first)
+	}
+	if diff := cmp.Diff(mustMake(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers, spec.Containers); diff != "" {
+		t.Errorf("the proxy itself differs from IPv4's (-IPv4 +both):\n%s", diff)
+	}
+}
+
 func TestOptionsReachTheProxies(t *testing.T) {
 	o := parsed(t, map[string]string{
 		options.PriorityClassName: "high",

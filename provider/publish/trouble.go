@@ -55,7 +55,7 @@ func TroubleOf(pod *v1.Pod) (Trouble, bool) {
 			return Trouble{ReasonUnschedulable, unschedulable(pod, c.Message)}, true
 		}
 	}
-	for _, status := range pod.Status.ContainerStatuses {
+	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if waiting := status.State.Waiting; waiting != nil {
 			return waitingTrouble(pod, status, *waiting)
 		}

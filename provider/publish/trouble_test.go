@@ -17,6 +17,11 @@ func waiting(reason, message string) func(*v1.Pod) {
 	}
 }
 
+// asInit makes the containers so far init containers.
+func asInit(pod *v1.Pod) {
+	pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses = pod.Status.ContainerStatuses, nil
+}
+
 // unscheduled is what a DaemonSet's pod looks like while no node takes it.
 func unscheduled(message string) func(*v1.Pod) {
 	return func(pod *v1.Pod) {
@@ -42,6 +47,10 @@ func TestTroubles(t *testing.T) {
 		"an image that does not exist": {
 			[]*v1.Pod{pod(2, false, waiting("ImagePullBackOff", "x")), pod(1, false, waiting("ErrImagePull", "y"))},
 			ReasonImage, []string{"proxy-1", "node n1", `"example.com/proxy:typo"`, "loadBalancer.proxyImage", "1 more"},
+		},
+		"an image missing already for what runs before the proxy": {
+			[]*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), asInit, waiting("PodInitializing", ""))},
+			ReasonImage, []string{"proxy-1", "loadBalancer.proxyImage"},
 		},
 		"a port that is taken": {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."))},
