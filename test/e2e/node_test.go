@@ -72,7 +72,7 @@ func managerOf(t *testing.T, entries []metav1.ManagedFieldsEntry, path ...string
 	t.Helper()
 	for _, entry := range entries {
 		var fields map[string]any
-		if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err != nil {
+		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 			t.Fatal(err)
 		}
 		found := true
