@@ -42,6 +42,10 @@ const (
 	// packet that was on its way while the rules changed may leave one behind
 	// after the first look.
 	flushPasses = 2
+	// handshake is what a TCP connection that was under way to a target that
+	// answers gets to be answered, before it counts as stale: deleting its entry
+	// would cost it a second.
+	handshake = time.Second
 )
 
 // Proxy keeps the kernel as the config says.
@@ -56,6 +60,9 @@ type Proxy struct {
 	// absent are the families that were not usable when nobody asked for them.
 	absent  map[config.Family]bool
 	flushes int
+	// answerBy is when TCP connections that were under way at the last change
+	// must have been answered; zero after stale ones were flushed.
+	answerBy time.Time
 	// drain is the config's drain time, for Run.
 	drain   atomic.Int64
 	health  *health
@@ -259,7 +266,7 @@ func (p *Proxy) syncRules(ctx context.Context, t *tables, want rules.Set) (did s
 		p.health.set(differences)
 	}
 	klog.FromContext(ctx).Info("Programming rules", "family", want.Family, "reasons", differences)
-	p.flushes = flushPasses
+	p.flushes, p.answerBy = flushPasses, time.Now().Add(handshake)
 	p.metrics.programmed(want.Family)
 	return did, t.program(ctx, want, held)
 }
@@ -276,20 +283,30 @@ func (p *Proxy) forward(ctx context.Context, family config.Family) error {
 // retried and shown in the metrics; it keeps nobody from being served who
 // connects anew.
 func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
-	if p.flushes == 0 {
+	tcp := !p.answerBy.IsZero() && time.Now().After(p.answerBy)
+	if p.flushes == 0 && !tcp {
 		return
 	}
-	p.flushes--
+	p.flushes = max(0, p.flushes-1)
+	failed := false
 	for _, family := range config.Families {
 		if _, served := p.config.ClusterIP(family); !served {
 			continue
 		}
-		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool { return rules.Stale(p.config, addrs, flow) })
+		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool {
+			return (tcp || flow.Protocol != "TCP") && rules.Stale(p.config, addrs, flow)
+		})
 		p.metrics.add(flushedFlows, uint64(n))
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Old flows may go on to an old target; will retry")
 			p.metrics.add(flushFailures, 1)
-			p.flushes = flushPasses
+			failed = true
 		}
+	}
+	switch {
+	case failed:
+		p.flushes = flushPasses
+	case tcp:
+		p.answerBy = time.Time{}
 	}
 }

@@ -286,6 +286,30 @@ func TestFlowsToAnOldTargetAreFlushed(t *testing.T) {
 	l.wantMetric(t, "hostport_nodeproxy_conntrack_flushed_flows_total 2")
 }
 
+func TestAConnectionUnderWayGetsTimeToBeAnsweredBeforeItIsStale(t *testing.T) {
+	l := newLab(t, web)
+	attempt := rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: netip.MustParseAddr("10.96.0.6")}
+	l.fake.Flows = []rules.Flow{attempt}
+	for range flushPasses + 1 {
+		l.pass(t.Context())
+		l.answerBy = l.answerBy.Add(time.Hour) // however slow this machine is
+	}
+	if len(l.fake.Flows) != 1 {
+		t.Error("it was deleted before its time")
+	}
+	l.answerBy = time.Now().Add(-time.Second)
+	l.fake.FlushErr = errors.New("busy")
+	l.pass(t.Context())
+	l.fake.FlushErr = nil
+	l.pass(t.Context())
+	if len(l.fake.Flows) != 0 {
+		t.Error("it was not deleted, with a retry")
+	}
+	if !l.answerBy.IsZero() {
+		t.Error("it is looked for again without end")
+	}
+}
+
 func TestTrafficIsCountedAcrossReprogramming(t *testing.T) {
 	l := newLab(t, web)
 	l.pass(t.Context())

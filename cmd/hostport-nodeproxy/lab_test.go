@@ -184,12 +184,23 @@ func (l *lab) serveUDP(address string) error {
 // errSilence is what ask returns when packets are dropped: nobody answers.
 var errSilence = errors.New("no answer in time")
 
+const (
+	// silence is how long to wait for an answer that should not come.
+	silence = 700 * time.Millisecond
+	// patience is how long to wait for one that should, on a slow machine.
+	patience = 20 * time.Second
+)
+
 // ask dials from an address of the client's and returns the answer.
 func (l *lab) ask(from, network, address string) (answer string, err error) {
-	conn, err := l.dial(from, network, address)
+	return l.askFor(silence, from, network, address)
+}
+
+func (l *lab) askFor(limit time.Duration, from, network, address string) (answer string, err error) {
+	conn, err := l.dialFor(limit, from, network, address)
 	if err == nil {
 		defer conn.Close()
-		answer, err = exchange(conn)
+		answer, err = exchangeFor(limit, conn)
 	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -199,7 +210,7 @@ func (l *lab) ask(from, network, address string) (answer string, err error) {
 }
 
 func (l *lab) dial(from, network, address string) (net.Conn, error) {
-	return l.dialFor(700*time.Millisecond, from, network, address)
+	return l.dialFor(silence, from, network, address)
 }
 
 func (l *lab) dialFor(limit time.Duration, from, network, address string) (conn net.Conn, err error) {
@@ -216,8 +227,10 @@ func (l *lab) dialFor(limit time.Duration, from, network, address string) (conn 
 	return conn, err
 }
 
-func exchange(conn net.Conn) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(700 * time.Millisecond)); err != nil {
+func exchange(conn net.Conn) (string, error) { return exchangeFor(silence, conn) }
+
+func exchangeFor(limit time.Duration, conn net.Conn) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return "", err
 	}
 	if conn.RemoteAddr().Network() == "udp" {

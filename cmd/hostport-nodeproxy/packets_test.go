@@ -58,7 +58,7 @@ func inBothFlavours(t *testing.T, test func(t *testing.T, flavour string)) {
 // wantAnswer asks and compares the answer's beginning.
 func (l *lab) wantAnswer(from, network, address, want string) {
 	l.t.Helper()
-	if got, err := l.ask(from, network, address); err != nil || !strings.HasPrefix(got, want) {
+	if got, err := l.askFor(patience, from, network, address); err != nil || !strings.HasPrefix(got, want) {
 		l.t.Errorf("%s %s from %s answered %q, %v, want %q", network, address, from, got, err, want)
 	}
 }
@@ -198,7 +198,7 @@ func TestAConfigChangeLosesNoConnectionAndLetsNobodyIn(t *testing.T) {
 		for range 4 {
 			asking.Go(func() {
 				for !stop.Load() {
-					if _, err := p.ask(client, "tcp", pod+":80"); err != nil {
+					if _, err := p.askFor(patience, client, "tcp", pod+":80"); err != nil {
 						t.Errorf("a wanted connection was lost: %v", err)
 					}
 					served.Add(1)
@@ -267,13 +267,13 @@ func TestAConnectionThatWaitsForADeadTargetReachesTheNextOne(t *testing.T) {
 		answers := make(chan answer)
 		go func() {
 			// The kernel repeats the first segment after a second, from the same port.
-			conn, err := p.dialFor(20*time.Second, client, "tcp", pod+":80")
+			conn, err := p.dialFor(patience, client, "tcp", pod+":80")
 			if err != nil {
 				answers <- answer{err: err}
 				return
 			}
 			defer conn.Close()
-			text, err := exchange(conn)
+			text, err := exchangeFor(patience, conn)
 			answers <- answer{text, err}
 		}()
 		eventually(t, "the connection's first segment", func() (string, bool) {
