@@ -147,13 +147,22 @@ func (j *judge) decide(now time.Time, leases map[string]string) []verdict {
 		switch {
 		case r.down && r.renewed > settling:
 			verdicts = append(verdicts, verdict{Node: node, Silent: now.Sub(r.answered)})
-			*r = record{answered: r.answered, missing: r.missing}
+			r.back()
 		case !cutOff && read && r.isDead(now):
 			verdicts = append(verdicts, verdict{Node: node, Down: true, Silent: now.Sub(r.answered)})
 			r.down = true
 		}
 	}
 	return verdicts
+}
+
+// back ends a verdict. What is known of the Lease is forgotten once the node
+// answers: one that only we cannot reach is not to go down again.
+func (r *record) back() {
+	r.down = false
+	if r.missing == 0 {
+		r.lease, r.renewed = "", 0
+	}
 }
 
 func (r *record) look(now time.Time, mark string) {

@@ -178,6 +178,26 @@ func TestANodeIsDownInTimeAndBackWhenItsKubeletIs(t *testing.T) {
 	}
 }
 
+func TestANodeThatOnlyWeCannotReachIsOutAtMostOnce(t *testing.T) {
+	w := newWorld("a", "b", "c")
+	w.rounds(1)
+	w.silence("b")
+	got := w.rounds(8)
+	for range 20 {
+		w.renew("b")
+		got = append(got, w.rounds(10)...)
+	}
+	if diff := cmp.Diff([]string{"-b", "+b"}, got); diff != "" {
+		t.Errorf("verdicts differ (-want +got):\n%s", diff)
+	}
+	w.silence()
+	w.rounds(1)
+	w.silence("b")
+	if got := w.rounds(8); !slices.Equal(got, []string{"-b"}) {
+		t.Errorf("it answered, and dies: got %v", got)
+	}
+}
+
 func TestAJudgeThatStoodStillDoesNotCountTheTime(t *testing.T) {
 	w := newWorld("a", "b", "c")
 	w.rounds(1)

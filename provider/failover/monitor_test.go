@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -59,12 +60,20 @@ func newLab(t *testing.T, objects ...runtime.Object) *lab {
 		objects = append(objects, node(name, fmt.Sprint("10.0.0.", i+1), v1.ConditionTrue), lease(name, time.Unix(1, 0)))
 	}
 	l := &lab{T: t, kube: fake.NewClientset(objects...), time: time.Unix(1e9, 0)}
+	// The fake loses what happens between its list and its watch.
+	watched := make(chan struct{})
+	l.kube.PrependWatchReactor("nodes", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		defer close(watched)
+		w, err := l.kube.Tracker().Watch(action.GetResource(), action.GetNamespace())
+		return true, w, err
+	})
 	shared := informers.NewSharedInformerFactory(l.kube, 0)
 	l.Monitor = New(l.kube, shared.Core().V1().Nodes())
 	l.Monitor.dial = l.connect
 	l.Monitor.now = func() time.Time { return l.time }
 	shared.Start(t.Context().Done())
 	shared.WaitForCacheSync(t.Context().Done())
+	<-watched
 	return l
 }
 
