@@ -24,7 +24,6 @@ func TestDeadNodeLeavesBeforeKubernetesNotices(t *testing.T) {
 	powerCycle(t, node, func() {
 		wantGoneWhileReady(t, svc, node, off)
 		wantNodeEvent(t, node, "LoadBalancerNodeDown")
-		wantOpen(t, getTCP, "web", 80, externalIPs(node.Name)...)
 	})
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
