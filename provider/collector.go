@@ -80,29 +80,25 @@ func (c *collector) run(ctx context.Context, synced cache.InformerSynced, every 
 // listed ends it, as a port has to be closed before what serves it goes; an
 // owner in doubt is left alone and does not stand in the way of others.
 func (c *collector) collect(ctx context.Context) error {
-	var owners []firewall.Owner
-	found := map[firewall.Owner][]leftovers{}
+	owners := map[firewall.Owner]bool{}
 	for _, kind := range c.kinds {
 		of, err := kind.owners(ctx)
 		if err != nil {
 			return err
 		}
 		for _, owner := range of {
-			if len(found[owner]) == 0 {
-				owners = append(owners, owner)
-			}
-			found[owner] = append(found[owner], kind)
+			owners[owner] = true
 		}
 	}
 	var failed []error
-	for _, owner := range owners {
+	for owner := range owners {
 		gone, err := c.isGone(ctx, owner)
 		switch {
 		case gone && c.removals[owner] == maxRemovals:
 			err = fmt.Errorf("service %s, UID %s, is not in this cluster, but again and again something is made for it: is there another cluster with clusterID %s? Give each cluster its own",
 				owner.Service, owner.UID, owner.ClusterID)
 		case gone:
-			err = c.remove(ctx, owner, found[owner])
+			err = c.remove(ctx, owner)
 		}
 		failed = append(failed, err)
 	}
@@ -131,10 +127,10 @@ func (c *collector) isGone(ctx context.Context, owner firewall.Owner) (bool, err
 }
 
 // remove removes what is left of one Service, kind by kind, and tells of it.
-func (c *collector) remove(ctx context.Context, owner firewall.Owner, kinds []leftovers) error {
+func (c *collector) remove(ctx context.Context, owner firewall.Owner) error {
 	var removed []string
 	var failed error
-	for _, kind := range kinds {
+	for _, kind := range c.kinds {
 		there, err := kind.remove(ctx, owner)
 		if err != nil {
 			failed = fmt.Errorf("removing the %s that Service %s left behind: %w", kind.kind, owner.Service, err)

@@ -43,16 +43,13 @@ func (o objects[T]) owners(context.Context) ([]firewall.Owner, error) {
 		return nil, err
 	}
 	var owners []firewall.Owner
-	seen := map[firewall.Owner]bool{}
 	for _, obj := range all {
 		owner := firewall.Owner{
 			ClusterID: o.settings.ClusterID,
 			Service:   plan.ServiceOf(obj),
 			UID:       types.UID(obj.GetLabels()[plan.LabelServiceUID]),
 		}
-		whole := owner.Service.Namespace != "" && owner.Service.Name != "" && owner.UID != ""
-		if whole && !seen[owner] {
-			seen[owner] = true
+		if owner.Service.Namespace != "" && owner.Service.Name != "" && owner.UID != "" {
 			owners = append(owners, owner)
 		}
 	}
