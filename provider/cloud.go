@@ -113,8 +113,13 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err := services.Watch(ours, shared.Core().V1().Nodes()); err != nil {
 		return nil, err
 	}
+	around, err := services.WatchAround(kube)
+	if err != nil {
+		return nil, err
+	}
 	recorder := newRecorder(ctx, kube)
 	c.balancer = c.newLoadBalancer(kube, ours, services, recorder)
+	c.balancer.around = around
 	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err
@@ -122,6 +127,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	leftBehind := newCollector(c.balancer, shared.Core().V1().Services().Lister())
 	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {
 		ours.Start(ctx.Done())
+		around.Run(ctx.Done())
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
 		c.watch.Follow(tellOf(recorder, services))
@@ -168,6 +174,7 @@ func (c *Cloud) settings() plan.Settings {
 		Namespace:       c.config.LoadBalancer.Namespace,
 		ProxyImage:      c.config.LoadBalancer.ProxyImage,
 		ImagePullPolicy: c.config.LoadBalancer.ImagePullPolicy,
+		Reserved:        c.config.LoadBalancer.Reserved(),
 	}
 }
 

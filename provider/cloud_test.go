@@ -69,7 +69,7 @@ func TestNewChoosesTheCloud(t *testing.T) {
 }
 
 func TestOnlyTheConfigCanSwitchTheFirewallOn(t *testing.T) {
-	l := &loadBalancer{defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
+	l := &loadBalancer{around: nobody{}, defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
 	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil); err == nil {
 		t.Error("an annotation overrules a config that says hands off")
 	}
@@ -175,3 +175,10 @@ type pokeRecorder func(name string)
 func (p pokeRecorder) Poke(service types.NamespacedName) { p(service.String()) }
 
 func (p pokeRecorder) PokeAfter(service types.NamespacedName, _ time.Duration) { p(service.String()) }
+
+// nobody is around.
+type nobody struct{}
+
+func (nobody) Services() []*v1.Service                   { return nil }
+func (nobody) Holders(*v1.Service) map[string][]*v1.Pod  { return nil }
+func (nobody) EndpointNodes(*v1.Service) map[string]bool { return nil }

@@ -321,7 +321,7 @@ func TestServicesRemovedByForceWhileWeWereDownAreCollectedAtTheStart(t *testing.
 	c := twoNodes(t)
 	stop := c.start()
 	c.serve(service("web"))
-	c.serve(service("kept"))
+	c.serve(service("kept", tcp(81)))
 	stop()
 	theirs := firewall.Rule{Name: "hostport-theirs", Description: firewall.FormatMark(owner("beta", "web", "web-uid"))}
 	c.firewall.SetRule(theirs)

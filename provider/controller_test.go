@@ -334,7 +334,7 @@ func TestAFirewallThatFailsAddsNoAddressAndKeepsNoBadOne(t *testing.T) {
 	down := func(string, firewall.Owner) error { return errors.New("endpoint http://gce.invalid is down") }
 	c.firewall.FailWith(down)
 	c.start()
-	c.create(service("new"))
+	c.create(service("new", tcp(81)))
 	c.proxy("new", "n1", ready)
 	c.eventually("a warning names the cause", func() bool {
 		return c.hasEvent("Warning FirewallNotUpdated new:", "endpoint http://gce.invalid is down")

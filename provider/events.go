@@ -13,6 +13,7 @@ import (
 const (
 	reasonRefused           = "LoadBalancerRefused"
 	reasonUnknownAnnotation = "UnknownAnnotation"
+	reasonPortsNotServed    = "PortsNotServed"
 	reasonFirewallFailed    = "FirewallNotUpdated"
 	reasonFirewallChanged   = "FirewallChanged"
 	reasonLeftoversRemoved  = "LeftoversRemoved"

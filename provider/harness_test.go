@@ -43,6 +43,7 @@ type cluster struct {
 	own      *ownAddresses
 	nodes    *fakeWatch
 	watches  atomic.Int32
+	settled  atomic.Int32
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
@@ -110,7 +111,7 @@ func (c *cluster) start() (stop func()) {
 	}()
 	shared.Start(ctx.Done())
 	// The fake loses what happens between its list and its watch.
-	c.eventually("five informers watch", func() bool { return c.watches.Load() >= before+5 })
+	c.eventually("seven informers watch", func() bool { return c.watches.Load() >= before+7 })
 	stop = func() { cancel(); <-done; shared.Shutdown() }
 	c.Cleanup(stop)
 	return stop
@@ -300,7 +301,7 @@ func (c *cluster) serve(svc *v1.Service) {
 func (c *cluster) settle() {
 	c.Helper()
 	name := fmt.Sprint("settle-", time.Now().UnixNano())
-	c.serve(service(name))
+	c.serve(service(name, tcp(int32(10000+c.settled.Add(1)))))
 }
 
 func (c *cluster) isGone(name string) bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,8 +52,19 @@ type loadBalancer struct {
 	reporter   *reporter
 	services   poker
 	// own is there if nodes describe themselves.
-	own   *ownAddresses
-	watch nodeWatch
+	own    *ownAddresses
+	watch  nodeWatch
+	around neighbours
+}
+
+// neighbours is who else is in the cluster.
+type neighbours interface {
+	// Services are those that we serve.
+	Services() []*v1.Service
+	// Holders are the pods of others that have a Service's ports on any node.
+	Holders(svc *v1.Service) map[string][]*v1.Pod
+	// EndpointNodes are the nodes with a ready endpoint of a Service.
+	EndpointNodes(svc *v1.Service) map[string]bool
 }
 
 var _ cloudprovider.LoadBalancer = &loadBalancer{}
@@ -77,7 +89,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 	if err != nil {
 		return nil, false, fmt.Errorf("looking at the firewall: %w", err)
 	}
-	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || open, nil
+	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || open || hasConditions(svc), nil
 }
 
 // EnsureLoadBalancer makes everything a Service should have, and returns what
@@ -96,6 +108,13 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
 		return nil, cloudprovider.ImplementedElsewhere
 	}
+	wrong = append(wrong, portWarnings(p)...)
+	if err := l.tellConditions(ctx, svc, p.Conflicts); err != nil {
+		return nil, err
+	}
+	if p.DaemonSet == nil {
+		return &v1.LoadBalancerStatus{}, l.withdraw(ctx, svc)
+	}
 	if err := l.run(ctx, svc, p); err != nil {
 		return nil, err
 	}
@@ -107,10 +126,8 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	if err != nil {
 		return nil, fmt.Errorf("listing proxy pods: %w", err)
 	}
-	for _, t := range publish.Troubles(pods) {
-		wrong = append(wrong, warning{t.Reason, t.Message, t.Reason})
-	}
-	status := l.status(ctx, svc, o, p, pods)
+	wrong = append(wrong, proxyWarnings(p, pods)...)
+	status := l.status(ctx, svc, o, p, nodes, pods)
 	if openErr != nil {
 		// Tried again later, but not by failing: addresses that turned bad
 		// have to leave meanwhile.
@@ -128,7 +145,7 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options,
 	if o.Firewall == options.FirewallManaged && l.defaults.Firewall == options.FirewallNone {
 		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: none; remove the annotation", options.Firewall, o.Firewall)
 	}
-	p, err := plan.Make(l.settings, svc, o, nodes)
+	p, err := l.share(svc, o, nodes)
 	return o, p, err
 }
 
@@ -176,19 +193,24 @@ func (l *loadBalancer) open(ctx context.Context, svc *v1.Service, p *plan.Plan, 
 	return nil
 }
 
-func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, pods []*v1.Pod) *v1.LoadBalancerStatus {
+func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod) *v1.LoadBalancerStatus {
 	nodes := p.Nodes
+	others := slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return slices.Contains(nodes, n) })
 	if l.own != nil {
-		nodes = l.own.addTo(ctx, nodes)
+		nodes, others = l.own.addTo(ctx, nodes), l.own.addTo(ctx, others)
 	}
 	return publish.Status(publish.Input{
 		Nodes:     nodes,
+		Others:    others,
 		Pods:      pods,
+		Local:     svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
+		Endpoints: l.around.EndpointNodes(svc),
 		Previous:  svc.Status.LoadBalancer,
 		Families:  svc.Spec.IPFamilies,
 		Addresses: o.Addresses,
 		MaxNodes:  o.MaxNodes,
 		IPMode:    l.ipMode,
+		Ports:     publish.Ports(svc, p.Conflicts),
 	})
 }
 
@@ -212,7 +234,7 @@ func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, 
 		return err
 	}
 	l.reporter.warn(svc, nil)
-	return nil
+	return l.forgetConditions(ctx, svc)
 }
 
 // oneLine writes joined errors in one line, as events want it.

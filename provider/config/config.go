@@ -4,6 +4,8 @@
 package config
 
 import (
+	"slices"
+
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -72,6 +74,12 @@ type LoadBalancer struct {
 	Addresses options.Addresses `json:"addresses,omitempty"`
 	// Firewall is managed or none. Default: managed.
 	Firewall options.FirewallMode `json:"firewall,omitempty"`
+	// ReservedPorts are never given to a Service, as nodes need them
+	// themselves: ports, and ranges such as "2379-2380", each as a quoted
+	// string. An empty list reserves none. Default: "22" (SSH), "2379-2380"
+	// (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260"
+	// (kubelet, kube-proxy, controllers).
+	ReservedPorts []string `json:"reservedPorts,omitempty"`
 	// IPMode of the published addresses: VIP lets kube-proxy serve clients
 	// inside the cluster without leaving the node, Proxy sends them out to
 	// the address. VIP is wrong for an address that a node itself bears if
@@ -144,6 +152,21 @@ func (c *CloudConfig) Options() options.Options {
 	return defaults
 }
 
+// defaultReserved are the ports of what runs on nodes of most clusters:
+// https://kubernetes.io/docs/reference/networking/ports-and-protocols/.
+var defaultReserved = []string{"22", "2379-2380", "6443", "9100", "10248-10260"}
+
+// Reserved returns the reserved ports.
+func (lb *LoadBalancer) Reserved() []options.PortRange {
+	var list []options.PortRange
+	for _, text := range lb.ReservedPorts {
+		if r, err := options.ParsePortRange(text); err == nil { // Validated.
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
 // setDefaults fills in what the file left empty.
 func (c *CloudConfig) setDefaults() {
 	lb := &c.LoadBalancer
@@ -152,6 +175,9 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.Classes, ClassesBoth)
 	setDefault(&lb.Firewall, options.FirewallManaged)
 	setDefault(&lb.Failover, FailoverFast)
+	if lb.ReservedPorts == nil {
+		lb.ReservedPorts = slices.Clone(defaultReserved)
+	}
 	if c.Provider == ProviderNone {
 		setDefault(&lb.Addresses, options.ExternalOrInternal)
 	}

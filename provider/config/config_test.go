@@ -34,6 +34,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
 			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged, Failover: FailoverFast,
+			ReservedPorts: []string{"22", "2379-2380", "6443", "9100", "10248-10260"},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -48,7 +49,8 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
 			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
 			Addresses: options.Internal, Firewall: options.FirewallNone, IPMode: v1.LoadBalancerIPModeProxy,
-			Failover: FailoverKubernetes,
+			Failover:      FailoverKubernetes,
+			ReservedPorts: []string{"23", "8000-8010"},
 		},
 		GCE: GCE{
 			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
@@ -108,6 +110,8 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"an unknown pull policy":            {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
 		"an unknown ip mode":                {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
 		"an unknown kind of failover":       {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
+		"a broken reserved port":            {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
+		"a reserved port not quoted":        {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
 		"a broken endpoint":                 {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
 		"a broken tag":                      {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
 		"a duration without unit":           {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},

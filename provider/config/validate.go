@@ -70,6 +70,10 @@ func (lb *LoadBalancer) validate(p *problems) {
 	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
 	p.expect(lb.Firewall.Validate(), "loadBalancer.firewall", lb.Firewall)
 	oneOf(p, "loadBalancer.failover", lb.Failover, FailoverFast, FailoverKubernetes)
+	for _, text := range lb.ReservedPorts {
+		_, err := options.ParsePortRange(text)
+		p.expect(err, "loadBalancer.reservedPorts", text)
+	}
 	if lb.IPMode != "" {
 		oneOf(p, "loadBalancer.ipMode", lb.IPMode, v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy)
 	}

@@ -24,7 +24,7 @@ func (s Settings) configMap(svc *v1.Service, o options.Options, ranges []netip.P
 	if len(content.ClusterIPs) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
 	}
-	for _, p := range ports(svc) {
+	for _, p := range Ports(svc) {
 		content.Ports = append(content.Ports, nodeproxy.Port{Protocol: string(p.Protocol), Port: uint16(p.Port)})
 	}
 	for _, r := range ranges {

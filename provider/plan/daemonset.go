@@ -148,7 +148,7 @@ func probe(url string, port, period, failures int32) *v1.Probe {
 // names may be longer than the 15 characters a container port's may have.
 func containerPorts(svc *v1.Service) []v1.ContainerPort {
 	var list []v1.ContainerPort
-	for _, p := range ports(svc) {
+	for _, p := range Ports(svc) {
 		list = append(list, v1.ContainerPort{
 			Name:          fmt.Sprintf("%s-%d", strings.ToLower(string(p.Protocol)), p.Port),
 			Protocol:      p.Protocol,

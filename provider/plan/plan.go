@@ -23,12 +23,20 @@ type Settings struct {
 	Namespace       string
 	ProxyImage      string
 	ImagePullPolicy v1.PullPolicy
+	// Reserved ports are refused.
+	Reserved []options.PortRange
 }
 
 // Plan is what one Service should have.
 type Plan struct {
 	// Nodes serve the Service, healthy or not, sorted by name.
-	Nodes     []*v1.Node
+	Nodes []*v1.Node
+	// Conflicts are the ports left out of all that follows. If none remains,
+	// there are no objects.
+	Conflicts []Conflict
+	// Held are sentences about nodes that pods of others keep from the
+	// Service.
+	Held      []string
 	Firewall  firewall.Spec
 	DaemonSet *appsv1.DaemonSet
 	ConfigMap *v1.ConfigMap
@@ -63,9 +71,28 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 	}, nil
 }
 
-// ports lists a Service's ports in a fixed order, each protocol and number
+// Share plans for one Service among rivals: with those of its ports that it
+// gets.
+func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, rivals Rivals) (*Plan, error) {
+	if len(svc.Spec.Ports) == 0 {
+		return Make(s, svc, o, nodes)
+	}
+	conflicts := s.Conflicts(svc, o, nodes, rivals)
+	served := Without(svc, conflicts)
+	if len(served.Spec.Ports) == 0 {
+		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
+	}
+	p, err := Make(s, served, o, nodes)
+	if err != nil {
+		return nil, err
+	}
+	p.Conflicts, p.Held = conflicts, heldNodes(served, p.Nodes, rivals.Pods)
+	return p, nil
+}
+
+// Ports lists a Service's ports in a fixed order, each protocol and number
 // once: the order in which a user writes them must not replace pods.
-func ports(svc *v1.Service) []v1.ServicePort {
+func Ports(svc *v1.Service) []v1.ServicePort {
 	sorted := slices.Clone(svc.Spec.Ports)
 	for i := range sorted {
 		if sorted[i].Protocol == "" {
@@ -85,7 +112,7 @@ func comparePorts(a, b v1.ServicePort) int {
 
 func firewallPorts(svc *v1.Service) []firewall.Port {
 	var open []firewall.Port
-	for _, p := range ports(svc) {
+	for _, p := range Ports(svc) {
 		open = append(open, firewall.Port{Protocol: p.Protocol, Port: uint16(p.Port)})
 	}
 	return open

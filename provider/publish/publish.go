@@ -25,6 +25,12 @@ type Input struct {
 	Nodes []*v1.Node
 	// Pods are the Service's proxies, in any state.
 	Pods []*v1.Pod
+	// Local keeps to nodes with an endpoint, see preferLocal.
+	Local bool
+	// Endpoints are the names of the nodes with a ready endpoint.
+	Endpoints map[string]bool
+	// Others are nodes that do not serve the Service by plan.
+	Others []*v1.Node
 	// Previous is the status as it is.
 	Previous v1.LoadBalancerStatus
 	// Families of the Service, the preferred one first. Empty means both.
@@ -35,6 +41,8 @@ type Input struct {
 	// IPMode of external and of internal addresses. Neither may be empty: the
 	// API server would put VIP for it, and each sync would see a difference.
 	IPMode IPMode
+	// Ports go with every address; nil if there is nothing to say about them.
+	Ports []v1.PortStatus
 }
 
 // IPMode tells kube-proxy how to treat addresses.
@@ -46,21 +54,52 @@ func Status(in Input) *v1.LoadBalancerStatus {
 	serving := nodesWith(in, func(node *v1.Node) bool {
 		return healthy(node) && hasReadyPod(in.Pods, node.Name)
 	})
-	if len(serving) == 0 {
+	if serving = preferLocal(in, serving); len(serving) == 0 {
 		serving = keep(in)
 	}
 	return &v1.LoadBalancerStatus{Ingress: ingress(in, limit(serving, in))}
 }
 
-// keep returns what stays published while no node is known to serve: the
-// published nodes that are healthy, as their proxies may just be replaced; else
-// all published ones, as a node that lost the API server may still forward.
+// preferLocal leaves, for policy Local, the nodes with a ready endpoint. While
+// there is none on any of them, those that are published stay, or if there are
+// none all: DNS is not to flap when a Deployment is replaced.
+func preferLocal(in Input, serving []*v1.Node) []*v1.Node {
+	if !in.Local {
+		return serving
+	}
+	if local := filter(serving, func(node *v1.Node) bool { return in.Endpoints[node.Name] }); len(local) > 0 {
+		return local
+	}
+	if stay := filter(serving, func(node *v1.Node) bool { return isPublished(in, node) }); len(stay) > 0 {
+		return stay
+	}
+	return serving
+}
+
+// keep returns what stays published while no node is known to serve. The first
+// of these that there are:
+//   - published nodes that are healthy, as their proxies may just be replaced;
+//   - published nodes that are not leaving: one that lost the API server may
+//     still forward;
+//   - published nodes that are to be removed, as long as they and their
+//     proxies are Ready;
+//   - published nodes that were deselected, until one of those selected in
+//     their place serves. If none can, they go.
 func keep(in Input) []*v1.Node {
 	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
-	if up := filter(published, healthy); len(up) > 0 {
-		return up
+	staying := func(node *v1.Node) bool { return !leaving(node) }
+	forwarding := func(node *v1.Node) bool {
+		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && hasReadyPod(in.Pods, node.Name)
 	}
-	return filter(published, func(node *v1.Node) bool { return !leaving(node) })
+	for _, ok := range []func(*v1.Node) bool{healthy, staying, forwarding} {
+		if kept := filter(published, ok); len(kept) > 0 {
+			return kept
+		}
+	}
+	if successors := nodesWith(in, healthy); len(successors) == 0 {
+		return nil
+	}
+	return filter(in.Others, func(node *v1.Node) bool { return isPublished(in, node) && healthy(node) })
 }
 
 // nodesWith returns the nodes that have something to publish and fulfil ok.
@@ -79,20 +118,21 @@ func filter(nodes []*v1.Node, ok func(*v1.Node) bool) []*v1.Node {
 }
 
 // healthy says that a node is Ready and not about to go.
-func healthy(node *v1.Node) bool {
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == v1.NodeReady {
-			return condition.Status == v1.ConditionTrue && !leaving(node)
-		}
-	}
-	return false
+func healthy(node *v1.Node) bool { return ready(node) && !leaving(node) }
+
+func ready(node *v1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool {
+		return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
+	})
 }
 
 // leaving says that a node is on its way out, or declared dead by its admin.
 func leaving(node *v1.Node) bool {
-	return node.DeletionTimestamp != nil || slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool {
-		return t.Key == servicecontroller.ToBeDeletedTaint || t.Key == v1.TaintNodeOutOfService
-	})
+	return node.DeletionTimestamp != nil || tainted(node, servicecontroller.ToBeDeletedTaint) || tainted(node, v1.TaintNodeOutOfService)
+}
+
+func tainted(node *v1.Node, key string) bool {
+	return slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool { return t.Key == key })
 }
 
 func hasReadyPod(pods []*v1.Pod, node string) bool {
@@ -137,7 +177,7 @@ func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
 	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
 	var list []v1.LoadBalancerIngress
 	for _, a := range all {
-		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode})
+		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode, Ports: in.Ports})
 	}
 	return list
 }

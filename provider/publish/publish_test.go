@@ -40,9 +40,11 @@ func inZone(zone string) func(*v1.Node) {
 
 func notReady(node *v1.Node) { node.Status.Conditions[0].Status = v1.ConditionUnknown }
 
-func tainted(key string) func(*v1.Node) {
+func withTaint(key string) func(*v1.Node) {
 	return func(node *v1.Node) { node.Spec.Taints = []v1.Taint{{Key: key}} }
 }
+
+func cordoned(node *v1.Node) { node.Spec.Unschedulable = true }
 
 func addressed(list ...v1.NodeAddress) func(*v1.Node) {
 	return func(node *v1.Node) { node.Status.Addresses = list }
@@ -101,10 +103,40 @@ func TestStatus(t *testing.T) {
 		"a node whose old proxy is being stopped": {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true, stopping), pod(1, true)}}, []string{"203.0.113.1"}},
 		"no node that is not Ready":               {Input{Nodes: []*v1.Node{node(1, notReady), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"}},
 		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
-		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, tainted("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
-		"no node declared out of service":         {Input{Nodes: []*v1.Node{node(1, tainted(v1.TaintNodeOutOfService))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
-		"no node that is being deleted":           {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
-		"no node without an address":              {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
+		"but the last one as long as it serves":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
+		"and not once it serves no more":          {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")}, nil},
+		"no node that is cordoned once its proxy is gone": {
+			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Pods: []*v1.Pod{pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
+		},
+		"a node that is cordoned and serves": {Input{Nodes: []*v1.Node{node(1, cordoned)}, Pods: []*v1.Pod{pod(1, true)}}, []string{"203.0.113.1"}},
+		"a deselected node until another serves": {
+			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(2, false)}, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
+		},
+		"no deselected node if no other can": {
+			Input{Nodes: []*v1.Node{node(2, notReady)}, Others: []*v1.Node{node(1)}, Previous: published("203.0.113.1")}, nil,
+		},
+		"with policy Local nodes with an endpoint": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
+		},
+		"with policy Local and no endpoint those published before": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
+		},
+		"with policy Local and no endpoint ever all": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Endpoints: map[string]bool{"n3": true}}, []string{"203.0.113.1", "203.0.113.2"},
+		},
+		"with policy Local no node that has an endpoint and no proxy": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true)}, Local: true, Endpoints: map[string]bool{"n1": true, "n2": true}}, []string{"203.0.113.1"},
+		},
+		"max-nodes of the nodes with an endpoint": {
+			Input{
+				Nodes: []*v1.Node{node(1), node(2), node(3)}, Pods: []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, Local: true,
+				Endpoints: map[string]bool{"n2": true, "n3": true}, MaxNodes: 1, Previous: published("203.0.113.1"),
+			}, []string{"203.0.113.2"},
+		},
+		"no node declared out of service": {Input{Nodes: []*v1.Node{node(1, withTaint(v1.TaintNodeOutOfService))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
+		"no node that is being deleted":   {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"no node without an address":      {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Pods: []*v1.Pod{pod(1, true)}}, nil},
 		"the last address while its proxy is replaced": {
 			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.1"},
@@ -209,6 +241,8 @@ func drawInput(t *rapid.T) Input {
 		MaxNodes:  rapid.IntRange(0, 4).Draw(t, "max"),
 		Families:  rapid.SampledFrom([][]v1.IPFamily{nil, {v1.IPv4Protocol}, {v1.IPv6Protocol}, {v1.IPv6Protocol, v1.IPv4Protocol}}).Draw(t, "families"),
 		IPMode:    modes,
+		Local:     rapid.Bool().Draw(t, "local"),
+		Endpoints: map[string]bool{},
 	}
 	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
 		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
@@ -221,6 +255,7 @@ func drawInput(t *rapid.T) Input {
 			changes = append(changes, notReady)
 		}
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
+		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
 		if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
 			in.Pods = append(in.Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
 		}

@@ -1,0 +1,102 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+)
+
+// share plans a Service in view of what others have.
+func (l *loadBalancer) share(svc *v1.Service, o options.Options, nodes []*v1.Node) (*plan.Plan, error) {
+	return plan.Share(l.settings, svc, o, nodes, plan.Rivals{
+		Services: l.around.Services(),
+		Defaults: l.defaults,
+		Pods:     l.around.Holders(svc),
+	})
+}
+
+// portWarnings is one warning for all ports that a Service does not get.
+func portWarnings(p *plan.Plan) []warning {
+	if len(p.Conflicts) == 0 {
+		return nil
+	}
+	return []warning{{reason: reasonPortsNotServed, message: publish.Sentences(p.Conflicts)}}
+}
+
+// proxyWarnings explains proxies that cannot start. Where it is known who has
+// their port, the scheduler's guess is left out.
+func proxyWarnings(p *plan.Plan, pods []*v1.Pod) []warning {
+	var list []warning
+	for _, sentence := range p.Held {
+		list = append(list, warning{reason: publish.ReasonUnschedulable, message: sentence})
+	}
+	for _, t := range publish.Troubles(pods) {
+		if t.Reason != publish.ReasonUnschedulable || len(p.Held) == 0 {
+			list = append(list, warning{t.Reason, t.Message, t.Reason})
+		}
+	}
+	return list
+}
+
+// withdraw removes what was made for a Service that gets none of its ports,
+// the opening in the firewall first.
+func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) error {
+	if _, err := l.openings.ensure(ctx, firewall.Spec{Owner: l.settings.Owner(svc)}, false); err != nil {
+		return fmt.Errorf("closing the firewall: %w", err)
+	}
+	if err := l.daemonSets.remove(ctx, svc); err != nil {
+		return err
+	}
+	return l.configMaps.remove(ctx, svc)
+}
+
+// tellConditions writes the Service's conditions where they differ. The
+// service controller writes nothing but addresses and finalizers, as differences
+// too, so that neither undoes what the other writes.
+func (l *loadBalancer) tellConditions(ctx context.Context, svc *v1.Service, conflicts []plan.Conflict) error {
+	return l.patchConditions(ctx, svc, publish.Conditions(svc.Status.Conditions, conflicts, time.Now()))
+}
+
+// hasConditions says that a Service would live on with our conditions.
+func hasConditions(svc *v1.Service) bool {
+	return svc.DeletionTimestamp == nil && meta.FindStatusCondition(svc.Status.Conditions, v1.LoadBalancerPortsError) != nil
+}
+
+// forgetConditions takes our conditions from a Service that lives on without a
+// load balancer. What we are given may be of the past, so memory decides.
+func (l *loadBalancer) forgetConditions(ctx context.Context, svc *v1.Service) error {
+	wanted := slices.ContainsFunc(l.around.Services(), func(s *v1.Service) bool { return s.Namespace == svc.Namespace && s.Name == svc.Name })
+	if svc.DeletionTimestamp != nil || wanted {
+		return nil
+	}
+	err := l.patchConditions(ctx, svc, publish.WithoutConditions(svc.Status.Conditions))
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (l *loadBalancer) patchConditions(_ context.Context, svc *v1.Service, want []metav1.Condition) error {
+	if equality.Semantic.DeepEqual(svc.Status.Conditions, want) {
+		return nil
+	}
+	changed := svc.DeepCopy()
+	changed.Status.Conditions = want
+	if _, err := servicehelper.PatchService(l.kube.CoreV1(), svc, changed); err != nil {
+		return fmt.Errorf("writing the conditions of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}

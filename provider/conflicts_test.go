@@ -1,0 +1,215 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// born makes a Service older than one with a larger n.
+func born(n int) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.CreationTimestamp = metav1.Time{Time: time.Unix(int64(n), 0)} }
+}
+
+func tcp(ports ...int32) func(*v1.Service) {
+	return func(svc *v1.Service) {
+		svc.Spec.Ports = nil
+		for _, port := range ports {
+			svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Protocol: v1.ProtocolTCP, Port: port})
+		}
+	}
+}
+
+func withClusterIP(ip string) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{ip} }
+}
+
+func (c *cluster) condition(name string) *metav1.Condition {
+	return meta.FindStatusCondition(c.service(name).Status.Conditions, v1.LoadBalancerPortsError)
+}
+
+func (c *cluster) losesAllPorts(name string, words ...string) {
+	c.Helper()
+	c.eventually("a condition of "+name+" says why", func() bool {
+		condition := c.condition(name)
+		return condition != nil && condition.Status == metav1.ConditionTrue &&
+			!slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(condition.Message, word) })
+	})
+	c.eventually("a warning says why", func() bool { return c.hasEvent(append(words, "Warning PortsNotServed "+name)...) })
+	c.publishes(name)
+	c.nothingLeft(name)
+}
+
+func (c *cluster) warnings(name string) (list []string) {
+	for _, event := range c.events() {
+		if strings.HasPrefix(event, "Warning") && strings.Contains(event, " "+name+":") {
+			list = append(list, event)
+		}
+	}
+	return list
+}
+
+func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
+	for name, free := range map[string]func(c *cluster){
+		"until the older is deleted":        func(c *cluster) { c.delete("old") },
+		"until the older has another port":  func(c *cluster) { c.edit("old", tcp(8080)) },
+		"until the older has another type":  func(c *cluster) { c.edit("old", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }) },
+		"until the older has another nodes": func(c *cluster) { c.edit("old", withAnnotation(options.NodeSelector, "pool=other")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.serve(service("old", born(1)))
+			c.create(service("young", born(2)))
+			c.losesAllPorts("young", "80/TCP", "Service default/old", "older", options.NodeSelector)
+			free(c)
+			c.proxy("young", "n1", ready)
+			c.publishes("young", "203.0.113.1")
+			c.eventually("the port is open", func() bool { return c.isOpen("young") })
+			if condition := c.condition("young"); condition.Status != metav1.ConditionFalse || condition.Message != "" {
+				t.Errorf("the condition stays: %v", condition)
+			}
+			if got := c.warnings("young"); len(got) != 1 {
+				t.Errorf("want one warning, got %q", got)
+			}
+			if got := c.warnings("old"); len(got) != 0 {
+				t.Errorf("the older is warned: %q", got)
+			}
+		})
+	}
+}
+
+func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("old", born(1)))
+	c.serve(service("young", born(2), tcp(80, 443)))
+	portOf := func(p v1.PortStatus) string {
+		if p.Error != nil {
+			return *p.Error
+		}
+		return "fine"
+	}
+	for _, entry := range c.service("young").Status.LoadBalancer.Ingress {
+		got := []string{}
+		for _, p := range entry.Ports {
+			got = append(got, portOf(p))
+		}
+		if diff := cmp.Diff([]string{"hostport-ccm.io/PortTaken", "fine"}, got); diff != "" {
+			t.Errorf("ports of %s differ (-want +got):\n%s", entry.IP, diff)
+		}
+	}
+	ports := c.daemonSet("young").Spec.Template.Spec.Containers[0].Ports
+	if len(ports) != 1 || ports[0].HostPort != 443 {
+		t.Errorf("proxies have ports %v", ports)
+	}
+	for _, rule := range c.firewall.Rules() {
+		if open := fmt.Sprint(rule.Allowed); strings.Contains(rule.Name, "young") && (!strings.Contains(open, "443") || strings.Contains(open, " 80")) {
+			t.Errorf("open: %s", open)
+		}
+	}
+	c.delete("old")
+	c.eventually("both ports are served", func() bool {
+		status := c.service("young").Status.LoadBalancer
+		return len(c.daemonSet("young").Spec.Template.Spec.Containers[0].Ports) == 2 && len(status.Ingress) == 2 && status.Ingress[0].Ports == nil
+	})
+}
+
+func TestServicesOnDisjointNodesShareAPort(t *testing.T) {
+	n1, n2 := node("n1", "203.0.113.1"), node("n2", "203.0.113.2")
+	n1.Labels["pool"], n2.Labels["pool"] = "a", "b"
+	c := newCluster(t, n1, n2)
+	c.start()
+	c.create(service("one", born(1), withAnnotation(options.NodeSelector, "pool=a")))
+	c.create(service("two", born(2), withAnnotation(options.NodeSelector, "pool=b")))
+	c.proxy("one", "n1", ready)
+	c.proxy("two", "n2", ready)
+	c.publishes("one", "203.0.113.1")
+	c.publishes("two", "203.0.113.2")
+	if c.condition("one") != nil || c.condition("two") != nil {
+		t.Error("there are conditions without a conflict")
+	}
+}
+
+func TestAReservedPortIsRefused(t *testing.T) {
+	c := twoNodes(t)
+	c.config.LoadBalancer.ReservedPorts = []string{"10248-10260"}
+	c.start()
+	c.create(service("web", tcp(10250)))
+	c.losesAllPorts("web", "10250/TCP", "reserved", "loadBalancer.reservedPorts")
+}
+
+func stranger(name, node string, port int32) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name},
+		Spec: v1.PodSpec{NodeName: node, Containers: []v1.Container{{
+			Name: "c", Ports: []v1.ContainerPort{{HostPort: port, ContainerPort: port, Protocol: v1.ProtocolTCP}},
+		}}},
+	}
+}
+
+func TestPortsOfOtherPodsAreExplained(t *testing.T) {
+	ctx := context.Background()
+	c := twoNodes(t)
+	c.start()
+	pods := c.kube.CoreV1().Pods("apps")
+	must[*v1.Pod](c)(pods.Create(ctx, stranger("nginx-1", "n1", 80), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(pods.Create(ctx, stranger("nginx-2", "n2", 80), metav1.CreateOptions{}))
+	c.create(service("web"))
+	c.losesAllPorts("web", "80/TCP", "apps/nginx-1")
+	if err := pods.Delete(ctx, "nginx-1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.proxy("web", "n1", ready)
+	c.publishes("web", "203.0.113.1")
+	c.eventually("the other node is explained", func() bool {
+		return c.hasEvent("Warning ProxyUnschedulable web", "node n2", "apps/nginx-2", "80/TCP")
+	})
+	if err := pods.Delete(ctx, "nginx-2", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.proxy("web", "n2", ready)
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestAServiceThatIsNoLoadBalancerAnyMoreHasNoConditionOfOurs(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("old", born(1)))
+	c.create(service("young", born(2), func(svc *v1.Service) {
+		svc.Status.Conditions = []metav1.Condition{{Type: "example.com/Theirs", Status: metav1.ConditionTrue}}
+	}))
+	c.losesAllPorts("young")
+	c.edit("young", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
+	c.eventually("the finalizer is gone", func() bool { return len(c.service("young").Finalizers) == 0 })
+	if got := c.service("young").Status.Conditions; len(got) != 1 || got[0].Type != "example.com/Theirs" {
+		t.Errorf("conditions: %v", got)
+	}
+}
+
+func TestAConflictIsWrittenOnce(t *testing.T) {
+	c := twoNodes(t)
+	stop := c.start()
+	c.serve(service("old", born(1)))
+	c.create(service("young", born(2)))
+	c.losesAllPorts("young")
+	before := c.service("young")
+	c.proxy("old", "n2", notReady)
+	c.publishes("old", "203.0.113.1")
+	stop()
+	c.start()
+	c.serve(service("other", tcp(81)))
+	if diff := cmp.Diff(before.Status, c.service("young").Status); diff != "" {
+		t.Errorf("the status changed (-before +after):\n%s", diff)
+	}
+}

@@ -1,0 +1,166 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// aged is a Service of a certain age that wants TCP ports.
+func aged(name string, age int, selector string, tcp ...int32) *v1.Service {
+	svc := service()
+	svc.Name, svc.UID = name, types.UID(name)
+	svc.CreationTimestamp = metav1.Time{Time: time.Unix(1_000_000-int64(age), 0)}
+	svc.Spec.Ports = nil
+	for _, port := range tcp {
+		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: port, Protocol: v1.ProtocolTCP})
+	}
+	if selector != "" {
+		svc.Annotations = map[string]string{options.NodeSelector: selector}
+	}
+	return svc
+}
+
+func holding(name, node string) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name}, Spec: v1.PodSpec{NodeName: node}}
+}
+
+var twoPools = []*v1.Node{node("a1", map[string]string{"pool": "a"}), node("b1", map[string]string{"pool": "b"})}
+
+func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, rivals Rivals) []Conflict {
+	o, err := options.Parse(svc.Annotations, options.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rivals.Defaults = options.Default()
+	return s.Conflicts(svc, o, nodes, rivals)
+}
+
+// require is what *testing.T and *rapid.T have in common here.
+type require interface{ Fatal(...any) }
+
+func TestConflicts(t *testing.T) {
+	udp := aged("udp", 9, "", 80)
+	udp.Spec.Ports[0].Protocol = v1.ProtocolUDP
+	broken := aged("broken", 9, "", 80)
+	broken.Annotations = map[string]string{options.MaxNodes: "many", options.NodeSelector: "pool=none"}
+	for name, c := range map[string]struct {
+		svc    *v1.Service
+		others []*v1.Service
+		pods   []*v1.Pod
+		want   []string
+	}{
+		"a Service alone has its ports": {aged("web", 5, "", 80, 443), nil, nil, nil},
+		"it is no rival to itself":      {aged("web", 5, "", 80), []*v1.Service{aged("web", 5, "", 80)}, nil, nil},
+		"the older keeps the port":      {aged("web", 5, "", 80), []*v1.Service{aged("young", 4, "", 80)}, nil, nil},
+		"the younger is told the holder, for the one port that is taken": {
+			aged("web", 5, "", 80, 443), []*v1.Service{aged("old", 6, "", 80)}, nil,
+			[]string{"PortTaken port 80/TCP belongs to Service default/old, which is older"},
+		},
+		"of the same age the first UID keeps it": {
+			aged("web", 5, "", 80), []*v1.Service{aged("also", 5, "", 80)}, nil, []string{"PortTaken port 80/TCP belongs to Service default/also"},
+		},
+		"another protocol is another port":       {aged("web", 5, "", 80), []*v1.Service{udp}, nil, nil},
+		"Services on disjoint nodes share ports": {aged("web", 5, "pool=a", 80), []*v1.Service{aged("old", 6, "pool=b", 80)}, nil, nil},
+		"one that gets nothing keeps nothing from others": {
+			// old has all of pool a; middle wants both pools and loses; so pool b is free.
+			aged("web", 5, "pool=b", 80), []*v1.Service{aged("old", 7, "pool=a", 80), aged("middle", 6, "", 80)}, nil, nil,
+		},
+		"one that cannot be read may be anywhere": {
+			aged("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortTaken port 80/TCP belongs to Service default/broken"},
+		},
+		"pods on all nodes have the port": {
+			aged("web", 5, "", 80, 443), nil, []*v1.Pod{holding("y", "b1"), holding("x", "a1")},
+			[]string{"PortTaken port 80/TCP is a host port of pods on all nodes that the Service selects, one is apps/x"},
+		},
+		"pods on some nodes leave the others":     {aged("web", 5, "", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
+		"pods on nodes not selected do not count": {aged("web", 5, "pool=b", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
+		"what pods keep from the older the younger has elsewhere": {
+			aged("web", 5, "", 80), []*v1.Service{aged("old", 6, "pool=a", 80)}, []*v1.Pod{holding("x", "a1")}, nil,
+		},
+		"reserved ports are refused": {
+			aged("web", 5, "", 22, 80, 2380), nil, nil,
+			[]string{"PortReserved port 22/TCP is reserved", "PortReserved port 2380/TCP is reserved"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := settings
+			s.Reserved = []options.PortRange{{First: 22, Last: 22}, {First: 2379, Last: 2380}}
+			rivals := Rivals{Services: c.others, Pods: map[string][]*v1.Pod{"80/TCP": c.pods}}
+			got := conflictsOf(t, s, c.svc, twoPools, rivals)
+			if len(got) != len(c.want) {
+				t.Fatalf("got %v, want %v", got, c.want)
+			}
+			for i, want := range c.want {
+				if line := got[i].Reason + " " + got[i].Message; !strings.HasPrefix(line, want) {
+					t.Errorf("got %q, want %q", line, want)
+				}
+			}
+		})
+	}
+}
+
+func TestWithoutLeavesOutTheLostPortsOnly(t *testing.T) {
+	svc := aged("web", 5, "", 80, 443, 8080)
+	if Without(svc, nil) != svc {
+		t.Error("without conflicts the Service is copied")
+	}
+	got := Without(svc, []Conflict{{Protocol: v1.ProtocolTCP, Port: 443}, {Protocol: v1.ProtocolUDP, Port: 80}})
+	if diff := cmp.Diff([]string{"80/TCP", "8080/TCP"}, PortKeys(got)); diff != "" {
+		t.Errorf("ports differ (-want +got):\n%s", diff)
+	}
+	if len(svc.Spec.Ports) != 3 {
+		t.Error("the Service itself was changed")
+	}
+}
+
+func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var nodes []*v1.Node
+		for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
+			nodes = append(nodes, node(fmt.Sprint("n", i), map[string]string{"i": fmt.Sprint(i)}))
+		}
+		var services []*v1.Service
+		for i := range rapid.IntRange(1, 6).Draw(t, "services") {
+			selector := rapid.SampledFrom([]string{"", "i=0", "i!=0", "i in (0,1)", "i=9"}).Draw(t, "selector")
+			tcp := rapid.SliceOfNDistinct(rapid.SampledFrom([]int32{80, 443}), 1, 2, rapid.ID).Draw(t, "ports")
+			services = append(services, aged(fmt.Sprint("s", i), rapid.IntRange(0, 2).Draw(t, "age"), selector, tcp...))
+		}
+		holders := map[string][]string{} // By port and node.
+		lost := map[string][]Conflict{}
+		for _, svc := range services {
+			lost[svc.Name] = conflictsOf(t, settings, svc, nodes, Rivals{Services: services})
+			o, _ := options.Parse(svc.Annotations, options.Default())
+			for _, key := range PortKeys(Without(svc, lost[svc.Name])) {
+				for _, node := range chooseNodes(nodes, o) {
+					holders[key+node.Name] = append(holders[key+node.Name], svc.Name)
+				}
+			}
+		}
+		for where, who := range holders {
+			if len(who) > 1 {
+				t.Fatalf("%s belongs to %v", where, who)
+			}
+		}
+		for _, svc := range services {
+			o, _ := options.Parse(svc.Annotations, options.Default())
+			for _, c := range lost[svc.Name] {
+				if !slices.ContainsFunc(chooseNodes(nodes, o), func(node *v1.Node) bool {
+					return len(holders[PortKey(c.Protocol, c.Port)+node.Name]) > 0
+				}) {
+					t.Fatalf("%s lost %s to nobody", svc.Name, c.Message)
+				}
+			}
+		}
+	})
+}

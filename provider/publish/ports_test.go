@@ -1,0 +1,60 @@
+package publish
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+var taken = []plan.Conflict{{Protocol: v1.ProtocolTCP, Port: 80, Reason: plan.PortTaken, Message: "port 80/TCP is taken"}}
+
+func condition(kind string, status metav1.ConditionStatus, reason, message string, at int64) metav1.Condition {
+	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Unix(at, 0)}
+}
+
+func TestConditions(t *testing.T) {
+	theirs := condition("example.com/Theirs", metav1.ConditionTrue, "R", "m", 1)
+	bad := condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortTaken, "port 80/TCP is taken", 5)
+	good := condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, ReasonAllPortsServed, "", 9)
+	for name, c := range map[string]struct {
+		previous  []metav1.Condition
+		conflicts []plan.Conflict
+		want      []metav1.Condition
+	}{
+		"none without a conflict":                  {nil, nil, nil},
+		"those of others stay":                     {[]metav1.Condition{theirs}, nil, []metav1.Condition{theirs}},
+		"a conflict that stays keeps its time":     {[]metav1.Condition{bad}, taken, []metav1.Condition{bad}},
+		"a conflict that ends is False from now":   {[]metav1.Condition{theirs, bad}, nil, []metav1.Condition{theirs, good}},
+		"a conflict that comes back is True again": {[]metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, "x", "", 3)}, taken, []metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortTaken, "port 80/TCP is taken", 9)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, Conditions(c.previous, c.conflicts, time.Unix(9, 0))); diff != "" {
+				t.Errorf("conditions differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if diff := cmp.Diff([]metav1.Condition{theirs}, WithoutConditions([]metav1.Condition{bad, theirs})); diff != "" {
+		t.Errorf("without ours (-want +got):\n%s", diff)
+	}
+}
+
+func TestPortsTellsOfEachPortIfThereIsAConflict(t *testing.T) {
+	svc := &v1.Service{Spec: v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 443}, {Port: 80}, {Port: 80, Protocol: v1.ProtocolUDP}}}}
+	if got := Ports(svc, nil); got != nil {
+		t.Errorf("without a conflict: %v", got)
+	}
+	reason := "hostport-ccm.io/PortTaken"
+	want := []v1.PortStatus{
+		{Port: 80, Protocol: v1.ProtocolTCP, Error: &reason},
+		{Port: 80, Protocol: v1.ProtocolUDP},
+		{Port: 443, Protocol: v1.ProtocolTCP},
+	}
+	if diff := cmp.Diff(want, Ports(svc, taken)); diff != "" {
+		t.Errorf("ports differ (-want +got):\n%s", diff)
+	}
+}

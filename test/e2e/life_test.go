@@ -1,0 +1,275 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// wantPortsError waits until the Service's condition says so, with all words.
+func wantPortsError(t *testing.T, svc *v1.Service, status metav1.ConditionStatus, words ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("condition LoadBalancerPortsError of Service %s is %s", svc.Name, status), func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(live.Status.Conditions, v1.LoadBalancerPortsError)
+		if c == nil || c.Status != status || slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.Message, w) }) {
+			return fmt.Errorf("it is %+v", c)
+		}
+		return nil
+	})
+}
+
+// wantNoProxies checks that there are no proxy pods of a Service, Pending or
+// not.
+func wantNoProxies(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(t.Context(), ownedBy(svc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pods.Items) > 0 {
+		t.Errorf("Service %s has %d proxies", svc.Name, len(pods.Items))
+	}
+}
+
+func TestServiceWhosePortIsTakenIsToldAndServedOnceItIsFree(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "first")
+	newBackend(t, ns, "second")
+	first := newService(t, ns, "first", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, first, time.Minute, externalIPs()...)
+	time.Sleep(time.Second) // Creation timestamps have seconds.
+	second := newService(t, ns, "second", nil, servicePort(v1.ProtocolTCP, 80))
+	wantPortsError(t, second, metav1.ConditionTrue, "80/TCP", ns+"/first")
+	wantWarning(t, second, "PortsNotServed", "80/TCP", ns+"/first")
+	wantAddresses(t, second, time.Minute)
+	wantNoProxies(t, second)
+	rules, err := rulesOf(t.Context(), second)
+	if err != nil || len(rules) > 0 {
+		t.Errorf("firewall rules of the loser: %v, %v", rules, err)
+	}
+	wantOpen(t, getTCP, "first", 80, externalIPs()...)
+
+	editService(t, second, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8082)) })
+	wantOpen(t, getTCP, "second", 8082, externalIPs()...)
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	wantPortErrors(t, second, "80: hostport-ccm.io/PortTaken", "8082: none")
+
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), first.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantPortsError(t, second, metav1.ConditionFalse)
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "second", 80, externalIPs()...)
+	wantPortErrors(t, second)
+}
+
+// wantPortErrors waits for what the first address says about its ports.
+func wantPortErrors(t *testing.T, svc *v1.Service, want ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("the ports of Service %s are %v", svc.Name, want), func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil || len(live.Status.LoadBalancer.Ingress) == 0 {
+			return fmt.Errorf("there is no address (%v)", err)
+		}
+		var got []string
+		for _, p := range live.Status.LoadBalancer.Ingress[0].Ports {
+			reason := "none"
+			if p.Error != nil {
+				reason = *p.Error
+			}
+			got = append(got, fmt.Sprintf("%d: %s", p.Port, reason))
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("they are %v", got)
+		}
+		return nil
+	})
+}
+
+func TestReservedPortAndPortsOfOtherPodsAreExplained(t *testing.T) {
+	ns := newNamespace(t)
+	ssh := newService(t, ns, "ssh", nil, servicePort(v1.ProtocolTCP, 22))
+	wantWarning(t, ssh, "PortsNotServed", "22/TCP", "reserved", "loadBalancer.reservedPorts")
+	wantNoProxies(t, ssh)
+
+	stranger := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "stranger"},
+		Spec: v1.PodSpec{
+			NodeName: "node1", TerminationGracePeriodSeconds: new(int64),
+			Containers: []v1.Container{{
+				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever, Args: []string{"pause"},
+				Ports: []v1.ContainerPort{{ContainerPort: 8083, HostPort: 8083}},
+			}},
+		},
+	}
+	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), stranger, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", func(s *v1.Service) {
+		s.Annotations = map[string]string{"hostport-ccm.io/node-selector": "kubernetes.io/hostname=node1"}
+	}, servicePort(v1.ProtocolTCP, 8083))
+	wantPortsError(t, svc, metav1.ConditionTrue, "8083/TCP", ns+"/stranger")
+	wantNoProxies(t, svc)
+	if err := client.CoreV1().Pods(ns).Delete(t.Context(), stranger.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
+	wantOpen(t, getTCP, "web", 8083, externalIPs()[0])
+}
+
+func TestMaxNodesKeepsWhoServesAndReplacesWhoLeaves(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", func(s *v1.Service) {
+		s.Annotations = map[string]string{"hostport-ccm.io/max-nodes": "1"}
+	}, servicePort(v1.ProtocolTCP, 80))
+	eventually(t, time.Minute, "one node is published", func(ctx context.Context) error {
+		return oneAddress(ctx, svc, "")
+	})
+	before, err := addresses(t.Context(), svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := nodeOf(before[0])
+	t.Cleanup(func() { label(t, first, "null") })
+	label(t, first, `""`)
+	eventually(t, time.Minute, "another node takes over from "+first, func(ctx context.Context) error {
+		return oneAddress(ctx, svc, before[0])
+	})
+	after, err := addresses(t.Context(), svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	label(t, first, "null")
+	eventually(t, time.Minute, "the proxy is back on "+first, func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err != nil || len(pods.Items) != len(externalIPs()) {
+			return fmt.Errorf("%d proxies (%v)", len(pods.Items), err)
+		}
+		return nil
+	})
+	steady(t, 5*time.Second, "the address of the node that serves", func() error {
+		now, err := addresses(t.Context(), svc)
+		if err == nil && !slices.Equal(now, after) {
+			err = fmt.Errorf("got %v, want %v", now, after)
+		}
+		return err
+	})
+}
+
+func oneAddress(ctx context.Context, svc *v1.Service, other string) error {
+	got, err := addresses(ctx, svc)
+	if err == nil && (len(got) != 1 || got[0] == other) {
+		err = fmt.Errorf("it has %v", got)
+	}
+	return err
+}
+
+func nodeOf(ip string) string { return fmt.Sprint("node", slices.Index(externalIPs(), ip)+1) }
+
+// label sets the label that keeps load balancers off a node; value is JSON.
+func label(t *testing.T, node, value string) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, v1.LabelNodeExcludeBalancers, value)
+	if _, err := client.CoreV1().Nodes().Patch(context.WithoutCancel(t.Context()), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCordonAloneKeepsTheAddressAndTheExcludeLabelTakesIt(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	t.Cleanup(func() { cordon(t, "node1", false); label(t, "node1", "null") })
+	cordon(t, "node1", true)
+	steady(t, 3*time.Second, "the address of a cordoned node that serves", func() error {
+		got, err := addresses(t.Context(), svc)
+		if err == nil && !slices.Equal(got, externalIPs()) {
+			err = fmt.Errorf("got %v", got)
+		}
+		return err
+	})
+	label(t, "node1", `""`)
+	wantAddresses(t, svc, time.Minute, externalIPs()[1:]...)
+	label(t, "node1", "null")
+	cordon(t, "node1", false)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
+
+func cordon(t *testing.T, node string, on bool) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"unschedulable":%t}}`, on)
+	if _, err := client.CoreV1().Nodes().Patch(context.WithoutCancel(t.Context()), node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
+	ns := newNamespace(t)
+	pod := func(name, node string) *v1.Pod {
+		return &v1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "web"}},
+			Spec: v1.PodSpec{
+				NodeName: node, TerminationGracePeriodSeconds: new(int64),
+				Containers: []v1.Container{{
+					Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
+					Args: []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort)},
+					ReadinessProbe: &v1.Probe{
+						ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(backendPort)}},
+						PeriodSeconds: 1,
+					},
+				}},
+			},
+		}
+	}
+	pods := client.CoreV1().Pods(ns)
+	create := func(p *v1.Pod) {
+		if _, err := pods.Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(name string) {
+		if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create(pod("web-1", "node1"))
+	svc := newService(t, ns, "web", func(s *v1.Service) {
+		s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
+	}, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()[0])
+
+	create(pod("web-2", "node2"))
+	wantAddresses(t, svc, time.Minute, externalIPs()[:2]...)
+	remove("web-1")
+	wantAddresses(t, svc, time.Minute, externalIPs()[1])
+	wantOpen(t, getTCP, "web", 80, externalIPs()[1])
+	remove("web-2")
+	steady(t, 3*time.Second, "the last address while there is no endpoint", func() error {
+		got, err := addresses(t.Context(), svc)
+		if err == nil && !slices.Equal(got, externalIPs()[1:2]) {
+			err = fmt.Errorf("got %v", got)
+		}
+		return err
+	})
+}
