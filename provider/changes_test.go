@@ -1,0 +1,216 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+// serves waits until DaemonSet and firewall have exactly these ports.
+func (c *cluster) serves(name string, want ...string) {
+	c.Helper()
+	c.eventually(fmt.Sprintf("the proxies of %s have ports %v", name, want), func() bool {
+		var got []string
+		if ds := c.daemonSet(name); ds != nil {
+			for _, p := range ds.Spec.Template.Spec.Containers[0].Ports {
+				got = append(got, plan.PortKey(p.Protocol, p.HostPort))
+			}
+		}
+		return slices.Equal(got, want)
+	})
+}
+
+func TestALiveServiceChanges(t *testing.T) {
+	both := []string{"203.0.113.1", "203.0.113.2"}
+	long := strings.Repeat("x", 63)
+	for name, c := range map[string]struct {
+		change func(*v1.Service)
+		ports  []string
+		// replaces says that the proxies have to be replaced for it.
+		replaces bool
+	}{
+		"a port is added":      {tcp(80, 443), []string{"80/TCP", "443/TCP"}, true},
+		"a port is renumbered": {tcp(81), []string{"81/TCP"}, true},
+		"the protocol changes": {func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolUDP }, []string{"80/UDP"}, true},
+		"a port is renamed to 63 characters": {
+			func(svc *v1.Service) { svc.Spec.Ports[0].Name = long }, []string{"80/TCP"}, false,
+		},
+		"the target port changes": {func(svc *v1.Service) { svc.Spec.Ports[0].TargetPort.IntVal = 9090 }, []string{"80/TCP"}, false},
+		"the selector changes":    {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "other"} }, []string{"80/TCP"}, false},
+		"it does without node ports": {
+			func(svc *v1.Service) { svc.Spec.AllocateLoadBalancerNodePorts = ptr.To(false) }, []string{"80/TCP"}, false,
+		},
+		// Forwarding IPv6 takes another container in the pods.
+		"it gets a second family": {
+			func(svc *v1.Service) {
+				svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, v1.IPv6Protocol)
+				svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, "2001:db8::7")
+			}, []string{"80/TCP"}, true,
+		},
+		"its source ranges change": {
+			func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, []string{"80/TCP"}, false,
+		},
+		"its affinity changes": {func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP }, []string{"80/TCP"}, false},
+		"max-nodes appears":    {withAnnotation(options.MaxNodes, "2"), []string{"80/TCP"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cl := twoNodes(t)
+			cl.start()
+			cl.serve(service("web"))
+			before := cl.daemonSet("web").Spec.Template
+			cl.edit("web", c.change)
+			cl.serves("web", c.ports...)
+			cl.settle()
+			cl.publishes("web", both...)
+			if replaced := !cmp.Equal(before, cl.daemonSet("web").Spec.Template); replaced != c.replaces {
+				t.Errorf("proxies replaced: %t, want %t", replaced, c.replaces)
+			}
+			if got := cl.warnings("web"); len(got) > 0 {
+				t.Errorf("warnings: %q", got)
+			}
+		})
+	}
+}
+
+func TestAServiceLeavesTypeLoadBalancerAndComesBack(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
+	c.eventually("the finalizers are gone", func() bool { return len(c.service("web").Finalizers) == 0 })
+	c.nothingLeft("web")
+	c.publishes("web")
+	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
+	c.serves("web", "80/TCP")
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestAServiceMadeAnewIsAnotherOne(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	c.delete("web")
+	c.eventually("it is gone", func() bool { return c.isGone("web") })
+	c.nothingLeft("web")
+	c.create(service("web", withClusterIP("10.96.0.99")))
+	c.eventually("its proxies know the new cluster IP", func() bool {
+		cm := c.configMap("web")
+		return cm != nil && strings.Contains(fmt.Sprint(cm.Data), "10.96.0.99")
+	})
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestLongNamesAndAHundredPorts(t *testing.T) {
+	name := strings.Repeat("n", 63)
+	var numbers []int32
+	var want []string
+	for i := range int32(100) {
+		numbers = append(numbers, 1000+i)
+		want = append(want, plan.PortKey(v1.ProtocolTCP, 1000+i))
+	}
+	c := twoNodes(t)
+	c.start()
+	c.serve(service(name, tcp(numbers...), func(svc *v1.Service) {
+		for i := range svc.Spec.Ports {
+			svc.Spec.Ports[i].Name = fmt.Sprintf("%063d", i)
+		}
+	}))
+	c.serves(name, want...)
+}
+
+// endpoints puts a Service's ready endpoints on nodes.
+func (c *cluster) endpoints(name string, nodes ...string) {
+	c.Helper()
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{NodeName: ptr.To("n9"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}}},
+	}
+	for _, node := range nodes {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{NodeName: &node})
+	}
+	client := c.kube.DiscoveryV1().EndpointSlices("default")
+	if _, err := client.Update(context.Background(), slice, metav1.UpdateOptions{}); err == nil {
+		return
+	}
+	must[*discoveryv1.EndpointSlice](c)(client.Create(context.Background(), slice, metav1.CreateOptions{}))
+}
+
+func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web", func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }))
+	c.endpoints("web", "n2")
+	c.publishes("web", "203.0.113.2")
+	c.endpoints("web", "n1", "n2")
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+	c.endpoints("web", "n1")
+	c.publishes("web", "203.0.113.1")
+	c.endpoints("web")
+	c.settle()
+	c.publishes("web", "203.0.113.1")
+	c.edit("web", func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyCluster })
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestNodesThatDoNotMatterCostNoWrite(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	c.endpoints("web", "n1")
+	c.settle()
+	c.kube.ClearActions()
+	c.endpoints("web", "n2")
+	c.edit("web", func(svc *v1.Service) { svc.Labels = map[string]string{"a": "b"} })
+	c.proxy("web", "n1", ready)
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(context.Background(), node("n3", "203.0.113.3"), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(context.Background(), stranger("x", "n1", 8080), metav1.CreateOptions{}))
+	c.settle()
+	var ours []string
+	for _, w := range c.writes() {
+		if w == "patch services/status" || strings.HasSuffix(w, " daemonsets") || strings.HasSuffix(w, " configmaps") {
+			ours = append(ours, w)
+		}
+	}
+	// Of the Service that settles: finalizers, objects, and a status per proxy
+	// at most.
+	if extra := len(ours) - 5; extra > 0 {
+		t.Errorf("%d writes too many: %v", extra, ours)
+	}
+}
+
+// TestFromEventToStatus prints how long it takes from an event to the patch of
+// the status. Nothing is asserted by the clock; most of it is the wait for
+// events that come together.
+func TestFromEventToStatus(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	var took []time.Duration
+	for range 20 {
+		for _, step := range []struct {
+			change func(*v1.Pod)
+			want   []string
+		}{{notReady, []string{"203.0.113.1"}}, {ready, []string{"203.0.113.1", "203.0.113.2"}}} {
+			began := time.Now()
+			c.proxy("web", "n2", step.change)
+			c.publishes("web", step.want...)
+			took = append(took, time.Since(began))
+		}
+	}
+	slices.Sort(took)
+	t.Logf("from a proxy's readiness to the status, %d times: p50 %s, p99 %s, worst %s",
+		len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+}
