@@ -47,6 +47,11 @@ func (c Change) String() string {
 // the wanted rules and are wanted no more go, others are not looked at.
 // Opening comes before closing.
 func Changes(owner Owner, have, want []Rule) []Change {
+	return changesOf(have, want, func(r Rule) bool { return r.BelongsTo(owner) })
+}
+
+// changesOf removes what is not wanted if ours says so.
+func changesOf(have, want []Rule, ours func(Rule) bool) []Change {
 	var changes []Change
 	for _, w := range want {
 		i := slices.IndexFunc(have, func(h Rule) bool { return h.Name == w.Name })
@@ -58,7 +63,7 @@ func Changes(owner Owner, have, want []Rule) []Change {
 	}
 	for _, h := range have {
 		wanted := slices.ContainsFunc(want, func(w Rule) bool { return w.Name == h.Name })
-		if !wanted && h.BelongsTo(owner) {
+		if !wanted && ours(h) {
 			changes = append(changes, Change{Action: Remove, Rule: h})
 		}
 	}

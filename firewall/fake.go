@@ -15,6 +15,13 @@ type Fake struct {
 	rules  map[string]Rule
 	writes int
 	fail   func(method string, owner Owner) error
+	// left is what Ensure was last called with, and what it left undone.
+	left map[Owner]fakeLeft
+}
+
+type fakeLeft struct {
+	spec   Spec
+	undone []string
 }
 
 var _ Firewall = &Fake{}
@@ -22,8 +29,9 @@ var _ Firewall = &Fake{}
 var fakeTarget = Target{Network: "fake", Tags: []string{"node"}}
 
 // FailWith makes every later call ask f first, with the method's name
-// ("Ensure", "Delete", "Exists", "Owners", the last with no more of an owner than
-// the cluster's id). If f returns an error the call returns it and
+// ("Ensure", "Delete", "Exists", "Owners" and "Drifted", the last two with no
+// more of an owner than the cluster's id at most). If f returns an error the
+// call returns it and
 // changes nothing. Nil switches failures off.
 func (f *Fake) FailWith(fail func(method string, owner Owner) error) {
 	f.mu.Lock()
@@ -71,7 +79,62 @@ func (f *Fake) Ensure(ctx context.Context, spec Spec) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.apply(spec.Owner, want)
+	if spec.Report {
+		return nil, f.report(spec, want)
+	}
+	changes, err := f.apply(spec.Owner, want)
+	if err == nil {
+		f.leave(spec, nil)
+	}
+	return changes, err
+}
+
+func (f *Fake) leave(spec Spec, undone []string) {
+	if f.left == nil {
+		f.left = map[Owner]fakeLeft{}
+	}
+	f.left[spec.Owner] = fakeLeft{spec, undone}
+}
+
+func (f *Fake) report(spec Spec, want []Rule) error {
+	unmet, err := f.unmet(spec.Owner, want)
+	if err != nil {
+		return err
+	}
+	f.leave(spec, unmet)
+	if len(unmet) == 0 {
+		return nil
+	}
+	return &ByHandError{Owner: spec.Owner, Commands: unmet}
+}
+
+func (f *Fake) unmet(owner Owner, want []Rule) ([]string, error) {
+	changes, err := Unmet(owner, slices.SortedFunc(maps.Values(f.rules), byName), want, true)
+	return Gcloud("fake", changes), err
+}
+
+// Drifted implements Firewall.
+func (f *Fake) Drifted(ctx context.Context) ([]Owner, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Drifted", Owner{}); err != nil {
+		return nil, err
+	}
+	var drifted []Owner
+	for owner, left := range f.left {
+		want, err := Desired(left.spec, fakeTarget)
+		if err != nil {
+			return nil, err
+		}
+		now, err := f.unmet(owner, want)
+		if !left.spec.Report {
+			now = Gcloud("fake", Changes(owner, slices.SortedFunc(maps.Values(f.rules), byName), want))
+		}
+		if err != nil || !slices.Equal(now, left.undone) {
+			drifted = append(drifted, owner)
+		}
+	}
+	return drifted, nil
 }
 
 // Delete implements Firewall.
@@ -81,6 +144,7 @@ func (f *Fake) Delete(ctx context.Context, owner Owner) error {
 	if err := f.failure(ctx, "Delete", owner); err != nil {
 		return err
 	}
+	delete(f.left, owner)
 	_, err := f.apply(owner, nil)
 	return err
 }

@@ -44,12 +44,16 @@ type Spec struct {
 	// Nodes are the provider IDs of the nodes that receive the traffic. Empty
 	// means that nothing is to be open.
 	Nodes []string
+	// Report has nothing changed: what would have to be is said in a
+	// *ByHandError.
+	Report bool
 }
 
 // Firewall opens ports for Services. All methods are safe for concurrent use.
 type Firewall interface {
 	// Ensure makes what is open for spec.Owner equal to spec, and returns one
-	// line for every change that was made (none: it was equal already).
+	// line for every change that was made (none: it was equal already). A
+	// *ByHandError says that somebody else has to change it.
 	Ensure(ctx context.Context, spec Spec) (changes []string, err error)
 	// Delete closes everything that was opened for owner. Nothing open is no
 	// error.
@@ -60,4 +64,17 @@ type Firewall interface {
 	// Owners returns everybody within one cluster for whom anything is open,
 	// each once. It costs one request, however many there are.
 	Owners(ctx context.Context, clusterID string) ([]Owner, error)
+	// Drifted returns the Services for which, since Ensure was last called for
+	// them, somebody else has changed what is open. It looks once for all.
+	Drifted(ctx context.Context) ([]Owner, error)
 }
+
+// Claim is a Service that may have something open, and the ports it has now.
+type Claim struct {
+	Owner Owner
+	Ports []Port
+}
+
+// Roster lists all Services of the cluster that may have something open,
+// Ensured so far or not.
+type Roster func() []Claim

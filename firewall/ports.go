@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // Allow is a protocol and one range of ports of it. From and To are both
@@ -67,7 +69,23 @@ func everyPort(a Allow) bool { return a.From == 0 && a.To == 0 }
 func allowsOf(ports []Port) []Allow {
 	allows := make([]Allow, 0, len(ports))
 	for _, p := range ports {
-		allows = append(allows, Allow{Protocol: strings.ToLower(string(p.Protocol)), From: p.Port, To: p.Port})
+		allows = append(allows, allow(p))
 	}
 	return Merge(allows)
 }
+
+func allow(p Port) Allow {
+	return Allow{Protocol: strings.ToLower(string(p.Protocol)), From: p.Port, To: p.Port}
+}
+
+// portOf is the reverse of allow.
+func portOf(protocol string, number uint16) Port {
+	return Port{Protocol: v1.Protocol(strings.ToUpper(protocol)), Port: number}
+}
+
+func comparePorts(a, b Port) int {
+	return cmp.Or(strings.Compare(string(a.Protocol), string(b.Protocol)), cmp.Compare(a.Port, b.Port))
+}
+
+// within says whether b covers a.
+func (a Allow) within(b Allow) bool { return b.covers(a) }

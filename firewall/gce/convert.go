@@ -31,12 +31,13 @@ func toAPI(rule firewall.Rule) *compute.Firewall {
 	}
 }
 
-// allowedOf groups ports by protocol, since an entry holds one protocol.
+// allowedOf groups ports by protocol, since an entry holds one protocol, and no
+// more ports than are known to be taken.
 func allowedOf(allows []firewall.Allow) []*compute.FirewallAllowed {
 	var entries []*compute.FirewallAllowed
 	for _, allow := range allows {
 		last := len(entries) - 1
-		if last < 0 || entries[last].IPProtocol != allow.Protocol {
+		if last < 0 || entries[last].IPProtocol != allow.Protocol || len(entries[last].Ports) == firewall.MaxPortRanges {
 			entries = append(entries, &compute.FirewallAllowed{IPProtocol: allow.Protocol})
 			last++
 		}

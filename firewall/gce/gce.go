@@ -1,10 +1,11 @@
 // Package gce opens what Services need in the firewall of a Compute Engine
-// network: one rule per Service and IP family. It looks before it writes,
-// changes only what differs, and never touches a rule that does not carry our
-// mark.
+// network: one rule per Service and IP family, or rules that Services share. It
+// looks before it writes, changes only what differs, and never touches a rule
+// that does not carry our mark.
 package gce
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -36,11 +37,20 @@ type Tagger interface {
 	Tags(ctx context.Context, providerID string) ([]string, error)
 }
 
-// Firewall implements firewall.Firewall.
+// Firewall implements firewall.Firewall. Its exported fields are set before it
+// is used.
 type Firewall struct {
+	// Layout is how Services are spread over rules. Empty: one's own for each.
+	Layout firewall.Layout
+	// Roster lets shared rules be narrowed although some Services have not yet
+	// been Ensured. Nil: shared rules cannot be changed.
+	Roster firewall.Roster
+
 	api    API
 	tagger Tagger
 	tags   []string
+	left   left
+	shares shares
 }
 
 var _ firewall.Firewall = &Firewall{}
@@ -48,32 +58,78 @@ var _ firewall.Firewall = &Firewall{}
 // New makes rules through api. Their target tags are those given; if there are
 // none, the tags that all of a Service's nodes bear, according to tagger.
 func New(api API, tagger Tagger, tags []string) *Firewall {
-	return &Firewall{api: api, tagger: tagger, tags: tags}
+	return &Firewall{api: api, tagger: tagger, tags: tags, left: newLeft(), shares: newShares()}
 }
 
-// Ensure implements firewall.Firewall.
+// Ensure implements firewall.Firewall. Without the right to change rules it
+// says what somebody else has to do, as it does in report mode.
 func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, error) {
-	tags, err := f.targetTags(ctx, spec)
+	want, err := f.desired(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	want, err := firewall.Desired(spec, firewall.Target{Network: f.api.Network(), Tags: tags})
-	if err != nil {
-		return nil, err
+	var changes []string
+	if spec.Report {
+		f.shares.forget(spec.Owner)
+		err = f.report(ctx, spec.Owner, want, nil)
+	} else if changes, err = f.manage(ctx, spec.Owner, want); gce.IsForbidden(err) {
+		err = f.report(ctx, spec.Owner, want, err)
 	}
-	return f.reconcile(ctx, spec.Owner, want)
+	f.left.remember(spec, err)
+	return changes, err
 }
 
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
-	_, err := f.reconcile(ctx, owner, nil)
+	f.left.forget(owner)
+	_, err := f.manage(ctx, owner, nil)
+	if gce.IsForbidden(err) {
+		return cmp.Or(f.report(ctx, owner, nil, err), err)
+	}
+	if err == nil {
+		f.shares.release(owner)
+	}
 	return err
 }
 
-// Exists implements firewall.Firewall.
+// Exists implements firewall.Firewall. Of a Service that shares rules it cannot
+// be told whether a port is open for it or for another, until it was deleted.
 func (f *Firewall) Exists(ctx context.Context, owner firewall.Owner) (bool, error) {
-	rules, err := f.owned(ctx, owner)
-	return len(rules) > 0, err
+	own, shared, err := f.look(ctx, owner)
+	return len(own) > 0 || len(shared) > 0 && !f.shares.isReleased(owner), err
+}
+
+// desired computes the rules that a Service has, or would have if it did not
+// share them.
+func (f *Firewall) desired(ctx context.Context, spec firewall.Spec) ([]firewall.Rule, error) {
+	tags, err := f.targetTags(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return firewall.Desired(spec, firewall.Target{Network: f.api.Network(), Tags: tags})
+}
+
+// manage makes what is open for owner equal to want. What is opened is opened
+// before anything is closed, from one layout to the other too.
+func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []firewall.Rule) ([]string, error) {
+	if f.Layout == firewall.Shared {
+		told, own, err := f.share(ctx, owner, want)
+		if err != nil {
+			return told, err
+		}
+		more, err := f.carryOut(ctx, owner, firewall.Changes(owner, own, nil))
+		return append(told, more...), err
+	}
+	own, shared, err := f.look(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	told, err := f.carryOut(ctx, owner, firewall.Changes(owner, own, want))
+	if err != nil || len(shared) == 0 {
+		return told, err
+	}
+	more, _, err := f.share(ctx, owner, nil)
+	return append(told, more...), err
 }
 
 // Owners implements firewall.Firewall.
@@ -131,39 +187,67 @@ func (f *Firewall) commonTags(ctx context.Context, nodes []string) ([]string, er
 	return common, nil
 }
 
-// owned lists the rules that carry owner's mark, whatever their names.
-func (f *Firewall) owned(ctx context.Context, owner firewall.Owner) ([]firewall.Rule, error) {
+// look lists the rules that carry owner's mark, whatever their names, and those
+// that Services of its cluster share.
+func (f *Firewall) look(ctx context.Context, owner firewall.Owner) (own, shared []firewall.Rule, err error) {
 	// The API cannot match two fields by pattern at once. A UID is distinctive
 	// enough; the mark decides.
-	listed, err := f.api.Firewalls(ctx, fmt.Sprintf(`description eq ".*%s.*"`, owner.UID))
+	rules, err := f.list(ctx, fmt.Sprintf(`description eq ".*(%s|%s).*"`, owner.UID, firewall.SharedMarkField))
 	if err != nil {
-		return nil, fmt.Errorf("looking for firewall rules of Service %s: %w", owner.Service, err)
+		return nil, nil, fmt.Errorf("looking for firewall rules of Service %s: %w", owner.Service, err)
 	}
-	var rules []firewall.Rule
-	for _, in := range listed {
-		if rule := fromAPI(in); rule.BelongsTo(owner) {
-			rules = append(rules, rule)
+	for _, rule := range rules {
+		switch {
+		case rule.BelongsTo(owner):
+			own = append(own, rule)
+		case rule.IsSharedBy(owner.ClusterID):
+			shared = append(shared, rule)
 		}
 	}
-	return rules, nil
+	return own, shared, nil
 }
 
-// reconcile makes owner's rules equal to want, and tells what it changed even
-// if it fails halfway.
-func (f *Firewall) reconcile(ctx context.Context, owner firewall.Owner, want []firewall.Rule) ([]string, error) {
-	have, err := f.owned(ctx, owner)
-	if err != nil {
-		return nil, err
+func (f *Firewall) list(ctx context.Context, filter string) ([]firewall.Rule, error) {
+	listed, err := f.api.Firewalls(ctx, filter)
+	var rules []firewall.Rule
+	for _, in := range listed {
+		rules = append(rules, fromAPI(in))
 	}
+	return rules, err
+}
+
+// carryOut makes the changes, and tells what it changed even if it fails
+// halfway.
+func (f *Firewall) carryOut(ctx context.Context, owner firewall.Owner, changes []firewall.Change) ([]string, error) {
 	var told []string
-	for _, change := range firewall.Changes(owner, have, want) {
+	for _, change := range changes {
 		done, err := f.apply(ctx, owner, change)
 		told = append(told, done...)
 		if err != nil {
-			return told, fmt.Errorf("opening the firewall for Service %s: %w", owner.Service, err)
+			return told, fmt.Errorf("changing the firewall for Service %s: %w", owner.Service, err)
 		}
 	}
 	return told, nil
+}
+
+// report says what would have to be done for owner by hand. What it cannot see
+// it takes not to be there.
+func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, cause error) error {
+	rules, err := f.list(ctx, "")
+	if err != nil && !gce.IsForbidden(err) {
+		return err
+	}
+	commands, err := f.commands(owner, rules, want)
+	if err != nil || len(commands) == 0 {
+		return err
+	}
+	return &firewall.ByHandError{Owner: owner, Commands: commands, Cause: cause}
+}
+
+func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule) ([]string, error) {
+	everyTag := len(f.tags) == 0 // Then the tags are those that all nodes bear.
+	changes, err := firewall.Unmet(owner, rules, want, everyTag)
+	return firewall.Gcloud(f.api.NetworkProject(), changes), err
 }
 
 // apply makes one change, and returns the lines that tell of it.
@@ -206,11 +290,11 @@ func (f *Firewall) adopt(ctx context.Context, owner firewall.Owner, want firewal
 		return nil, err
 	}
 	rule := fromAPI(found)
-	if !rule.BelongsTo(owner) {
-		return nil, &firewall.NotOursError{Rule: want.Name, Owner: owner}
+	if rule.Description != want.Description {
+		return nil, &firewall.NotOursError{Rule: want.Name, Owner: owner, Mark: want.Description}
 	}
-	if differences := firewall.Changes(owner, []firewall.Rule{rule}, []firewall.Rule{want}); len(differences) > 0 {
-		return f.apply(ctx, owner, differences[0])
+	if changes := firewall.Changes(owner, []firewall.Rule{rule}, []firewall.Rule{want}); len(changes) > 0 {
+		return f.apply(ctx, owner, changes[0])
 	}
 	return []string{firewall.Change{Action: firewall.Create, Rule: want}.String()}, nil
 }

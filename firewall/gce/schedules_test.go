@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,7 @@ import (
 )
 
 var (
-	schedules = flag.Int("schedules", 2000, "how many schedules of faults to try; 10,000 take about 15 s without the race detector")
+	schedules = flag.Int("schedules", 10000, "how many schedules of faults to try")
 	oneSeed   = flag.Int64("schedule-seed", -1, "try the schedule of this seed only")
 )
 
@@ -68,6 +69,10 @@ type schedule struct {
 	tags     []string // As configured; none: those that the nodes bear.
 	firewall *Firewall
 	wanted   map[types.UID]firewall.Spec // No ports: deleted.
+	gone     map[types.UID]bool          // Deleted successfully.
+	nodeTags []string                    // What all nodes bear.
+	tampered map[string]bool             // Rules that somebody else changed.
+	mustStay map[string]bool             // What has to be open at every moment.
 	broken   error                       // What must never be seen, was.
 }
 
@@ -110,13 +115,33 @@ func (s *schedule) start(transport http.RoundTripper) error {
 		return err
 	}
 	s.firewall = New(client, gce.NewInstances(client, time.Nanosecond), s.tags)
+	s.firewall.Layout = pick(s, firewall.PerService, firewall.Shared)
+	s.firewall.Roster = s.roster
 	return nil
 }
 
-const strangers = "hostport-stranger"
+// roster lists the Services whose finalizers would still be there.
+func (s *schedule) roster() []firewall.Claim {
+	var claims []firewall.Claim
+	for uid, spec := range s.wanted {
+		if !s.gone[uid] {
+			claims = append(claims, firewall.Claim{Owner: ownerOf(uid), Ports: spec.Ports})
+		}
+	}
+	return claims
+}
+
+// The rules of somebody without a mark, and of another cluster.
+const (
+	strangers = "hostport-stranger"
+	theirs    = "hostport-theirs"
+)
+
+// theirMark is that of a rule which Services of another cluster share.
+const theirMark = `{"hostport-ccm.io/cluster-id":"another","hostport-ccm.io/shared-by":"key-v4"}`
 
 func newSchedule(seed uint64) (*schedule, error) {
-	s := &schedule{rand: rand.New(rand.NewPCG(seed, 0)), wanted: map[types.UID]firewall.Spec{}}
+	s := &schedule{rand: rand.New(rand.NewPCG(seed, 0)), wanted: map[types.UID]firewall.Spec{}, gone: map[types.UID]bool{}, nodeTags: []string{"node"}, tampered: map[string]bool{}}
 	if s.rand.IntN(2) == 0 {
 		s.tags = []string{"node"}
 	}
@@ -131,6 +156,10 @@ func newSchedule(seed uint64) (*schedule, error) {
 	if err := s.start(s.sim.Client().Transport); err != nil {
 		return nil, err
 	}
+	mark := strings.ReplaceAll(theirMark, `"`, `\"`)
+	if err := s.somebodyElse("POST", "", `{"name":"`+theirs+`","description":"`+mark+`","targetTags":["node"],"allowed":[{"IPProtocol":"udp"}]}`); err != nil {
+		return nil, err
+	}
 	return s, s.somebodyElse("POST", "", `{"name":"`+strangers+`","description":"by hand","targetTags":["node"],"allowed":[{"IPProtocol":"tcp"}]}`)
 }
 
@@ -139,6 +168,28 @@ func (s *schedule) watch(now gcesim.Snapshot) {
 	for _, rule := range now.Firewalls {
 		if len(rule.TargetTags) == 0 && rule.Name != strangers && s.broken == nil {
 			s.broken = fmt.Errorf("rule %s opened the whole network", rule.Name)
+		}
+	}
+	s.watchOpen(now)
+}
+
+// watchOpen checks that nothing is closed which has to stay open.
+func (s *schedule) watchOpen(now gcesim.Snapshot) {
+	if len(s.mustStay) == 0 || s.broken != nil {
+		return
+	}
+	var rules []firewall.Rule
+	for _, rule := range now.Firewalls {
+		in := firewall.Rule{Name: rule.Name, Disabled: rule.Disabled, SourceRanges: rule.SourceRanges, TargetTags: rule.TargetTags}
+		for _, entry := range rule.Allowed {
+			in.Allowed = append(in.Allowed, parseAllows(entry.IPProtocol, entry.Ports)...)
+		}
+		rules = append(rules, in)
+	}
+	is := letIn(rules)
+	for what := range s.mustStay {
+		if !is[what] {
+			s.broken = fmt.Errorf("for a moment %s was closed", what)
 		}
 	}
 }
@@ -153,6 +204,9 @@ func runSchedule(seed uint64) error {
 		s.edit()
 	}
 	s.sim.ClearFaults()
+	if err := s.requestsAreIdempotent(); err != nil {
+		return err
+	}
 	for uid := range s.wanted {
 		if err := s.try(context.Background(), uid); err != nil {
 			return fmt.Errorf("after the faults: %w", err)
@@ -163,7 +217,7 @@ func runSchedule(seed uint64) error {
 	}
 	for uid := range s.wanted {
 		s.wanted[uid] = firewall.Spec{Owner: ownerOf(uid)}
-		if err := s.firewall.Delete(context.Background(), ownerOf(uid)); err != nil {
+		if err := s.try(context.Background(), uid); err != nil {
 			return fmt.Errorf("deleting: %w", err)
 		}
 		if exists, err := s.firewall.Exists(context.Background(), ownerOf(uid)); exists || err != nil {
@@ -171,6 +225,16 @@ func runSchedule(seed uint64) error {
 		}
 	}
 	return errors.Join(s.check(), s.broken)
+}
+
+// requestsAreIdempotent looks for changes of ours without a request id.
+func (s *schedule) requestsAreIdempotent() error {
+	for _, r := range s.sim.Requests() {
+		if r.IsWrite() && r.RequestID == "" && r.Resource != strangers && r.Resource != theirs && !s.tampered[r.Resource] {
+			return fmt.Errorf("%s of %s has no request id", r.Verb, r.Resource)
+		}
+	}
+	return nil
 }
 
 func pick[T any](s *schedule, from ...T) T { return from[s.rand.IntN(len(from))] }
@@ -186,18 +250,29 @@ func (s *schedule) mischief() {
 		}
 		must(s.sim.AddFault(fault))
 	}
-	if s.rand.IntN(4) > 0 {
-		return
+	switch s.rand.IntN(6) {
+	case 0:
+		s.tamper()
+	case 1:
+		s.tagNodes()
 	}
-	s.tamper()
+}
+
+// tagNodes changes the tags that the nodes have in common.
+func (s *schedule) tagNodes() {
+	s.nodeTags = pick(s, []string{"node"}, []string{"node", "web"})
+	for _, name := range []string{"n1", "n2"} {
+		must(s.sim.UpdateInstance(zone, name, func(in *gcesim.Instance) { in.Tags = append([]string{"of-" + name}, s.nodeTags...) }))
+	}
 }
 
 // tamper edits or deletes a rule of ours, as an administrator might.
 func (s *schedule) tamper() {
 	for _, rule := range s.sim.Snapshot().Firewalls {
-		if rule.Name == strangers {
+		if rule.Name == strangers || rule.Name == theirs {
 			continue
 		}
+		s.tampered[rule.Name] = true
 		body := pick(s, "", `{"disabled":true}`, `{"priority":1}`, `{"targetTags":["elsewhere"]}`, `{"sourceTags":["x"]}`, `{"allowed":[{"IPProtocol":"udp"}]}`)
 		method := "PATCH"
 		if body == "" {
@@ -236,7 +311,7 @@ func (s *schedule) edit() {
 	for range s.rand.IntN(4) {
 		spec.SourceRanges = append(spec.SourceRanges, netip.MustParsePrefix(pick(s, "0.0.0.0/0", "192.0.2.0/24", "::/0", "2001:db8::/32")))
 	}
-	s.wanted[uid] = spec
+	s.wanted[uid], s.gone[uid] = spec, false
 	if s.rand.IntN(3) > 0 {
 		_ = s.try(context.Background(), uid) // Under faults anything may fail.
 		return
@@ -259,38 +334,69 @@ func must(err error) {
 // try does what the controller would do for a Service.
 func (s *schedule) try(ctx context.Context, uid types.UID) error {
 	if len(s.wanted[uid].Ports) == 0 {
-		return s.firewall.Delete(ctx, ownerOf(uid))
+		err := s.firewall.Delete(ctx, ownerOf(uid))
+		s.gone[uid] = err == nil
+		return err
 	}
 	_, err := s.firewall.Ensure(ctx, s.wanted[uid])
 	return err
 }
 
-// check compares the rules with what is wanted, the stranger's included.
+// check compares what is open with what is wanted, and the rules of others with
+// what they were.
 func (s *schedule) check() error {
-	want := map[string]firewall.Rule{}
+	tags := s.tags
+	if len(tags) == 0 {
+		tags = s.nodeTags
+	}
+	var want []firewall.Rule
 	for _, spec := range s.wanted {
-		rules, err := firewall.Desired(spec, firewall.Target{Network: "default", Tags: []string{"node"}})
+		rules, err := firewall.Desired(spec, firewall.Target{Network: "default", Tags: tags})
 		if err != nil {
 			return err
 		}
-		for _, rule := range rules {
-			want[rule.Name] = rule
-		}
+		want = append(want, rules...)
 	}
-	listed, err := s.firewall.api.Firewalls(context.Background(), "")
+	got, err := s.firewall.list(context.Background(), "")
 	if err != nil {
 		return err
 	}
-	got := map[string]firewall.Rule{}
-	for _, in := range listed {
-		got[in.Name] = fromAPI(in)
+	if diff := cmp.Diff(letIn(want), letIn(got)); diff != "" {
+		return fmt.Errorf("open in layout %s (-want +got):\n%s", s.firewall.Layout, diff)
 	}
-	want[strangers] = firewall.Rule{
+	return errors.Join(s.checkForm(want, got), s.checkOthers(got))
+}
+
+// checkForm wants the rules to be, in every field, the very rules of the layout.
+func (s *schedule) checkForm(want, got []firewall.Rule) error {
+	ours := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name == strangers || r.Name == theirs })
+	if s.firewall.Layout == firewall.PerService {
+		byName := func(a, b firewall.Rule) int { return strings.Compare(a.Name, b.Name) }
+		slices.SortFunc(want, byName)
+		slices.SortFunc(ours, byName)
+		if diff := cmp.Diff(want, ours); diff != "" && len(want)+len(ours) > 0 {
+			return fmt.Errorf("rules (-want +got):\n%s", diff)
+		}
+		return nil
+	}
+	for _, r := range ours {
+		if !r.IsSharedBy("prod") || r.Disabled || r.Priority != 1000 || len(r.SourceTags) > 0 {
+			return fmt.Errorf("rule %+v is no shared rule", r)
+		}
+	}
+	return nil
+}
+
+func (s *schedule) checkOthers(got []firewall.Rule) error {
+	by := firewall.Rule{
 		Name: strangers, Description: "by hand", Network: "default", Direction: firewall.Ingress, Priority: 1000,
 		Allowed: []firewall.Allow{{Protocol: "tcp"}}, SourceRanges: []string{"0.0.0.0/0"}, TargetTags: []string{"node"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		return fmt.Errorf("rules (-want +got):\n%s", diff)
+	their := by
+	their.Name, their.Description, their.Allowed = theirs, theirMark, []firewall.Allow{{Protocol: "udp"}}
+	others := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name != strangers && r.Name != theirs })
+	if diff := cmp.Diff([]firewall.Rule{by, their}, others); diff != "" {
+		return fmt.Errorf("rules of others (-want +got):\n%s", diff)
 	}
 	return nil
 }

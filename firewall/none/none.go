@@ -24,3 +24,6 @@ func (Firewall) Exists(context.Context, firewall.Owner) (bool, error) { return f
 
 // Owners is always empty, for the same reason.
 func (Firewall) Owners(context.Context, string) ([]firewall.Owner, error) { return nil, nil }
+
+// Drifted is always empty: nothing is looked after.
+func (Firewall) Drifted(context.Context) ([]firewall.Owner, error) { return nil, nil }

@@ -60,7 +60,7 @@ func hint(kind Kind) string {
 	case KindForbidden:
 		return " (grant the missing permission to the service account of this program)"
 	case KindQuota:
-		return " (delete what is not needed, or ask for a higher quota)"
+		return " (delete what is not needed, ask for a higher quota, or set gce.firewallLayout: shared in the cloud config)"
 	}
 	return ""
 }
@@ -167,6 +167,15 @@ func kindOfOperation(e *operationError) Kind {
 // retryable says whether trying again may help.
 func (k Kind) retryable() bool {
 	return slices.Contains([]Kind{KindRateLimited, KindNotReady, KindTransient}, k)
+}
+
+// KindOf is the kind of an error of this package; empty for others.
+func KindOf(err error) Kind {
+	var e *Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Kind
 }
 
 // is says whether err is, or wraps, an Error of the kind.

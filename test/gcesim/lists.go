@@ -61,7 +61,10 @@ func cutPage[T any](c *call, items []T, name func(T) string) (page []T, next str
 }
 
 // term is one comparison of a filter.
-type term struct{ field, operator, value string }
+type term struct {
+	field, operator, value string
+	pattern                *regexp.Regexp // For eq and ne.
+}
 
 var termPattern = regexp.MustCompile(`^\s*([A-Za-z][A-Za-z0-9.]*)\s*(=|!=|:|\beq\b|\bne\b)\s*(.*?)\s*$`)
 
@@ -77,11 +80,7 @@ func filterItems[T any](filter string, items []T) ([]T, *apiError) {
 		fields := fieldsOf(item)
 		matchesAll := true
 		for _, t := range terms {
-			matched, err := t.matches(fields)
-			if err != nil {
-				return nil, invalidField("filter", filter, "Invalid list filter expression.")
-			}
-			matchesAll = matchesAll && matched
+			matchesAll = matchesAll && t.matches(fields)
 		}
 		if matchesAll {
 			kept = append(kept, item)
@@ -106,28 +105,31 @@ func parseFilter(filter string) ([]term, *apiError) {
 		if parts == nil {
 			return nil, invalidField("filter", filter, "Invalid list filter expression.")
 		}
-		terms = append(terms, term{parts[1], parts[2], unquote(parts[3])})
+		t := term{field: parts[1], operator: parts[2], value: unquote(parts[3])}
+		if t.operator == "eq" || t.operator == "ne" {
+			var err error
+			if t.pattern, err = regexp.Compile("^(?:" + t.value + ")$"); err != nil {
+				return nil, invalidField("filter", filter, "Invalid list filter expression.")
+			}
+		}
+		terms = append(terms, t)
 	}
 	return terms, nil
 }
 
 // matches compares as GCE does: eq and ne with a pattern of the whole field,
 // the others literally, ":" within the text.
-func (t term) matches(fields map[string]any) (bool, error) {
+func (t term) matches(fields map[string]any) bool {
 	have := lookUp(fields, t.field)
 	switch t.operator {
 	case "=":
-		return have == t.value, nil
+		return have == t.value
 	case "!=":
-		return have != t.value, nil
+		return have != t.value
 	case ":":
-		return strings.Contains(strings.ToLower(have), strings.ToLower(strings.Trim(t.value, "*"))), nil
+		return strings.Contains(strings.ToLower(have), strings.ToLower(strings.Trim(t.value, "*")))
 	}
-	pattern, err := regexp.Compile("^(?:" + t.value + ")$")
-	if err != nil {
-		return false, err
-	}
-	return pattern.MatchString(have) == (t.operator == "eq"), nil
+	return t.pattern.MatchString(have) == (t.operator == "eq")
 }
 
 func lookUp(fields map[string]any, dotted string) string {

@@ -129,6 +129,9 @@ func checkMatch(field string, match FirewallMatch) *apiError {
 	if len(match.Ports) > 0 && !slices.Contains(withPorts, match.IPProtocol) {
 		return invalidField(field+".ports", strings.Join(match.Ports, ","), "Ports may only be specified for protocols tcp, udp and sctp.")
 	}
+	if len(match.Ports) > maxPorts {
+		return invalid("Too many ports in %s: %d, the limit is %d.", field, len(match.Ports), maxPorts)
+	}
 	for i, port := range match.Ports {
 		if _, _, ok := ParsePorts(port); !ok {
 			return invalidField(field+".ports["+strconv.Itoa(i)+"]", port, "Ports must be an integer or a range from 0 to 65535.")
@@ -180,6 +183,7 @@ func parseRange(s string) (netip.Prefix, bool) {
 }
 
 const (
+	maxPorts        = 100 // Not documented by Google; so to be on the safe side.
 	maxTargetTags   = 70
 	maxSourceRanges = 5000
 )

@@ -1,0 +1,184 @@
+// Package gcloud understands the commands `gcloud compute firewall-rules
+// create|update|delete` as an administrator's shell and gcloud would, and turns
+// them into requests of the Compute API. It knows the flags that gcloud's
+// reference lists for them and refuses all others. For tests of commands that
+// users are told to run.
+package gcloud
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Request is what a command sends.
+type Request struct {
+	Method, Project, Name string
+	Body                  map[string]any
+}
+
+// Run parses a command line and sends its requests to the API at base, such as
+// http://host:port.
+func Run(client *http.Client, base, line string) error {
+	for _, command := range strings.Split(line, " && ") {
+		r, err := Parse(command)
+		if err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+		if err := r.send(client, base); err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+	}
+	return nil
+}
+
+func (r Request) send(client *http.Client, base string) error {
+	url := base + "/compute/v1/projects/" + r.Project + "/global/firewalls"
+	if r.Method != http.MethodPost {
+		url += "/" + r.Name
+	}
+	body, err := json.Marshal(r.Body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequest(r.Method, url, strings.NewReader(string(body)))
+	if err != nil {
+		return err
+	}
+	reply, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close()
+	if text, err := io.ReadAll(reply.Body); err != nil || reply.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s %w", r.Method, url, text, err)
+	}
+	return nil
+}
+
+var methods = map[string]string{"create": http.MethodPost, "update": http.MethodPatch, "delete": http.MethodDelete}
+
+// Parse reads one command.
+func Parse(command string) (Request, error) {
+	words, err := split(command)
+	if err != nil {
+		return Request{}, err
+	}
+	if len(words) < 5 || !slices.Equal(words[:3], []string{"gcloud", "compute", "firewall-rules"}) || methods[words[3]] == "" {
+		return Request{}, fmt.Errorf("not a command on firewall rules: %q", words)
+	}
+	r := Request{Method: methods[words[3]], Name: words[4], Body: map[string]any{}}
+	for _, word := range words[5:] {
+		if err := r.flag(words[3], word); err != nil {
+			return r, err
+		}
+	}
+	if r.Project == "" {
+		return r, errors.New("no --project")
+	}
+	if r.Method == http.MethodPost {
+		r.Body["name"] = r.Name
+	}
+	return r, nil
+}
+
+// lists are the flags that take lists, and the fields of the API they set.
+var (
+	lists = map[string]string{
+		"--source-ranges": "sourceRanges", "--destination-ranges": "destinationRanges", "--source-tags": "sourceTags", "--target-tags": "targetTags",
+		"--source-service-accounts": "sourceServiceAccounts", "--target-service-accounts": "targetServiceAccounts",
+	}
+	onlyCreate = []string{"--network", "--direction"}
+)
+
+func (r *Request) flag(verb, word string) error {
+	flag, value, hasValue := strings.Cut(word, "=")
+	if verb == "delete" && flag != "--project" && flag != "--quiet" || verb != "create" && slices.Contains(onlyCreate, flag) {
+		return fmt.Errorf("%s knows no %s", verb, flag)
+	}
+	if field, isList := lists[flag]; isList {
+		r.Body[field] = nil
+		if value != "" {
+			r.Body[field] = strings.Split(value, ",")
+		}
+		return nil
+	}
+	switch {
+	case flag == "--project":
+		r.Project = value
+	case flag == "--quiet" && verb == "delete" && !hasValue:
+	case (flag == "--disabled" || flag == "--no-disabled") && !hasValue:
+		r.Body["disabled"] = flag == "--disabled"
+	case flag == "--network":
+		r.Body["network"] = "global/networks/" + value
+	case flag == "--direction", flag == "--description":
+		r.Body[strings.TrimPrefix(flag, "--")] = value
+	case flag == "--priority":
+		n, err := strconv.Atoi(value)
+		r.Body["priority"] = n
+		return err
+	case flag == "--allow":
+		r.Body["allowed"] = allowed(value)
+	default:
+		return fmt.Errorf("unknown flag %s", word)
+	}
+	return nil
+}
+
+// allowed reads "tcp:80,tcp:90-91,icmp".
+func allowed(value string) []map[string]any {
+	var list []map[string]any
+	for _, item := range strings.Split(value, ",") {
+		protocol, ports, some := strings.Cut(item, ":")
+		entry := map[string]any{"IPProtocol": protocol}
+		if some {
+			entry["ports"] = []string{ports}
+		}
+		list = append(list, entry)
+	}
+	return list
+}
+
+// split reads words as a POSIX shell does: single quotes, and backslashes
+// outside of them. Whatever else means something to a shell is refused.
+func split(line string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	quoted, begun, escaped := false, false, false
+	for _, c := range line {
+		switch {
+		case escaped:
+			word.WriteRune(c)
+			escaped = false
+		case c == '\'':
+			quoted, begun = !quoted, true
+		case quoted:
+			word.WriteRune(c)
+		case c == '\\':
+			escaped, begun = true, true
+		case c == ' ':
+			if begun {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			begun = false
+		case strings.ContainsRune("\"`$&|;<>(){}[]*?!~#\n\t", c):
+			return nil, fmt.Errorf("the shell would not take %q as it is", c)
+		default:
+			word.WriteRune(c)
+			begun = true
+		}
+	}
+	if quoted || escaped {
+		return nil, errors.New("the quotation does not end")
+	}
+	if begun {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
