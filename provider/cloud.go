@@ -6,8 +6,10 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
@@ -39,6 +41,10 @@ import (
 // ProviderName is the cloud provider's name, and the scheme of provider ids of
 // nodes without a cloud.
 const ProviderName = "hostport"
+
+// defaultFirewallCheckPeriod has rules changed by others put right within a
+// minute.
+const defaultFirewallCheckPeriod = 30 * time.Second
 
 // component names us in events.
 const component = "hostport-ccm"
@@ -77,8 +83,10 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	}
 	instances := gce.NewInstances(client, cfg.GCE.InstanceCacheTTL.Duration)
 	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}, watch: noWatch}
-	if cfg.LoadBalancer.Firewall == options.FirewallManaged {
-		cloud.firewall = firewallgce.New(client, instances, cfg.GCE.NodeTags)
+	if cfg.LoadBalancer.Firewall != options.FirewallNone {
+		rules := firewallgce.New(client, instances, cfg.GCE.NodeTags)
+		rules.Layout = cfg.GCE.FirewallLayout
+		cloud.firewall = rules
 	}
 	return cloud, nil
 }
@@ -117,6 +125,9 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
+	if rules, ok := c.firewall.(*firewallgce.Firewall); ok {
+		rules.Roster = roster(settings, services.Lister())
+	}
 	recorder := newRecorder(ctx, kube)
 	c.balancer = c.newLoadBalancer(kube, ours, services, recorder)
 	c.balancer.around = around
@@ -131,6 +142,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
 		c.watch.Follow(tellOf(recorder, services))
+		go c.balancer.guardFirewall(ctx, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod))
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
 }

@@ -58,7 +58,7 @@ const maxRemovals = 2
 
 func newCollector(l *loadBalancer, services corelisters.ServiceLister) *collector {
 	return &collector{kube: l.kube, services: services, reporter: l.reporter, removals: map[firewall.Owner]int{}, kinds: []leftovers{
-		l.openings.leftovers(l.settings.ClusterID),
+		l.openings.leftovers(l.settings.ClusterID, l.defaults.Firewall),
 		l.daemonSets.leftovers(),
 		l.configMaps.leftovers(),
 	}}

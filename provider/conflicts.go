@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
-	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
@@ -54,8 +53,8 @@ func proxyWarnings(p *plan.Plan, pods []*v1.Pod) []warning {
 // withdraw removes what was made for a Service that gets none of its ports,
 // the opening in the firewall first.
 func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) error {
-	if _, err := l.openings.ensure(ctx, firewall.Spec{Owner: l.settings.Owner(svc)}, false); err != nil {
-		return fmt.Errorf("closing the firewall: %w", err)
+	if err := l.shut(ctx, svc); err != nil {
+		return err
 	}
 	if err := l.daemonSets.remove(ctx, svc); err != nil {
 		return err

@@ -16,6 +16,9 @@ const (
 	reasonPortsNotServed    = "PortsNotServed"
 	reasonFirewallFailed    = "FirewallNotUpdated"
 	reasonFirewallChanged   = "FirewallChanged"
+	reasonFirewallRepaired  = "FirewallRepaired"
+	reasonFirewallQuota     = "FirewallQuotaExceeded"
+	reasonFirewallByHand    = "FirewallCommand"
 	reasonLeftoversRemoved  = "LeftoversRemoved"
 	// On Nodes.
 	reasonNodeDown = "LoadBalancerNodeDown"

@@ -12,20 +12,27 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// leftovers of the firewall are rules.
-func (o *openings) leftovers(clusterID string) leftovers {
+// leftovers of the firewall are rules. In mode report they are for somebody else
+// to remove.
+func (o *openings) leftovers(clusterID string, mode options.FirewallMode) leftovers {
 	return leftovers{
-		kind:   "firewall rules",
-		owners: func(ctx context.Context) ([]firewall.Owner, error) { return o.firewall.Owners(ctx, clusterID) },
+		kind: "firewall rules",
+		owners: func(ctx context.Context) ([]firewall.Owner, error) {
+			if mode == options.FirewallReport {
+				return nil, nil
+			}
+			return o.firewall.Owners(ctx, clusterID)
+		},
 		remove: func(ctx context.Context, owner firewall.Owner) (bool, error) {
 			open, err := o.firewall.Exists(ctx, owner)
 			if err != nil || !open {
 				return false, err
 			}
-			return true, o.close(ctx, owner)
+			return true, o.close(ctx, owner, mode)
 		},
 	}
 }

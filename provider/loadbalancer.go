@@ -85,7 +85,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 	if err != nil {
 		return nil, false, err
 	}
-	open, err := l.openings.firewall.Exists(ctx, l.settings.Owner(svc))
+	open, err := l.openings.exists(ctx, l.settings.Owner(svc), l.firewallMode(svc))
 	if err != nil {
 		return nil, false, fmt.Errorf("looking at the firewall: %w", err)
 	}
@@ -118,20 +118,20 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	if err := l.run(ctx, svc, p); err != nil {
 		return nil, err
 	}
-	openErr := l.open(ctx, svc, p, o)
-	if openErr != nil {
-		wrong = append(wrong, warning{reason: reasonFirewallFailed, message: oneLine(openErr)})
-	}
+	opened := l.open(ctx, svc, p, o)
+	wrong = append(wrong, opened.warnings...)
 	pods, err := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}))
 	if err != nil {
 		return nil, fmt.Errorf("listing proxy pods: %w", err)
 	}
 	wrong = append(wrong, proxyWarnings(p, pods)...)
 	status := l.status(ctx, svc, o, p, nodes, pods)
-	if openErr != nil {
+	if opened.again > 0 {
+		l.services.PokeAfter(nameOf(svc), opened.again)
+	}
+	if opened.failed {
 		// Tried again later, but not by failing: addresses that turned bad
 		// have to leave meanwhile.
-		l.services.PokeAfter(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, recheck)
 		status = publish.Narrow(status, svc.Status.LoadBalancer)
 	}
 	return status, nil
@@ -142,8 +142,9 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options,
 	if err != nil {
 		return o, nil, err
 	}
-	if o.Firewall == options.FirewallManaged && l.defaults.Firewall == options.FirewallNone {
-		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: none; remove the annotation", options.Firewall, o.Firewall)
+	if o.Firewall.Exceeds(l.defaults.Firewall) {
+		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: %s; remove the annotation",
+			options.Firewall, o.Firewall, l.defaults.Firewall)
 	}
 	p, err := l.share(svc, o, nodes)
 	return o, p, err
@@ -180,19 +181,6 @@ func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
 	}
 }
 
-// open opens the ports, after the proxies are wanted, so that never a port is
-// open behind which something else may listen.
-func (l *loadBalancer) open(ctx context.Context, svc *v1.Service, p *plan.Plan, o options.Options) error {
-	changes, err := l.openings.ensure(ctx, p.Firewall, o.Firewall == options.FirewallManaged)
-	for _, line := range changes {
-		l.reporter.changed(svc, reasonFirewallChanged, line)
-	}
-	if err != nil {
-		return fmt.Errorf("opening the firewall: %w", err)
-	}
-	return nil
-}
-
 func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod) *v1.LoadBalancerStatus {
 	nodes := p.Nodes
 	others := slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return slices.Contains(nodes, n) })
@@ -224,8 +212,8 @@ func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.S
 // EnsureLoadBalancerDeleted removes everything that was made for a Service,
 // the opening in the firewall first.
 func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
-	if err := l.openings.close(ctx, l.settings.Owner(svc)); err != nil {
-		return fmt.Errorf("closing the firewall: %w", err)
+	if err := l.shut(ctx, svc); err != nil {
+		return err
 	}
 	if err := l.daemonSets.remove(ctx, svc); err != nil {
 		return err

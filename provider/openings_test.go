@@ -5,20 +5,19 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-func TestTheFirewallIsNotAskedTooOften(t *testing.T) {
-	ctx, now, asked := context.Background(), time.Unix(0, 0), 0
+func TestTheFirewallIsAskedWhenSomethingMayHaveChanged(t *testing.T) {
+	ctx, asked := context.Background(), 0
 	var failure error
 	fw := &firewall.Fake{}
 	fw.FailWith(func(string, firewall.Owner) error { asked++; return failure })
 	o := newOpenings(fw)
-	o.now = func() time.Time { return now }
 	spec := firewall.Spec{
 		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: "web-uid"},
 		Ports:        []firewall.Port{{Protocol: "TCP", Port: 80}},
@@ -36,8 +35,9 @@ func TestTheFirewallIsNotAskedTooOften(t *testing.T) {
 		{"not managed", func() error { return ensure(o, spec, false) }, 1},
 		{"still not managed", func() error { return ensure(o, spec, false) }, 0},
 		{"managed again", func() error { return ensure(o, spec, true) }, 1},
-		{"a while later", func() error { now = now.Add(recheck); return ensure(o, spec, true) }, 1},
-		{"closed", func() error { return o.close(ctx, spec.Owner) }, 1},
+		{"after somebody changed it", func() error { o.doubt(spec.Owner.UID); return ensure(o, spec, true) }, 1},
+		{"after it was looked at", func() error { return ensure(o, spec, true) }, 0},
+		{"closed", func() error { return o.close(ctx, spec.Owner, options.FirewallManaged) }, 1},
 		{"after closing", func() error { return ensure(o, spec, true) }, 1},
 		{"failing", func() error { spec.Ports[0].Port = 82; failure = errors.New("down"); return ensure(o, spec, true) }, 1},
 		{"after a failure", func() error { failure = nil; return ensure(o, spec, true) }, 1},
@@ -53,6 +53,10 @@ func TestTheFirewallIsNotAskedTooOften(t *testing.T) {
 }
 
 func ensure(o *openings, spec firewall.Spec, managed bool) error {
-	_, err := o.ensure(context.Background(), spec, managed)
+	mode := options.FirewallNone
+	if managed {
+		mode = options.FirewallManaged
+	}
+	_, _, err := o.ensure(context.Background(), spec, mode)
 	return err
 }

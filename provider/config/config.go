@@ -9,6 +9,7 @@ import (
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -72,7 +73,8 @@ type LoadBalancer struct {
 	// external-or-internal. Default: external for provider gce,
 	// external-or-internal for provider none.
 	Addresses options.Addresses `json:"addresses,omitempty"`
-	// Firewall is managed or none. Default: managed.
+	// Firewall is managed, report or none; see the annotation of that name.
+	// Default: managed.
 	Firewall options.FirewallMode `json:"firewall,omitempty"`
 	// ReservedPorts are never given to a Service, as nodes need them
 	// themselves: ports, and ranges such as "2379-2380", each as a quoted
@@ -140,6 +142,14 @@ type GCE struct {
 	// InstanceCacheTTL is how long a list of the VMs is believed. Default:
 	// 10 s.
 	InstanceCacheTTL metav1.Duration `json:"instanceCacheTTL,omitzero"`
+	// FirewallLayout is per-service, which gives each Service firewall rules of
+	// its own, or shared: Services with the same source ranges and target tags
+	// share rules, for many Services and a small quota. It can be changed at
+	// any time. Default: per-service.
+	FirewallLayout firewall.Layout `json:"firewallLayout,omitempty"`
+	// FirewallCheckPeriod is how often all firewall rules are compared with
+	// what is wanted, with one list. Default: 30 s.
+	FirewallCheckPeriod metav1.Duration `json:"firewallCheckPeriod,omitzero"`
 }
 
 // Options returns what holds for a Service without annotations.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -91,12 +92,16 @@ func (g *GCE) validate(p *problems) {
 		p.check(err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https"), "gce.apiEndpoint",
 			"%q is not valid, expected a URL such as https://compute.googleapis.com", g.APIEndpoint)
 	}
+	if g.FirewallLayout != "" {
+		oneOf(p, "gce.firewallLayout", g.FirewallLayout, firewall.PerService, firewall.Shared)
+	}
+	p.check(g.FirewallCheckPeriod.Duration >= 0, "gce.firewallCheckPeriod", "%q is not valid, expected a duration such as 30s", g.FirewallCheckPeriod.Duration)
 	p.check(g.InstanceCacheTTL.Duration >= 0, "gce.instanceCacheTTL", "%q is not valid, expected a duration such as 10s", g.InstanceCacheTTL.Duration)
 }
 
 func (g *GCE) isEmpty() bool {
 	return g.Project == "" && g.NetworkProject == "" && g.Network == "" && len(g.NodeTags) == 0 &&
-		g.APIEndpoint == "" && g.InstanceCacheTTL.Duration == 0
+		g.APIEndpoint == "" && g.InstanceCacheTTL.Duration == 0 && g.FirewallLayout == "" && g.FirewallCheckPeriod.Duration == 0
 }
 
 func isDNSLabel(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }

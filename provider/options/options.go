@@ -38,7 +38,9 @@ const (
 	PriorityClassName = Prefix + "priority-class-name"
 
 	// Firewall says what happens at the cloud's firewall: "managed" opens
-	// the ports, "none" keeps hands off. Default: by the cloud config.
+	// the ports, "report" changes nothing and tells the gcloud commands that
+	// somebody has to run, "none" keeps hands off. It may not ask for more
+	// than the cloud config does. Default: by the cloud config.
 	Firewall = Prefix + "firewall"
 
 	// Datapath is how packets reach the Service. This version knows "proxy":
@@ -68,8 +70,15 @@ type FirewallMode string
 // The values of annotation Firewall.
 const (
 	FirewallManaged FirewallMode = "managed"
+	FirewallReport  FirewallMode = "report"
 	FirewallNone    FirewallMode = "none"
 )
+
+// Exceeds says whether a mode does more than another.
+func (m FirewallMode) Exceeds(other FirewallMode) bool {
+	rank := map[FirewallMode]int{FirewallNone: 0, FirewallReport: 1, FirewallManaged: 2}
+	return rank[m] > rank[other]
+}
 
 // Options is what a Service asks for, defaults filled in.
 type Options struct {

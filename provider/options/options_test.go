@@ -85,7 +85,7 @@ func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
 		{Tolerations, `[{"key":"a","value":"b c"}]`, "as value a label value"},
 		{Tolerations, `[{"key":"a","tolerationSeconds":3}]`, "effect NoExecute"},
 		{PriorityClassName, "High", "the name of a PriorityClass"},
-		{Firewall, "report", "one of managed, none"},
+		{Firewall, "open", "one of managed, report, none"},
 		{Datapath, "direct", `"proxy"`},
 		{DrainSeconds, "3601", "from 0 to 3600"},
 		{DrainSeconds, "-1", "from 0 to 3600"},

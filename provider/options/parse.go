@@ -132,7 +132,7 @@ func parseFirewall(value string, o *Options) error {
 
 // Validate returns an error that says what is expected.
 func (m FirewallMode) Validate() error {
-	return oneOf(m, FirewallManaged, FirewallNone)
+	return oneOf(m, FirewallManaged, FirewallReport, FirewallNone)
 }
 
 func parsePriorityClassName(value string, o *Options) error {

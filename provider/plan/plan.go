@@ -64,7 +64,7 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 		ConfigMap: configMap,
 		Firewall: firewall.Spec{
 			Owner:        s.Owner(svc),
-			Ports:        firewallPorts(svc),
+			Ports:        FirewallPorts(svc),
 			SourceRanges: ranges,
 			Nodes:        providerIDs(chosen),
 		},
@@ -110,7 +110,8 @@ func comparePorts(a, b v1.ServicePort) int {
 	return slices.Compare([]byte(a.Protocol), []byte(b.Protocol))
 }
 
-func firewallPorts(svc *v1.Service) []firewall.Port {
+// FirewallPorts lists the ports that clients of a Service dial.
+func FirewallPorts(svc *v1.Service) []firewall.Port {
 	var open []firewall.Port
 	for _, p := range Ports(svc) {
 		open = append(open, firewall.Port{Protocol: p.Protocol, Port: uint16(p.Port)})
