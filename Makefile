@@ -31,10 +31,13 @@ lint: ## Check format, vet, staticcheck
 	@go vet -tags e2e ./...
 	@go run -modfile=$(LINT) honnef.co/go/tools/cmd/staticcheck -tags e2e ./...
 
+# The race detector would make them take minutes.
+SCHEDULES := go test -json -count=1 -run '^TestWhateverFails' ./firewall/gce -schedules=10000
+
 .PHONY: unit
 unit: ## Run the unit tests with the race detector
 	@echo "== unit tests"
-	@go test -json -race ./... | $(SUMMARY)
+	@{ status=0; go test -json -race ./... || status=1; $(SCHEDULES) || status=1; exit $$status; } | $(SUMMARY)
 
 .PHONY: images
 images: ## Build both images into dist/ as OCI archives

@@ -85,7 +85,7 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}, watch: noWatch}
 	if cfg.LoadBalancer.Firewall != options.FirewallNone {
 		rules := firewallgce.New(client, instances, cfg.GCE.NodeTags)
-		rules.Layout = cfg.GCE.FirewallLayout
+		rules.Layout, rules.ClusterID = cfg.GCE.FirewallLayout, cfg.ClusterID
 		cloud.firewall = rules
 	}
 	return cloud, nil
@@ -142,7 +142,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
 		c.watch.Follow(tellOf(recorder, services))
-		go c.balancer.guardFirewall(ctx, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod))
+		go c.balancer.guardFirewall(ctx, services.Informer().HasSynced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod))
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
@@ -19,8 +20,12 @@ import (
 const lookTimeout = time.Minute
 
 // guardFirewall has Services ensured again, every period until ctx is done,
-// whose firewall somebody else has changed.
-func (l *loadBalancer) guardFirewall(ctx context.Context, period time.Duration) {
+// whose firewall somebody else has changed. It begins when all Services are
+// known, as without them whatever is open looks like a leftover.
+func (l *loadBalancer) guardFirewall(ctx context.Context, synced cache.InformerSynced, period time.Duration) {
+	if !cache.WaitForCacheSync(ctx.Done(), synced) {
+		return
+	}
 	for {
 		select {
 		case <-ctx.Done():

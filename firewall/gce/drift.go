@@ -61,7 +61,7 @@ func (l *left) all() map[firewall.Owner]outcome {
 func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	services := f.left.all()
 	if len(services) == 0 {
-		return nil, nil
+		return nil, f.sweep(ctx)
 	}
 	rules, err := f.list(ctx, "")
 	if err != nil {
@@ -77,6 +77,17 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 		}
 	}
 	return drifted, nil
+}
+
+// sweep removes shared rules that the last of all Services left behind, which
+// went without being deleted here. No Service is there any more that could be
+// ensured to that end.
+func (f *Firewall) sweep(ctx context.Context) error {
+	if f.ClusterID == "" || f.Roster == nil || len(f.Roster()) > 0 {
+		return nil
+	}
+	_, _, err := f.share(ctx, firewall.Owner{ClusterID: f.ClusterID}, nil)
+	return err
 }
 
 func compareOwners(a, b firewall.Owner) int {

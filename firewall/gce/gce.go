@@ -40,6 +40,9 @@ type Tagger interface {
 // Firewall implements firewall.Firewall. Its exported fields are set before it
 // is used.
 type Firewall struct {
+	// ClusterID is whose shared rules go when there are no Services any more.
+	// Empty: they stay.
+	ClusterID string
 	// Layout is how Services are spread over rules. Empty: one's own for each.
 	Layout firewall.Layout
 	// Roster lets shared rules be narrowed although some Services have not yet

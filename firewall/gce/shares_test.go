@@ -205,6 +205,28 @@ func TestASharedRuleChangedByHandIsNoticedForOneServiceAndRepaired(t *testing.T)
 	}
 }
 
+func TestSharedRulesGoWithTheLastServiceEvenIfItWasNotDeletedHere(t *testing.T) {
+	a := portSpec("a", 80)
+	w := sharing(t, a)
+	w.mustEnsure(t, a)
+	for _, c := range []struct {
+		clusterID string
+		roster    []firewall.Spec
+		rules     int
+	}{
+		{"prod", []firewall.Spec{a}, 1}, // Not yet ensured.
+		{"", nil, 1},
+		{"another", nil, 1},
+		{"prod", nil, 0},
+	} {
+		restarted := w.restart(firewall.Shared, c.roster...)
+		restarted.ClusterID = c.clusterID
+		if drifted, err := restarted.Drifted(t.Context()); err != nil || len(drifted) != 0 || len(w.rules(t)) != c.rules {
+			t.Errorf("%+v: %v, %v, %d rules", c, drifted, err, len(w.rules(t)))
+		}
+	}
+}
+
 func TestAStrangersRuleOfASharedNameIsLeftAlone(t *testing.T) {
 	a := portSpec("a", 80)
 	w := sharing(t, a)
