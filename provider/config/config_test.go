@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -55,6 +56,7 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 		GCE: GCE{
 			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
 			APIEndpoint: "http://127.0.0.1:8080", InstanceCacheTTL: metav1.Duration{Duration: 5 * time.Second},
+			FirewallLayout: firewall.Shared, FirewallCheckPeriod: metav1.Duration{Duration: time.Minute},
 		},
 	}
 	data, err := yaml.Marshal(want)
@@ -114,6 +116,9 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"a reserved port not quoted":        {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
 		"a broken endpoint":                 {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
 		"a broken tag":                      {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
+		"an unknown firewall mode":          {"loadBalancer:", "loadBalancer:\n  firewall: open", []string{"loadBalancer.firewall", "managed, report, none"}},
+		"an unknown firewall layout":        {"loadBalancer:", "gce: {firewallLayout: one}\nloadBalancer:", []string{"gce.firewallLayout", "per-service, shared"}},
+		"a negative check period":           {"loadBalancer:", "gce: {firewallCheckPeriod: -1s}\nloadBalancer:", []string{"gce.firewallCheckPeriod", "-1s"}},
 		"a duration without unit":           {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},
 		"gce without gce":                   {"provider: gce", "provider: none\ngce: {project: p}", []string{"gce", "provider none"}},
 	} {
