@@ -1,0 +1,224 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
+	"github.com/hostport-ccm/hostport-ccm/test/gcloud"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// asAdministrator does what an administrator does with the Compute API.
+func asAdministrator(t *testing.T, method, path, body string) {
+	t.Helper()
+	url := sim.BaseURL + "/compute/v1/projects/" + cluster.Project + "/global/firewalls" + path
+	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s", method, url, reply.Status)
+	}
+}
+
+// deleteRule removes a rule and waits until it is gone.
+func deleteRule(t *testing.T, name string) {
+	t.Helper()
+	asAdministrator(t, http.MethodDelete, "/"+name, "")
+	eventually(t, 10*time.Second, "the simulator has removed rule "+name, func(ctx context.Context) error {
+		state, err := sim.State(ctx)
+		for _, rule := range state.Firewalls {
+			if rule.Name == name && err == nil {
+				err = fmt.Errorf("it is still there")
+			}
+		}
+		return err
+	})
+}
+
+// eventOf waits for an event about a Service, and returns its message.
+func eventOf(t *testing.T, svc *v1.Service, reason, words string) string {
+	t.Helper()
+	var found string
+	eventually(t, 90*time.Second, fmt.Sprintf("an event %s of Service %s says %q", reason, svc.Name, words), func(ctx context.Context) error {
+		list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + reason + ",involvedObject.uid=" + string(svc.UID)})
+		if err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if strings.Contains(e.Message, words) {
+				found = e.Message
+				return nil
+			}
+		}
+		return fmt.Errorf("there are %d such events", len(list.Items))
+	})
+	return found
+}
+
+func TestARuleDeletedByHandComesBackAndAStrangersSurvives(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	const stranger = "opened-by-hand"
+	asAdministrator(t, http.MethodPost, "", `{"name":"`+stranger+`","description":"not yours","targetTags":["`+cluster.NodeTag+`"],"allowed":[{"IPProtocol":"tcp","ports":["7777"]}]}`)
+	t.Cleanup(func() { removeStranger(t, stranger) })
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	rule := ruleNames(t, svc)[0]
+
+	deleteRule(t, rule)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	eventOf(t, svc, "FirewallRepaired", "created firewall rule "+rule)
+
+	asAdministrator(t, http.MethodPatch, "/"+rule, `{"targetTags":["elsewhere"]}`)
+	eventOf(t, svc, "FirewallRepaired", "targetTags [elsewhere] -> ["+cluster.NodeTag+"]")
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, svc)
+	state, err := sim.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(state.Firewalls) != 1 || state.Firewalls[0].Name != stranger || state.Firewalls[0].Description != "not yours" {
+		t.Errorf("rules %+v", state.Firewalls)
+	}
+}
+
+func removeStranger(t *testing.T, name string) {
+	request, err := http.NewRequest(http.MethodDelete, sim.BaseURL+"/compute/v1/projects/"+cluster.Project+"/global/firewalls/"+name, nil)
+	if err == nil {
+		_, err = http.DefaultClient.Do(request)
+	}
+	if err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+}
+
+var gcloudCommand = regexp.MustCompile(`gcloud .*? \(`)
+
+func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", func(s *v1.Service) {
+		s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"}
+	}, servicePort(v1.ProtocolTCP, 80))
+	run := func(verb string) {
+		command := strings.TrimSuffix(gcloudCommand.FindString(eventOf(t, svc, "FirewallCommand", "gcloud compute firewall-rules "+verb)), " (")
+		if err := gcloud.Run(http.DefaultClient, sim.BaseURL, command); err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+	}
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	run("create")
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	run("update")
+	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	run("delete")
+	wantNothingLeft(t, svc)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+}
+
+func TestAUsedUpQuotaIsExplainedAndTheServiceHeals(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	limit := func(n int) {
+		if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{FirewallQuota: &n}); err != nil {
+			t.Error(err)
+		}
+	}
+	limit(0)
+	t.Cleanup(func() { limit(100) })
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	eventOf(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
+	if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
+		t.Errorf("addresses %v are published although the port is closed (%v)", got, err)
+	}
+	limit(100)
+	wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+}
+
+// setFirewallLayout changes the cloud-config of the running controller manager.
+// The function it returns puts it back, once.
+func setFirewallLayout(t *testing.T, layout string) (restore func()) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	name, original := cloudConfig(t)
+	write := func(content string) error {
+		m, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for key := range m.Data {
+			m.Data[key] = content
+		}
+		if _, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Update(ctx, m, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+		return restartController(ctx)
+	}
+	if err := write(strings.Replace(original, "\ngce:\n", "\ngce:\n  firewallLayout: "+layout+"\n", 1)); err != nil {
+		t.Fatal(err)
+	}
+	return sync.OnceFunc(func() {
+		if err := write(original); err != nil {
+			t.Errorf("put the cloud-config back: %v", err)
+		}
+	})
+}
+
+func TestServicesShareARuleAndGoBackToTheirOwn(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "one")
+	newBackend(t, ns, "two")
+	one := newService(t, ns, "one", nil, servicePort(v1.ProtocolTCP, 80))
+	two := newService(t, ns, "two", nil, servicePort(v1.ProtocolTCP, 8081))
+	wantOpen(t, getTCP, "one", 80, externalIPs()...)
+	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+
+	restore := setFirewallLayout(t, "shared")
+	t.Cleanup(restore)
+	eventually(t, time.Minute, "one rule is shared", func(ctx context.Context) error {
+		state, err := sim.State(ctx)
+		if err == nil && (len(state.Firewalls) != 1 || !strings.HasPrefix(state.Firewalls[0].Name, "hostport-shared-")) {
+			err = fmt.Errorf("the rules are %+v", state.Firewalls)
+		}
+		return err
+	})
+	wantOpen(t, getTCP, "one", 80, externalIPs()...)
+	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), one.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, one)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	restore()
+	wantRule(t, two, "tcp:8081")
+	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+}
