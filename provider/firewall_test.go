@@ -48,7 +48,7 @@ func TestAFirewallChangedBySomebodyElseIsRepaired(t *testing.T) {
 			c := guarded(t)
 			c.start()
 			c.serve(service("web"))
-			c.serve(service("other"))
+			c.serve(service("other", tcp(81)))
 			rule := c.firewall.Rules()[ruleOf("web")]
 			harm.do(c, rule)
 			c.eventually("an event tells of the repair", func() bool { return c.hasEvent("Normal FirewallRepaired web:", harm.told) })
@@ -89,7 +89,7 @@ func TestInReportModeWhatSomebodyElseOpenedIsEnough(t *testing.T) {
 	c.start()
 	c.serve(service("web"))
 	c.settle()
-	if c.hasEvent("FirewallCommand") {
+	if c.hasEvent("FirewallCommand web:") {
 		t.Errorf("the port is open already: %v", c.events())
 	}
 	c.firewall.RemoveRule("by-hand")
