@@ -113,6 +113,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe("/readyz", health, 1, 2),
 		LivenessProbe:   livenessProbe(health),
+		Lifecycle:       lifecycle(),
 		Resources:       resources(),
 		SecurityContext: &v1.SecurityContext{
 			AllowPrivilegeEscalation: ptr.To(false),
@@ -124,6 +125,14 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 			{Name: "run", MountPath: "/run"},
 		},
 	}
+}
+
+// lifecycle holds back the signal to end for a moment. The kernel drops it while
+// the first process of a pod has not yet said what to do with it, and nobody
+// sends it again before the grace period ends: a proxy stopped right after its
+// start would stay that long, and hold its host ports.
+func lifecycle() *v1.Lifecycle {
+	return &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}}
 }
 
 // livenessProbe has a grace period of its own: who hangs does not drain, and the

@@ -87,7 +87,9 @@ func versions(t *testing.T, svc *v1.Service) map[string]string {
 		t.Fatal(err)
 	}
 	for _, set := range sets.Items {
-		found["DaemonSet "+set.Name] = fmt.Sprint(set.ResourceVersion, " generation ", set.Generation)
+		// Its resource version also counts the status, which is not ours: the
+		// proxies become available some time after they are ready.
+		found["DaemonSet "+set.Name] = fmt.Sprint(set.UID, " generation ", set.Generation, set.Labels, set.Annotations)
 	}
 	maps, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).List(t.Context(), ownedBy(svc))
 	if err != nil {
@@ -205,6 +207,10 @@ func TestProxyImageThatDoesNotExistIsExplained(t *testing.T) {
 	newBackend(t, ns, "web")
 	healthy := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
 	wantAddresses(t, healthy, time.Minute, externalIPs()...)
+	// Proxies that are not available yet count as lost anyway in a rollout.
+	eventually(t, time.Minute, "its proxies are available", func(ctx context.Context) error {
+		return areAvailable(ctx, healthy, len(externalIPs()))
+	})
 
 	// Nobody listens there, so that the pull fails at once.
 	const missing = "127.0.0.1:5000/no-such-proxy:v1"
