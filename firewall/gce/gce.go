@@ -185,7 +185,7 @@ func (f *Firewall) commonTags(ctx context.Context, nodes []string) ([]string, er
 		common = slices.DeleteFunc(common, func(tag string) bool { return !slices.Contains(tags, tag) })
 	}
 	if found == 0 {
-		return nil, fmt.Errorf("none of the VMs exists: %v", nodes)
+		return nil, fmt.Errorf("none of the VMs exists: %v; check gce.project in the cloud config, or delete the Nodes whose machines are gone", nodes)
 	}
 	return common, nil
 }

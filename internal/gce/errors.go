@@ -49,7 +49,18 @@ func (e *Error) Error() string {
 	if e.Endpoint != "" {
 		at = " at " + e.Endpoint
 	}
-	return fmt.Sprintf("compute %s of %s%s: %v%s", e.Verb, e.Resource, at, e.Err, hint(e.Kind))
+	return fmt.Sprintf("compute %s of %s%s: %v%s", e.Verb, e.Resource, at, cause(e.Err), hint(e.Kind))
+}
+
+// cause is one line. Of a reply by the API it is the message: the rest of it may
+// be a page of JSON.
+func cause(err error) string {
+	text := err.Error()
+	var api *googleapi.Error
+	if errors.As(err, &api) && api.Message != "" {
+		text = fmt.Sprintf("%d %s", api.Code, api.Message)
+	}
+	return strings.Join(strings.Fields(text), " ")
 }
 
 // Unwrap returns the cause.
@@ -58,7 +69,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func hint(kind Kind) string {
 	switch kind {
 	case KindForbidden:
-		return " (grant the missing permission to the service account of this program)"
+		return " (grant the missing permission to the service account of this program; its machine's access scopes and the project's Compute API must allow it too)"
 	case KindQuota:
 		return " (delete what is not needed, ask for a higher quota, or set gce.firewallLayout: shared in the cloud config)"
 	}

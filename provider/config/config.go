@@ -58,7 +58,8 @@ type LoadBalancer struct {
 	ProxyImage string `json:"proxyImage"`
 	// ImagePullPolicy of the proxy pods. Default: IfNotPresent.
 	ImagePullPolicy v1.PullPolicy `json:"imagePullPolicy,omitempty"`
-	// Namespace holds the proxies. It must exist. Default: hostport-system.
+	// Namespace holds the proxies. It must exist, with the rights, the label and
+	// the network policy that the manifests give hostport-system. Default: hostport-system.
 	Namespace string `json:"namespace,omitempty"`
 	// Classes are the Services served: "class" for those of class
 	// hostport-ccm.io/hostport, "none" for those without a class, "both".

@@ -39,8 +39,9 @@ const (
 
 	// Firewall says what happens at the cloud's firewall: "managed" opens
 	// the ports, "report" changes nothing and tells the gcloud commands that
-	// somebody has to run, "none" keeps hands off. It may not ask for more
-	// than the cloud config does. Default: by the cloud config.
+	// somebody has to run, "none" opens nothing and removes what was opened
+	// for this Service before. It may not ask for more than the cloud config
+	// does, whose "none" leaves rules made earlier to you. Default: by the cloud config.
 	Firewall = Prefix + "firewall"
 
 	// Datapath is how packets reach the Service. This version knows "proxy":
