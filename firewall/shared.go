@@ -208,7 +208,7 @@ func (g *group) name(allowed [][]Allow, mark sharedMark) []Rule {
 		case g.template != nil:
 			r = *g.template
 		default: // Nobody is known to want more than that it stays.
-			r = g.have[i]
+			r = g.have[min(i, len(g.have)-1)]
 		}
 		r.Description, r.Allowed = formatSharedMark(mark), list
 		if i < len(g.have) {

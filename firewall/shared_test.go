@@ -94,6 +94,21 @@ func TestPortsOfServicesNotYetKnownStayWhereTheyAre(t *testing.T) {
 	}
 }
 
+func TestMorePortsThanOneRuleHoldsStayWithoutAnyKnownService(t *testing.T) {
+	var all []uint16
+	var odd []Port
+	for p := uint16(1000); p < 1300; p++ {
+		if all = append(all, p); p%2 == 1 {
+			odd = append(odd, Port{v1.ProtocolTCP, p})
+		}
+	}
+	have := Share("prod", nil, desiredBy("a", "0.0.0.0/0", all...), nil)
+	got := Share("prod", have, nil, odd)
+	if len(got) < 2 || len(open(got)) != len(odd) {
+		t.Errorf("%d rules let in %d ports, want %d ports in several rules", len(got), len(open(got)), len(odd))
+	}
+}
+
 func TestOpeningComesBeforeClosing(t *testing.T) {
 	have := Share("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80, 81), desiredBy("b", "10.0.0.0/8", 80)...), nil)
 	want := Share("prod", have, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("c", "192.0.2.0/24", 80)...), nil)

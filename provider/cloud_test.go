@@ -69,7 +69,8 @@ func TestNewChoosesTheCloud(t *testing.T) {
 }
 
 func TestOnlyTheConfigCanSwitchTheFirewallOn(t *testing.T) {
-	l := &loadBalancer{around: nobody{}, defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
+	noPods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	l := &loadBalancer{around: nobody{}, pods: corelisters.NewPodLister(noPods).Pods("hostport-system"), defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
 	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil); err == nil {
 		t.Error("an annotation overrules a config that says hands off")
 	}

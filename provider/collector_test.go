@@ -379,3 +379,16 @@ func TestNothingIsCollectedBeforeMemoryIsFilled(t *testing.T) {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
 }
+
+func TestInReportModeObjectsAreCollectedAndRulesAreNot(t *testing.T) {
+	gone := owner("alpha", "web", "1-uid")
+	l := newLand(t.Fatal, gone)
+	l.kinds[0] = newOpenings(l.firewall).leftovers("alpha", options.FirewallReport)
+	l.show(t.Fatal, map[firewall.Owner]sighting{gone: {}})
+	if err := l.collect(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"rule of alpha 1-uid"}, l.left(t.Fatal)); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+}

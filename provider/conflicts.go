@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -23,8 +24,33 @@ func (l *loadBalancer) share(svc *v1.Service, o options.Options, nodes []*v1.Nod
 	return plan.Share(l.settings, svc, o, nodes, plan.Rivals{
 		Services: l.around.Services(),
 		Defaults: l.defaults,
-		Pods:     l.around.Holders(svc),
+		Pods:     l.holders(svc),
 	})
+}
+
+// holders returns the pods of others that have the Service's ports. Who asks for
+// a port that a ready proxy has on the same node does not have it: the kubelet
+// turns such a pod away.
+func (l *loadBalancer) holders(svc *v1.Service) map[string][]*v1.Pod {
+	ours := map[string]bool{}
+	for _, proxy := range l.proxies(svc) {
+		for _, port := range proxy.Spec.Containers[0].Ports {
+			if publish.Ready(proxy) {
+				ours[proxy.Spec.NodeName+" "+plan.PortKey(port.Protocol, port.HostPort)] = true
+			}
+		}
+	}
+	holders := l.around.Holders(svc)
+	for key, pods := range holders {
+		holders[key] = slices.DeleteFunc(pods, func(pod *v1.Pod) bool { return ours[pod.Spec.NodeName+" "+key] })
+	}
+	return holders
+}
+
+// proxies returns the Service's proxy pods, in any state.
+func (l *loadBalancer) proxies(svc *v1.Service) []*v1.Pod {
+	pods, _ := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)})) // From memory; never an error.
+	return pods
 }
 
 // portWarnings is one warning for all ports that a Service does not get.
@@ -50,16 +76,18 @@ func proxyWarnings(p *plan.Plan, pods []*v1.Pod) []warning {
 	return list
 }
 
-// withdraw removes what was made for a Service that gets none of its ports,
-// the opening in the firewall first.
-func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) error {
-	if err := l.shut(ctx, svc); err != nil {
-		return err
+// withdraw removes what was made for a Service that is to go, or that gets none
+// of its ports, the opening in the firewall first. It returns what somebody else
+// has to do.
+func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]warning, error) {
+	told, err := l.shut(ctx, svc)
+	if err != nil {
+		return told, err
 	}
 	if err := l.daemonSets.remove(ctx, svc); err != nil {
-		return err
+		return told, err
 	}
-	return l.configMaps.remove(ctx, svc)
+	return told, l.configMaps.remove(ctx, svc)
 }
 
 // tellConditions writes the Service's conditions where they differ. The

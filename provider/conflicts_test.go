@@ -91,9 +91,13 @@ func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 
 func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 	c := twoNodes(t)
+	c.config.LoadBalancer.IPMode = v1.LoadBalancerIPModeVIP
 	c.start()
 	c.serve(service("old", born(1)))
 	c.serve(service("young", born(2), tcp(80, 443)))
+	if mode := c.service("old").Status.LoadBalancer.Ingress[0].IPMode; *mode != v1.LoadBalancerIPModeVIP {
+		t.Errorf("a Service with all its ports has IP mode %s", *mode)
+	}
 	portOf := func(p v1.PortStatus) string {
 		if p.Error != nil {
 			return *p.Error
@@ -101,6 +105,9 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 		return "fine"
 	}
 	for _, entry := range c.service("young").Status.LoadBalancer.Ingress {
+		if *entry.IPMode != v1.LoadBalancerIPModeProxy {
+			t.Errorf("kube-proxy would serve the port of the other for %s", entry.IP)
+		}
 		got := []string{}
 		for _, p := range entry.Ports {
 			got = append(got, portOf(p))
@@ -180,6 +187,23 @@ func TestPortsOfOtherPodsAreExplained(t *testing.T) {
 	}
 	c.proxy("web", "n2", ready)
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestAPodThatAsksForAPortThatIsServedTakesNothing(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	for _, node := range []string{"n1", "n2"} {
+		must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("late-"+node, node, 80), metav1.CreateOptions{}))
+	}
+	c.create(service("later", tcp(81))) // Who is served after the pods came.
+	c.proxy("later", "n1", ready)
+	c.publishes("later", "203.0.113.1")
+	c.edit("web", withAnnotation(options.MaxNodes, "1"))
+	c.publishes("web", "203.0.113.1")
+	if got := c.warnings("web"); len(got) != 0 || !c.isOpen("web") {
+		t.Errorf("warnings %q, open: %v", got, c.isOpen("web"))
+	}
 }
 
 func TestAServiceThatIsNoLoadBalancerAnyMoreHasNoConditionOfOurs(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
@@ -52,12 +53,16 @@ func (l *loadBalancer) lookAtFirewall(ctx context.Context) {
 }
 
 // roster lists the Services that may have something open, deleted ones that are
-// not yet gone included. services shows ours only.
+// not yet gone included, and those that have left type LoadBalancer but not yet
+// our hands. services leaves out other load balancers' Services, but no more.
 func roster(settings plan.Settings, services corelisters.ServiceLister) firewall.Roster {
 	return func() []firewall.Claim {
 		shown, _ := services.List(labels.Everything()) // From memory; never an error.
 		var claims []firewall.Claim
 		for _, svc := range shown {
+			if svc.Spec.Type != v1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc) {
+				continue
+			}
 			claims = append(claims, firewall.Claim{Owner: settings.Owner(svc), Ports: plan.FirewallPorts(svc)})
 		}
 		return claims

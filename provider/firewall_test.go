@@ -8,8 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/api/googleapi"
 	"k8s.io/api/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
@@ -158,4 +162,26 @@ func TestWithoutTheRightTheCommandIsToldOnceAndTheServiceServed(t *testing.T) {
 	c.firewall.FailWith(nil)
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 443}) })
 	c.eventually("the port is open", func() bool { return c.isOpen("web") })
+}
+
+func TestOnlyLoadBalancersAreInTheRoster(t *testing.T) {
+	memory := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	plain := func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }
+	held := func(svc *v1.Service) {
+		plain(svc)
+		svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+	}
+	for _, svc := range []*v1.Service{service("balanced"), service("kubernetes", plain), service("leaving", held)} {
+		if err := memory.Add(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var names []string
+	for _, claim := range roster(plan.Settings{ClusterID: "alpha"}, corelisters.NewServiceLister(memory))() {
+		names = append(names, claim.Owner.Service.Name)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff([]string{"balanced", "leaving"}, names); diff != "" {
+		t.Errorf("roster (-want +got):\n%s", diff)
+	}
 }

@@ -28,6 +28,9 @@ func (o *openings) leftovers(clusterID string, mode options.FirewallMode) leftov
 			return o.firewall.Owners(ctx, clusterID)
 		},
 		remove: func(ctx context.Context, owner firewall.Owner) (bool, error) {
+			if mode == options.FirewallReport {
+				return false, nil
+			}
 			open, err := o.firewall.Exists(ctx, owner)
 			if err != nil || !open {
 				return false, err

@@ -13,7 +13,6 @@ import (
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -113,17 +112,16 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		return nil, err
 	}
 	if p.DaemonSet == nil {
-		return &v1.LoadBalancerStatus{}, l.withdraw(ctx, svc)
+		told, err := l.withdraw(ctx, svc)
+		wrong = append(wrong, told...)
+		return &v1.LoadBalancerStatus{}, err
 	}
 	if err := l.run(ctx, svc, p); err != nil {
 		return nil, err
 	}
 	opened := l.open(ctx, svc, p, o)
 	wrong = append(wrong, opened.warnings...)
-	pods, err := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}))
-	if err != nil {
-		return nil, fmt.Errorf("listing proxy pods: %w", err)
-	}
+	pods := l.proxies(svc)
 	wrong = append(wrong, proxyWarnings(p, pods)...)
 	status := l.status(ctx, svc, o, p, nodes, pods)
 	if opened.again > 0 {
@@ -166,14 +164,10 @@ func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan) e
 // nudge hastens a changed config to the pods. It is no more than that, so
 // failures are not errors.
 func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
-	pods, err := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}))
-	if err != nil {
-		return
-	}
 	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
 		"annotations": map[string]string{nudgeAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
 	}})
-	for _, pod := range pods {
+	for _, pod := range l.proxies(svc) {
 		_, err := l.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			klog.FromContext(ctx).Error(err, "A proxy will take up to a minute to see its new config", "service", klog.KObj(svc), "pod", klog.KObj(pod))
@@ -187,6 +181,12 @@ func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Op
 	if l.own != nil {
 		nodes, others = l.own.addTo(ctx, nodes), l.own.addTo(ctx, others)
 	}
+	ipMode := l.ipMode
+	if len(p.Conflicts) > 0 {
+		// kube-proxy would serve a VIP on all ports of the Service, also those
+		// that belong to others or to the node.
+		ipMode = publish.IPMode{External: v1.LoadBalancerIPModeProxy, Internal: v1.LoadBalancerIPModeProxy}
+	}
 	return publish.Status(publish.Input{
 		Nodes:     nodes,
 		Others:    others,
@@ -197,7 +197,7 @@ func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Op
 		Families:  svc.Spec.IPFamilies,
 		Addresses: o.Addresses,
 		MaxNodes:  o.MaxNodes,
-		IPMode:    l.ipMode,
+		IPMode:    ipMode,
 		Ports:     publish.Ports(svc, p.Conflicts),
 	})
 }
@@ -212,13 +212,9 @@ func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.S
 // EnsureLoadBalancerDeleted removes everything that was made for a Service,
 // the opening in the firewall first.
 func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
-	if err := l.shut(ctx, svc); err != nil {
-		return err
-	}
-	if err := l.daemonSets.remove(ctx, svc); err != nil {
-		return err
-	}
-	if err := l.configMaps.remove(ctx, svc); err != nil {
+	told, err := l.withdraw(ctx, svc)
+	l.reporter.warn(svc, told)
+	if err != nil {
 		return err
 	}
 	l.reporter.warn(svc, nil)

@@ -82,17 +82,17 @@ func (l *loadBalancer) firewallMode(svc *v1.Service) options.FirewallMode {
 	return o.Firewall
 }
 
-// shut closes the firewall for a Service that is to go.
-func (l *loadBalancer) shut(ctx context.Context, svc *v1.Service) error {
+// shut closes the firewall for a Service, or returns what somebody else has to do
+// for that.
+func (l *loadBalancer) shut(ctx context.Context, svc *v1.Service) ([]warning, error) {
 	mode := l.firewallMode(svc)
 	err := l.openings.close(ctx, l.settings.Owner(svc), mode)
 	var byHand *firewall.ByHandError
 	if mode == options.FirewallReport && errors.As(err, &byHand) {
-		l.reporter.warn(svc, commandWarnings(byHand))
-		return nil
+		return commandWarnings(byHand), nil
 	}
 	if err != nil {
-		return fmt.Errorf("closing the firewall: %w", err)
+		return nil, fmt.Errorf("closing the firewall: %w", err)
 	}
-	return nil
+	return nil, nil
 }

@@ -116,6 +116,9 @@ func (f *Firewall) differs(o outcome, rules, want []firewall.Rule, repairs *[]fi
 	if f.Layout != firewall.Shared {
 		return len(firewall.Changes(o.spec.Owner, own, want)) > 0
 	}
+	if !f.shares.wants(o.spec.Owner, want) { // The nodes' tags are others now.
+		return true
+	}
 	before := len(*repairs)
 	*repairs = slices.DeleteFunc(*repairs, func(c firewall.Change) bool { return c.Rule.SharesWith(want) })
 	return len(own) > 0 || len(*repairs) < before

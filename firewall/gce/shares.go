@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
@@ -36,6 +37,15 @@ func (s *shares) set(owner firewall.Owner, rules []firewall.Rule) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims[owner] = claim{rules: rules}
+}
+
+// wants says whether owner's claim is still what it wants.
+func (s *shares) wants(owner firewall.Owner, want []firewall.Rule) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.EqualFunc(s.claims[owner].rules, want, func(a, b firewall.Rule) bool {
+		return a.Name == b.Name && len(firewall.Diff(a, b)) == 0
+	})
 }
 
 // release says that nothing is open for owner any more.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
@@ -277,4 +278,37 @@ func mustDesire(t *testing.T, s firewall.Spec) []firewall.Rule {
 		t.Fatal(err)
 	}
 	return slices.Clip(rules)
+}
+
+func TestAChangedTagOfANodeIsNoticedWithSharedRules(t *testing.T) {
+	a := portSpec("a", 80)
+	w := sharing(t, a)
+	w.tags = nil // Those that the nodes have in common.
+	w.mustEnsure(t, a)
+	w.wantDrifted(t)
+	if err := w.sim.UpdateInstance(zone, "n1", func(in *gcesim.Instance) { in.Tags = []string{"fresh"} }); err != nil {
+		t.Fatal(err)
+	}
+	w.tagger = gce.NewInstances(w.api.(*gce.Client), 0) // One that has not yet read its list.
+	w.wantDrifted(t, "a")
+	w.mustEnsure(t, a)
+	w.wantDrifted(t)
+	if diff := cmp.Diff(map[string]bool{"[0.0.0.0/0] [fresh] tcp:80": true}, letIn(w.rules(t))); diff != "" {
+		t.Errorf("open (-want +got):\n%s", diff)
+	}
+}
+
+func (w world) wantDrifted(t *testing.T, want ...string) {
+	t.Helper()
+	drifted, err := w.Drifted(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, owner := range drifted {
+		got = append(got, owner.Service.Name)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("drifted (-want +got):\n%s", diff)
+	}
 }
