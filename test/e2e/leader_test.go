@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,8 +34,9 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	if err := sim.ForgetRequests(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Long enough to be killed in the middle of it.
-	setOperationLatency(t, 10*time.Second)
+	// Long enough to be killed in the middle of it, and over before the lease is,
+	// so that the next leader finds the work done.
+	setOperationLatency(t, 5*time.Second)
 	t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
 
 	var made []*v1.Service
@@ -106,8 +108,10 @@ func killLeader(t *testing.T, unfinished ...*v1.Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Deleting its pod would give it time to hand over.
 	pod := leadersPod(t)
-	if err := client.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+	container := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	if _, err := sandbox.Exec(t.Context(), pod.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "--signal", "SIGKILL", container); err != nil {
 		t.Fatal(err)
 	}
 	for _, svc := range unfinished {
