@@ -3,7 +3,8 @@
 // the tree.
 //
 // Each folder here is a Go module of its own with committed sums, so that none
-// of this reaches the product's go.mod. Its `tool` lines name what is built.
+// of this reaches the product's go.mod. Its `tool` lines name what is built,
+// which may be its own main.
 package tools
 
 import (
@@ -144,8 +145,12 @@ func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, program
 func (m module) key(src string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo)
-	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join(src, name))
+	files, err := filepath.Glob(filepath.Join(src, "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}

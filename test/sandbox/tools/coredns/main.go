@@ -1,0 +1,16 @@
+// Command coredns is CoreDNS with the plugins that the sandbox cluster's
+// Corefile uses. The usual one also has those of the big clouds, whose client
+// libraries take longer to build than all the rest.
+package main
+
+import (
+	"github.com/coredns/coredns/coremain"
+	_ "github.com/coredns/coredns/plugin/cache"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/ready"
+)
+
+func main() { coremain.Run() }
