@@ -2,9 +2,11 @@
 VERSION ?= v0.1.0-dev
 ARCH ?= amd64
 PROFILE ?= gce
+KUBE_PROXY_MODE ?= iptables
 
 LINT := test/sandbox/tools/lint/go.mod
 SANDBOX := go run ./test/sandbox
+SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE)
 SUMMARY := go run ./test/summary
 
 SHELL := bash
@@ -15,11 +17,12 @@ SHELL := bash
 .PHONY: help
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo "Variables: PROFILE=gce|gke|baremetal for the sandbox, VERSION= and ARCH= for the images."
+	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables for the sandbox,"
+	@echo "           VERSION= and ARCH= for the images."
 
 .PHONY: demo
 demo: ## Start the sandbox cluster, serve a Service there, show it (as root)
-	@$(SANDBOX) demo -profile $(PROFILE)
+	@$(SANDBOX) demo $(SHAPE)
 
 .PHONY: test
 test: lint unit images e2e ## Run everything there is, set-up included (as root)
@@ -63,8 +66,8 @@ bench: ## Compare the datapaths: speed, and connections at a time (as root)
 	@go run ./test/bench
 
 .PHONY: sandbox-up
-sandbox-up: ## Start the sandbox cluster alone: PROFILE=gce|gke|baremetal (as root)
-	@$(SANDBOX) up -profile $(PROFILE)
+sandbox-up: ## Start the sandbox cluster alone (as root)
+	@$(SANDBOX) up $(SHAPE)
 
 .PHONY: sandbox-down
 sandbox-down: ## Stop the sandbox cluster and leave nothing behind (as root)

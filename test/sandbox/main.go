@@ -17,9 +17,10 @@ import (
 
 const usage = `usage: go run ./test/sandbox COMMAND
 
-  up [--profile gce|gke|baremetal]  start the cluster, or bring hostport-ccm in it up to date
+  up [FLAGS]                    start the cluster, or bring hostport-ccm in it up to date:
+                                --profile gce|gke|baremetal, --kube-proxy-mode iptables|nftables
   down [--force]                stop it and remove all that it made; --force: also that of another checkout
-  demo [--profile ...]          start it and show a Service being served
+  demo [FLAGS]                  start it and show a Service being served
   status                        what runs where
   kubectl ARG...                kubectl as the cluster's administrator
   exec HOST -- CMD ARG...       run a command on a host: gw, internet, control, node1, node2, node3
@@ -79,13 +80,10 @@ func run(ctx context.Context, args []string) error {
 
 func upOrDemo(ctx context.Context, c *cluster.Cluster, command string, args []string) error {
 	flags := flag.NewFlagSet(command, flag.ExitOnError)
-	name := flags.String("profile", string(cluster.GCE), "gce, gke or baremetal")
+	var shape cluster.Shape
+	shape.AddFlags(flags)
 	_ = flags.Parse(args)
-	profile, err := cluster.ParseProfile(*name)
-	if err != nil {
-		return err
-	}
-	if err := c.Up(ctx, profile); err != nil {
+	if err := c.Up(ctx, shape); err != nil {
 		return err
 	}
 	if command == "demo" {

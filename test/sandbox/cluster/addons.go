@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // ErrNotRunning says that the checkout has no running cluster.
@@ -23,23 +27,48 @@ const (
 // gives its node, for the cloud controller manager to take away.
 const uninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
 
-// deploy applies CoreDNS and the product's own manifests.
+// deploy applies what runs or lies in the cluster: kube-proxy's configuration,
+// CoreDNS, and the product's own manifests.
 func (c *Cluster) deploy(ctx context.Context) error {
+	config, err := c.kubeProxyConfigMap()
+	if err != nil {
+		return err
+	}
 	dns, err := files.ReadFile("files/coredns.yaml")
 	if err != nil {
 		return err
 	}
-	if _, err := c.kubectlInput(ctx, bytes.NewReader(dns), "apply", "-f", "-"); err != nil {
-		return err
+	for _, manifest := range [][]byte{config, dns} {
+		if _, err := c.kubectlInput(ctx, bytes.NewReader(manifest), "apply", "-f", "-"); err != nil {
+			return err
+		}
 	}
 	_, err = c.Kubectl(ctx, "apply", "-k", c.overlay())
 	return err
 }
 
+// kubeProxyConfigMap shows how the nodes' kube-proxies are configured, as
+// kubeadm does. They themselves read a file.
+func (c *Cluster) kubeProxyConfigMap() ([]byte, error) {
+	data, err := c.nodeData(Nodes(c.shape.Profile)[0])
+	if err != nil {
+		return nil, err
+	}
+	config, err := render(nodeFiles["kube-proxy.yaml"], data)
+	if err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(v1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "kube-proxy", Labels: map[string]string{"app": "kube-proxy"}},
+		Data:       map[string]string{"config.conf": string(config)},
+	})
+}
+
 // overlay is the kustomization that puts the product into a sandbox of this
 // profile.
 func (c *Cluster) overlay() string {
-	return filepath.Join(c.source, "test", "sandbox", "manifests", string(c.profile))
+	return filepath.Join(c.source, "test", "sandbox", "manifests", string(c.shape.Profile))
 }
 
 // restartProduct makes running pods use the images that were just loaded: the
@@ -94,9 +123,9 @@ func (c *Cluster) Status() string {
 		}
 		return b.String()
 	}
-	fmt.Fprintf(&b, "running, profile %s\n", c.profile)
+	fmt.Fprintf(&b, "running, %s\n", c.shape)
 	fmt.Fprintf(&b, "kubeconfig  %s\n", c.Kubeconfig())
-	for _, host := range hostNames(c.profile) {
+	for _, host := range hostNames(c.shape.Profile) {
 		fmt.Fprintf(&b, "%-11s %s\n", host, c.hostStatus(host))
 	}
 	return b.String()

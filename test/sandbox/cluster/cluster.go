@@ -18,7 +18,7 @@ import (
 type Cluster struct {
 	// source is the root of the checkout, dir its .sandbox folder.
 	source, dir string
-	profile     Profile
+	shape       Shape
 	// bin are the folders of the built programs.
 	bin []string
 	log *progress
@@ -26,8 +26,8 @@ type Cluster struct {
 
 // state is what is remembered between commands.
 type state struct {
-	Profile Profile  `json:"profile"`
-	Bin     []string `json:"bin"`
+	Shape
+	Bin []string `json:"bin"`
 	// Complete says that the cluster came up as a whole.
 	Complete bool `json:"complete"`
 }
@@ -44,7 +44,7 @@ func Open(out io.Writer) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.profile, c.bin = s.Profile, s.Bin
+	c.shape, c.bin = s.Shape, s.Bin
 	return c, nil
 }
 
@@ -81,7 +81,7 @@ func (c *Cluster) load() (state, error) {
 }
 
 func (c *Cluster) save(complete bool) error {
-	data, err := json.Marshal(state{Profile: c.profile, Bin: c.bin, Complete: complete})
+	data, err := json.Marshal(state{Shape: c.shape, Bin: c.bin, Complete: complete})
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (c *Cluster) save(complete bool) error {
 }
 
 // Profile returns the profile of the cluster; empty if it never came up.
-func (c *Cluster) Profile() Profile { return c.profile }
+func (c *Cluster) Profile() Profile { return c.shape.Profile }
 
 // Running says whether this checkout's cluster is up as a whole.
 func (c *Cluster) Running() bool {

@@ -55,7 +55,7 @@ func (c *Cluster) dist() string { return filepath.Join(c.source, "dist") }
 // importImages puts the archives into the store of every running node.
 func (c *Cluster) importImages(ctx context.Context, archives ...string) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, n := range Nodes(c.profile) {
+	for _, n := range Nodes(c.shape.Profile) {
 		if len(processes(hostCgroup(n.Name, "containerd"))) == 0 {
 			continue
 		}

@@ -25,16 +25,21 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 	ctx := t.Context()
 	before := footprint(t, c)
 
-	if err := c.Up(ctx, BareMetal); err != nil {
+	shape := DefaultShape()
+	shape.Profile = BareMetal
+	if err := c.Up(ctx, shape); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("a second checkout is told whose sandbox is running", func(t *testing.T) {
 		stranger := &Cluster{source: c.source, dir: filepath.Join(t.TempDir(), ".sandbox"), log: newProgress(t.Output())}
-		wantError(t, stranger.Up(ctx, BareMetal), c.dir, "make sandbox-down")
+		wantError(t, stranger.Up(ctx, shape), c.dir, "make sandbox-down")
 		wantError(t, stranger.Down(ctx, false), c.dir, "--force")
 	})
-	t.Run("another profile is refused while one is up", func(t *testing.T) {
-		wantError(t, c.Up(ctx, GCE), "baremetal", "make sandbox-down")
+	t.Run("another shape is refused while one is up", func(t *testing.T) {
+		wantError(t, c.Up(ctx, DefaultShape()), "profile baremetal", "profile gce", "make sandbox-down")
+		other := shape
+		other.KubeProxyMode = NFTables
+		wantError(t, c.Up(ctx, other), "iptables", "nftables", "make sandbox-down")
 	})
 	t.Run("two commands at once do not meet", func(t *testing.T) {
 		unlock, err := lock()
@@ -54,7 +59,7 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 		if c.Running() {
 			t.Fatal("it is said to run although etcd and a node are dead")
 		}
-		if err := c.Up(ctx, BareMetal); err != nil {
+		if err := c.Up(ctx, shape); err != nil {
 			t.Fatal(err)
 		}
 		if !c.Running() {

@@ -32,7 +32,7 @@ func (c *Cluster) makeNetwork(ctx context.Context) error {
 		"addr add " + inetGateway + "/24 dev " + inetBridge,
 		"link set " + inetBridge + " up",
 	}
-	for _, n := range Nodes(c.profile) {
+	for _, n := range Nodes(c.shape.Profile) {
 		lines = append(lines, "route add "+n.PodCIDR+" via "+n.InternalIP)
 	}
 	if err := c.ip(ctx, Gateway, lines...); err != nil {

@@ -31,6 +31,7 @@ type nodeData struct {
 	Etc, CABundle, CNIBin, Kubeconfig string
 	Cgroup, DNS, Zone, PodRange       string
 	Pause                             string
+	KubeProxyMode                     KubeProxyMode
 }
 
 // bootNode makes a node's network and starts its containerd.
@@ -74,17 +75,13 @@ func (c *Cluster) startNode(_ context.Context, n Node) error {
 }
 
 func (c *Cluster) writeNodeFiles(n Node) error {
-	cniBin, err := c.cniPluginDir()
+	data, err := c.nodeData(n)
 	if err != nil {
 		return err
 	}
-	data := nodeData{
-		Node: n, Etc: c.hostDir(n.Name, "etc"), CABundle: c.pki("ca.crt"), CNIBin: cniBin, Kubeconfig: c.kubeconfig("kube-proxy"),
-		Cgroup: "/" + hostCgroup(n.Name, "pods"), DNS: dnsService, Zone: clusterZone, PodRange: podRange, Pause: pauseImage,
-	}
 	for file, name := range nodeFiles {
-		var b bytes.Buffer
-		if err := templates.ExecuteTemplate(&b, name, data); err != nil {
+		content, err := render(name, data)
+		if err != nil {
 			return err
 		}
 		path := c.hostDir(n.Name, "etc", file)
@@ -94,11 +91,26 @@ func (c *Cluster) writeNodeFiles(n Node) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Cluster) nodeData(n Node) (nodeData, error) {
+	cniBin, err := c.cniPluginDir()
+	return nodeData{
+		Node: n, Etc: c.hostDir(n.Name, "etc"), CABundle: c.pki("ca.crt"), CNIBin: cniBin, Kubeconfig: c.kubeconfig("kube-proxy"),
+		Cgroup: "/" + hostCgroup(n.Name, "pods"), DNS: dnsService, Zone: clusterZone, PodRange: podRange, Pause: pauseImage,
+		KubeProxyMode: c.shape.KubeProxyMode,
+	}, err
+}
+
+func render(template string, data nodeData) ([]byte, error) {
+	var b bytes.Buffer
+	err := templates.ExecuteTemplate(&b, template, data)
+	return b.Bytes(), err
 }
 
 // cniPluginDir is the folder of the CNI plugins among the built programs.

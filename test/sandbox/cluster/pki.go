@@ -110,7 +110,7 @@ func (c *Cluster) makePKI() error {
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"kubelet-client":          {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
 	}
-	for _, n := range Nodes(c.profile) {
+	for _, n := range Nodes(c.shape.Profile) {
 		clients["kubelet-"+n.Name] = pkix.Name{CommonName: "system:node:" + n.Name, Organization: []string{"system:nodes"}}
 	}
 	for name, subject := range clients {

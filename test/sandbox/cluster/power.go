@@ -54,7 +54,7 @@ func (c *Cluster) lockNode(name string) (Node, func(), error) {
 	if !c.Running() {
 		return Node{}, nil, ErrNotRunning
 	}
-	n, err := findNode(c.profile, name)
+	n, err := findNode(c.shape.Profile, name)
 	if err != nil {
 		return n, nil, err
 	}
@@ -64,7 +64,7 @@ func (c *Cluster) lockNode(name string) (Node, func(), error) {
 
 // setInstanceStatus tells the simulator what became of a node's instance.
 func (c *Cluster) setInstanceStatus(ctx context.Context, n Node, status string) error {
-	if !c.profile.OnGCE() {
+	if !c.shape.Profile.OnGCE() {
 		return nil
 	}
 	return Simulator().PatchInstance(ctx, n.Zone, n.Name, map[string]any{"status": status})

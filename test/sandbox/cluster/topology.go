@@ -8,34 +8,8 @@ package cluster
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
-
-// Profile says in what surroundings the cluster runs.
-type Profile string
-
-const (
-	// GCE puts the nodes behind a 1:1 NAT with a firewall, both driven by the
-	// GCE simulator.
-	GCE Profile = "gce"
-	// GKE is the same beside the cloud controller manager of somebody else, which
-	// initialises the nodes and serves Services without a class.
-	GKE Profile = "gke"
-	// BareMetal has node addresses that the internet host reaches directly, and
-	// no cloud API.
-	BareMetal Profile = "baremetal"
-)
-
-// ParseProfile returns the profile of that name.
-func ParseProfile(s string) (Profile, error) {
-	if p := Profile(s); slices.Contains(profiles, p) {
-		return p, nil
-	}
-	return "", fmt.Errorf("unknown profile %q: the profiles are %v", s, profiles)
-}
-
-var profiles = []Profile{GCE, GKE, BareMetal}
 
 // The hosts. Every one has a network namespace of its own.
 const (
@@ -108,9 +82,6 @@ func Nodes(p Profile) []Node {
 	}
 	return nodes
 }
-
-// OnGCE says whether there is a Compute API.
-func (p Profile) OnGCE() bool { return p != BareMetal }
 
 func findNode(p Profile, name string) (Node, error) {
 	var names []string

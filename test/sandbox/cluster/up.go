@@ -16,13 +16,13 @@ import (
 
 // Up starts the cluster, or brings the product in a running one up to date.
 // What an earlier cluster left behind is cleared first.
-func (c *Cluster) Up(ctx context.Context, profile Profile) error {
+func (c *Cluster) Up(ctx context.Context, shape Shape) error {
 	unlock, err := lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := c.claim(profile); err != nil {
+	if err := c.claim(shape); err != nil {
 		return err
 	}
 	if c.Running() {
@@ -32,7 +32,7 @@ func (c *Cluster) Up(ctx context.Context, profile Profile) error {
 	if err := c.clear(ctx); err != nil {
 		return err
 	}
-	c.profile = profile
+	c.shape = shape
 	if err := c.prepare(ctx); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (c *Cluster) Up(ctx context.Context, profile Profile) error {
 }
 
 // claim refuses what would collide with a running cluster.
-func (c *Cluster) claim(profile Profile) error {
+func (c *Cluster) claim(shape Shape) error {
 	o, err := readOwner()
 	if err != nil {
 		return err
@@ -51,8 +51,8 @@ func (c *Cluster) claim(profile Profile) error {
 	if alive() && o.Dir != "" && o.Dir != c.dir {
 		return fmt.Errorf("a sandbox of another checkout is running on this machine (%s): stop it there with `make sandbox-down`, or from here with `go run ./test/sandbox down --force`", o.Dir)
 	}
-	if c.Running() && c.profile != profile {
-		return fmt.Errorf("the cluster is up with profile %s: run `make sandbox-down` before starting profile %s", c.profile, profile)
+	if c.Running() && c.shape != shape {
+		return fmt.Errorf("the cluster is up with %s: run `make sandbox-down` before starting one with %s", c.shape, shape)
 	}
 	for _, hidden := range []string{"/run/", "/var/lib/", "/var/log/"} {
 		if strings.HasPrefix(c.dir+"/", hidden) {
@@ -101,7 +101,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		archives, err = c.buildImages(groupCtx)
 		return err
 	})
-	if c.profile.OnGCE() {
+	if c.shape.Profile.OnGCE() {
 		group.Go(func() error {
 			return c.log.step("starting the GCE simulator", func() error { return c.startSimulator(groupCtx) })
 		})
@@ -118,7 +118,7 @@ func (c *Cluster) start(ctx context.Context) error {
 // join makes the nodes members and deploys what runs in the cluster.
 func (c *Cluster) join(ctx context.Context) error {
 	err := c.log.step("starting kubelets and kube-proxies", func() error {
-		for _, n := range Nodes(c.profile) {
+		for _, n := range Nodes(c.shape.Profile) {
 			if err := c.startNode(ctx, n); err != nil {
 				return err
 			}
@@ -173,14 +173,14 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startControllers(ctx); err != nil {
 		return err
 	}
-	if c.profile == GKE {
+	if c.shape.Profile == GKE {
 		return c.startForeign(ctx)
 	}
 	return nil
 }
 
 func (c *Cluster) bootNodes(ctx context.Context) error {
-	for _, n := range Nodes(c.profile) {
+	for _, n := range Nodes(c.shape.Profile) {
 		if err := c.bootNode(ctx, n); err != nil {
 			return err
 		}
@@ -224,7 +224,7 @@ func (c *Cluster) waitRegistered(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if have, want := len(strings.Fields(out)), len(Nodes(c.profile)); have != want {
+		if have, want := len(strings.Fields(out)), len(Nodes(c.shape.Profile)); have != want {
 			return fmt.Errorf("%d of %d nodes are there", have, want)
 		}
 		return nil
