@@ -262,8 +262,8 @@ func (p *Proxy) syncRules(ctx context.Context, t *tables, want rules.Set) (did s
 	did = "changed"
 	if t.programmed(want) {
 		did = "repaired"
+		p.health.set(differences) // before it is counted: who sees the count and Ready knows that it is over
 		p.metrics.add(ruleRepairs, 1, "family", string(want.Family))
-		p.health.set(differences)
 	}
 	klog.FromContext(ctx).Info("Programming rules", "family", want.Family, "reasons", differences)
 	p.flushes, p.answerBy = flushPasses, time.Now().Add(handshake)

@@ -102,7 +102,14 @@ func TestWipedRulesAreRepaired(t *testing.T) {
 			if err == nil && metrics[repairs] == before {
 				err = fmt.Errorf("no repair is counted")
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			// What is wiped before a repair has ended is part of it.
+			if status, err := p.readyz(ctx); err != nil || status != 200 {
+				return fmt.Errorf("the repair has not ended: status %d, %v", status, err)
+			}
+			return nil
 		})
 		t.Logf("table %s: seen not ready meanwhile: %v", table, sawNotReady)
 		wantOpen(t, getTCP, "web", 80, externalIPs()...)
