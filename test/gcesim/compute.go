@@ -234,14 +234,20 @@ func (s *Sim) nics(in Instance) []object {
 		reply := object{
 			"kind": "compute#networkInterface", "name": "nic" + string(rune('0'+n)), "networkIP": nic.NetworkIP,
 			"network":       selfLinkBase + "projects/" + s.config.NetworkProject + "/global/networks/" + nic.Network,
-			"accessConfigs": []object{access},
+			"accessConfigs": []object{access}, "stackType": "IPV4_ONLY",
+		}
+		if nic.IPv6Address != "" || nic.ExternalIPv6 != "" {
+			reply["stackType"] = "IPV4_IPV6"
 		}
 		if nic.IPv6Address != "" {
 			reply["ipv6Address"], reply["ipv6AccessType"] = nic.IPv6Address, "INTERNAL"
 		}
 		if nic.ExternalIPv6 != "" {
 			reply["ipv6AccessType"] = "EXTERNAL"
-			reply["ipv6AccessConfigs"] = []object{{"kind": "compute#accessConfig", "type": "DIRECT_IPV6", "externalIpv6": nic.ExternalIPv6}}
+			reply["ipv6AccessConfigs"] = []object{{
+				"kind": "compute#accessConfig", "type": "DIRECT_IPV6", "name": "external-ipv6",
+				"externalIpv6": nic.ExternalIPv6, "externalIpv6PrefixLength": 96,
+			}}
 		}
 		nics = append(nics, reply)
 	}

@@ -58,7 +58,8 @@ type Interface struct {
 	NetworkIP string `json:"networkIP,omitempty"`
 	// NatIP is the external IPv4 address, mapped 1:1. Empty: none.
 	NatIP string `json:"natIP,omitempty"`
-	// IPv6Address is internal, ExternalIPv6 external; neither is translated.
+	// IPv6Address is internal, ExternalIPv6 external: the first address of a /96
+	// that the VM bears itself. Neither is translated.
 	IPv6Address  string `json:"ipv6Address,omitempty"`
 	ExternalIPv6 string `json:"externalIPv6,omitempty"`
 }

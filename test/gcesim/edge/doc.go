@@ -4,5 +4,6 @@
 // VM.
 //
 // Traffic between VMs on internal addresses is always let through, and egress
-// rules are not enforced. IPv6 is filtered and not translated.
+// rules are not enforced. IPv6 is not translated, and filtered only between the
+// internet and the VPC: VMs reach each other past this host.
 package edge

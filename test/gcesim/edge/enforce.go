@@ -26,6 +26,9 @@ type Enforcer struct {
 // straight to another VM.
 func NewEnforcer(config Config) (*Enforcer, error) {
 	settings := map[string]string{"ipv4/ip_forward": "1", "ipv4/conf/all/send_redirects": "0"}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		settings["ipv6/conf/all/forwarding"] = "1"
+	}
 	for _, name := range []string{config.Internet, config.VPC} {
 		settings["ipv4/conf/"+name+"/send_redirects"] = "0"
 	}

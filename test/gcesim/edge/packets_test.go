@@ -32,6 +32,11 @@ const (
 	externalB = "203.0.113.12"
 	internalA = "10.142.0.11"
 	internalB = "10.142.0.12"
+
+	client6   = "2001:db8:51:100::2"
+	external6 = "2001:db8:142:0:11::"
+	// stranger6 is in the VPC, but no VM's as far as Compute Engine knows.
+	stranger6 = "2001:db8:142:0:12::"
 )
 
 func newWorld(t *testing.T) *world {
@@ -50,6 +55,10 @@ func newWorld(t *testing.T) *world {
 	for _, host := range []string{"net", "gw", "a", "b"} {
 		w.ip(t, "netns", "add", w.name(host))
 		w.hosts = append(w.hosts, host)
+		// An IPv6 address is good at once if nobody looks for another owner.
+		if err := w.on(host, func() error { return writeSysctl("ipv6/conf/default/accept_dad", "0") }); err != nil {
+			t.Fatal(err)
+		}
 		w.ip(t, "-n", w.name(host), "link", "set", "lo", "up")
 	}
 	w.ip(t, "-n", w.name("gw"), "link", "add", "vpc", "type", "bridge")
@@ -63,6 +72,24 @@ func newWorld(t *testing.T) *world {
 		w.ip(t, "-n", w.name("gw"), "link", "set", port, "master", "vpc")
 	}
 	return w
+}
+
+// addIPv6 gives all hosts addresses beside the others.
+func (w *world) addIPv6(t *testing.T) {
+	t.Helper()
+	const gateway, vpcGateway = "2001:db8:51:100::1", "2001:db8:142::1"
+	for _, at := range []struct{ host, device, address, via string }{
+		{"gw", "inet", gateway, ""},
+		{"gw", "vpc", vpcGateway, ""},
+		{"net", "eth0", client6, gateway},
+		{"a", "eth0", external6, vpcGateway},
+		{"b", "eth0", stranger6, vpcGateway},
+	} {
+		w.ip(t, "-n", w.name(at.host), "address", "add", at.address+"/64", "dev", at.device)
+		if at.via != "" {
+			w.ip(t, "-n", w.name(at.host), "route", "add", "default", "via", at.via)
+		}
+	}
 }
 
 func (w *world) name(host string) string { return w.prefix + host }
@@ -108,7 +135,7 @@ func (w *world) on(host string, f func() error) error {
 func (w *world) echo(t *testing.T, host, address string) {
 	t.Helper()
 	err := w.on(host, func() error {
-		listener, err := net.Listen("tcp4", address)
+		listener, err := net.Listen("tcp", address)
 		if err != nil {
 			return err
 		}
@@ -144,7 +171,7 @@ func answer(conn net.Conn) {
 // dial opens a connection from a host.
 func (w *world) dial(host, address string) (conn net.Conn, err error) {
 	err = w.on(host, func() (err error) {
-		conn, err = net.DialTimeout("tcp4", address, 400*time.Millisecond)
+		conn, err = net.DialTimeout("tcp", address, 400*time.Millisecond)
 		return err
 	})
 	return conn, err
@@ -273,6 +300,41 @@ func TestTheEdgeTreatsRealPacketsAsComputeEngineDoes(t *testing.T) {
 	send(t, sim, "DELETE", "/no", "")
 
 	w.checkAddressChange(t, sim)
+}
+
+func TestTheEdgeFiltersIPv6AndTranslatesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.addIPv6(t)
+	a := machine("a", internalA, externalA)
+	a.ExternalIPv6 = external6
+	sim, err := gcesim.New(gcesim.Config{
+		Settings:  gcesim.Settings{OperationLatency: &metav1.Duration{}},
+		Instances: []gcesim.Instance{a, machine("b", internalB, externalB)},
+	}, nil, w.edge(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const served, other, answers = "[" + external6 + "]:80", "[" + external6 + "]:81", "[" + client6 + "]:7"
+	for _, address := range []string{served, other} {
+		w.echo(t, "a", address)
+	}
+	w.echo(t, "net", answers)
+
+	w.check(t, "no rule", "net", served, "")
+	send(t, sim, "POST", "", `{"name":"four","allowed":[{"IPProtocol":"tcp"}]}`)
+	w.check(t, "a rule for IPv4", "net", served, "")
+	send(t, sim, "POST", "", `{"name":"web","allowed":[{"IPProtocol":"tcp","ports":["80"]}],"targetTags":["node"],"sourceRanges":["::/0"]}`)
+	w.check(t, "open to all", "net", served, client6)
+	w.check(t, "another port", "net", other, "")
+	w.check(t, "out to the internet", "a", answers, external6)
+	w.check(t, "out to the internet without an external address", "b", answers, "")
+
+	send(t, sim, "PATCH", "/web", `{"sourceRanges":["2001:db8:51:100::3/128"]}`)
+	w.check(t, "another client let in", "net", served, "")
+	send(t, sim, "PATCH", "/web", `{"sourceRanges":["2001:db8:51:100::/64"]}`)
+	w.check(t, "the client's range let in", "net", served, client6)
+	send(t, sim, "DELETE", "/web", "")
+	w.check(t, "closed again", "net", served, "")
 }
 
 // checkAddressChange moves a VM to another external address while it serves.

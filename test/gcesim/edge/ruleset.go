@@ -38,6 +38,7 @@ table inet %[1]s {
 	map internal_of { type ipv4_addr : ipv4_addr; %[4]s }
 	map external_of { type ipv4_addr : ipv4_addr; %[5]s }
 	set with_external { type ipv4_addr; %[6]s }
+	set external_ipv6 { type ipv6_addr; %[8]s }
 	chain prerouting {
 		type nat hook prerouting priority dstnat; policy accept;
 		iifname { "%[2]s", "%[3]s" } dnat ip to ip daddr map @internal_of
@@ -53,6 +54,7 @@ table inet %[1]s {
 		iifname "%[3]s" oifname "%[2]s" meta nfproto ipv4 ip saddr != @with_external counter drop
 		iifname "%[3]s" ct status dnat ip saddr != @with_external counter drop
 		iifname "%[2]s" meta nfproto ipv4 ct status & dnat == 0 counter drop
+		iifname "%[3]s" oifname "%[2]s" meta nfproto ipv6 ip6 saddr != @external_ipv6 counter drop
 		iifname "%[2]s" meta nfproto ipv6 jump ingress
 	}
 	chain filter_translated {
@@ -68,7 +70,8 @@ table inet %[1]s {
 		elements(vms, func(v vm) string { return v.external + " : " + v.internal }),
 		elements(vms, func(v vm) string { return v.internal + " : " + v.external }),
 		elements(vms, func(v vm) string { return v.internal }),
-		ingress(snapshot, network))
+		ingress(snapshot, network),
+		elements(externalIPv6s(snapshot.Instances, network), func(address string) string { return address }))
 }
 
 // vm is one that has an address on both sides.
@@ -87,11 +90,25 @@ func vmsOf(instances []gcesim.Instance, network string) []vm {
 	return vms
 }
 
+// externalIPv6s are the addresses with which running VMs of network may speak to
+// the internet.
+func externalIPv6s(instances []gcesim.Instance, network string) []string {
+	var addresses []string
+	for _, in := range instances {
+		for _, nic := range in.Interfaces() {
+			if nic.Network == network && nic.ExternalIPv6 != "" && in.Status == "RUNNING" {
+				addresses = append(addresses, nic.ExternalIPv6)
+			}
+		}
+	}
+	return addresses
+}
+
 // elements of a set or map; an empty one must not mention them.
-func elements(vms []vm, write func(vm) string) string {
+func elements[T any](all []T, write func(T) string) string {
 	var written []string
-	for _, v := range vms {
-		written = append(written, write(v))
+	for _, one := range all {
+		written = append(written, write(one))
 	}
 	if len(written) == 0 {
 		return ""
