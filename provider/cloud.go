@@ -57,8 +57,9 @@ type Cloud struct {
 	// own is there if nodes describe themselves.
 	own   *ownAddresses
 	watch nodeWatch
-	// balancer is there once the service controller is being started.
-	balancer *loadBalancer
+	// clusterID and balancer are there once the service controller is being started.
+	clusterID string
+	balancer  *loadBalancer
 }
 
 var _ cloudprovider.Interface = &Cloud{}
@@ -85,7 +86,7 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	cloud := &Cloud{config: cfg, firewall: none.Firewall{}, instances: gceInstances{instances}, watch: noWatch}
 	if cfg.LoadBalancer.Firewall != options.FirewallNone {
 		rules := firewallgce.New(client, instances, cfg.GCE.NodeTags)
-		rules.Layout, rules.ClusterID = cfg.GCE.FirewallLayout, cfg.ClusterID
+		rules.Layout = cfg.GCE.FirewallLayout
 		cloud.firewall = rules
 	}
 	return cloud, nil
@@ -113,6 +114,10 @@ type runner func(ctx context.Context, workers int, manager managerapp.Controller
 // serviceController builds the load balancer and the controller that drives
 // it. shared is started by the caller.
 func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
+	var err error
+	if c.clusterID, err = clusterID(ctx, kube, c.config.ClusterID); err != nil {
+		return nil, err
+	}
 	settings := c.settings()
 	ours := informers.NewSharedInformerFactoryWithOptions(kube, 0,
 		informers.WithNamespace(settings.Namespace),
@@ -126,7 +131,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		return nil, err
 	}
 	if rules, ok := c.firewall.(*firewallgce.Firewall); ok {
-		rules.Roster = roster(settings, services.Lister())
+		rules.Roster, rules.ClusterID = roster(settings, services.Lister()), settings.ClusterID
 	}
 	recorder := newRecorder(ctx, kube)
 	c.balancer = c.newLoadBalancer(kube, ours, services, recorder)
@@ -182,7 +187,7 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 
 func (c *Cloud) settings() plan.Settings {
 	return plan.Settings{
-		ClusterID:       c.config.ClusterID,
+		ClusterID:       c.clusterID,
 		Namespace:       c.config.LoadBalancer.Namespace,
 		ProxyImage:      c.config.LoadBalancer.ProxyImage,
 		ImagePullPolicy: c.config.LoadBalancer.ImagePullPolicy,

@@ -36,7 +36,7 @@ type leftovers struct {
 
 // collector removes what was made for Services that are gone. A finalizer
 // keeps a Service until nothing is left of it, but people remove finalizers by
-// force, and whole clusters are torn down and built again under the same id.
+// force.
 //
 // It acts on certainty only: the Service is missing in memory, and the API
 // server, asked about this very Service, says the same.
@@ -46,18 +46,10 @@ type collector struct {
 	reporter *reporter
 	// kinds are in the order of removal: what opens a port goes first.
 	kinds []leftovers
-	// removals counts how often something was removed for whom.
-	removals map[firewall.Owner]int
 }
 
-// maxRemovals is how often things of a Service that is gone may turn up: after
-// the Service went, and once more if it was being served just then. Its UID
-// never comes back, so whoever goes on making them is another cluster that was
-// given our id.
-const maxRemovals = 2
-
 func newCollector(l *loadBalancer, services corelisters.ServiceLister) *collector {
-	return &collector{kube: l.kube, services: services, reporter: l.reporter, removals: map[firewall.Owner]int{}, kinds: []leftovers{
+	return &collector{kube: l.kube, services: services, reporter: l.reporter, kinds: []leftovers{
 		l.openings.leftovers(l.settings.ClusterID, l.defaults.Firewall),
 		l.daemonSets.leftovers(),
 		l.configMaps.leftovers(),
@@ -93,11 +85,7 @@ func (c *collector) collect(ctx context.Context) error {
 	var failed []error
 	for owner := range owners {
 		gone, err := c.isGone(ctx, owner)
-		switch {
-		case gone && c.removals[owner] == maxRemovals:
-			err = fmt.Errorf("service %s, UID %s, is not in this cluster, but again and again something is made for it: is there another cluster with clusterID %s? Give each cluster its own",
-				owner.Service, owner.UID, owner.ClusterID)
-		case gone:
+		if gone {
 			err = c.remove(ctx, owner)
 		}
 		failed = append(failed, err)
@@ -142,7 +130,6 @@ func (c *collector) remove(ctx context.Context, owner firewall.Owner) error {
 		}
 	}
 	if len(removed) > 0 {
-		c.removals[owner]++
 		klog.FromContext(ctx).V(2).Info("Removed what a Service left behind", "service", klog.KRef(owner.Service.Namespace, owner.Service.Name), "uid", owner.UID, "removed", removed)
 		c.reporter.changed(remains(owner), reasonLeftoversRemoved, fmt.Sprintf(
 			"removed what this Service left behind when it went without waiting for its finalizer %s: %s", trigger.Finalizer, strings.Join(removed, ", ")))

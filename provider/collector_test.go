@@ -301,22 +301,6 @@ func TestWhatIsGoneAlreadyIsNoNews(t *testing.T) {
 	}
 }
 
-func TestAClusterThatUsesOurIDIsNotFoughtForEver(t *testing.T) {
-	theirs := owner("alpha", "web", "1-uid")
-	l := newLand(t.Fatal, theirs)
-	var err error
-	for range 5 {
-		l.firewall.SetRule(firewall.Rule{Name: "theirs", Description: firewall.FormatMark(theirs)})
-		err = l.collect(t.Context())
-	}
-	if err == nil || !strings.Contains(err.Error(), "another cluster with clusterID alpha") {
-		t.Errorf("error %v", err)
-	}
-	if diff := cmp.Diff([]string{"rule of alpha 1-uid"}, l.left(t.Fatal)); diff != "" || len(l.events.Events) != maxRemovals {
-		t.Errorf("%d events; left (-want +got):\n%s", len(l.events.Events), diff)
-	}
-}
-
 func TestServicesRemovedByForceWhileWeWereDownAreCollectedAtTheStart(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()

@@ -30,7 +30,7 @@ func guarded(t *testing.T) *cluster {
 
 // ruleOf is the name of a Service's rule.
 func ruleOf(name string) string {
-	return firewall.RuleName(plan.Settings{ClusterID: "alpha"}.Owner(service(name)), firewall.IPv4)
+	return firewall.RuleName(plan.Settings{ClusterID: "tests-" + systemUID}.Owner(service(name)), firewall.IPv4)
 }
 
 // countEvents counts the events that hold all parts.

@@ -47,8 +47,8 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{T: t, kube: fake.NewClientset(objects...), firewall: &firewall.Fake{}, nodes: &fakeWatch{}, config: &config.CloudConfig{
-		ClusterID: "alpha",
+	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewall.Fake{}, nodes: &fakeWatch{}, config: &config.CloudConfig{
+		ClusterID: "tests",
 		Provider:  config.ProviderGCE,
 		LoadBalancer: config.LoadBalancer{
 			ProxyImage: "proxy:1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: system, Classes: config.ClassesBoth,
@@ -318,6 +318,6 @@ func (c *cluster) nothingLeft(name string) {
 }
 
 func (c *cluster) isOpen(name string) bool {
-	open, err := c.firewall.Exists(context.Background(), plan.Settings{ClusterID: "alpha"}.Owner(service(name)))
+	open, err := c.firewall.Exists(context.Background(), plan.Settings{ClusterID: "tests-" + systemUID}.Owner(service(name)))
 	return must[bool](c)(open, err)
 }

@@ -26,10 +26,11 @@ const LoadBalancerClass = "hostport-ccm.io/hostport"
 type CloudConfig struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
-	// ClusterID marks everything that is made for this cluster, so that
-	// clusters which share a project leave each other's things alone: what
-	// bears this id and belongs to no Service of this cluster is removed. A
-	// DNS label that no other cluster has; it must never change. Required.
+	// ClusterID tells people for which cluster something was made: it is in
+	// the mark of everything, together with the UID of the namespace
+	// kube-system, which keeps clusters apart. What bears this mark and belongs
+	// to no Service is removed. A DNS label of at most 26 characters; it must
+	// never change. Required.
 	ClusterID string `json:"clusterID"`
 	// Provider is where the nodes run: gce or none. Required.
 	Provider     Provider     `json:"provider"`

@@ -103,6 +103,7 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"another version":                   {"v1alpha1", "v2", []string{"apiVersion", "hostport-ccm.io/v1alpha1"}},
 		"another kind":                      {"CloudConfig", "Cloud", []string{"kind", "CloudConfig"}},
 		"no cluster id":                     {"clusterID: alpha", "", []string{"clusterID", "DNS label"}},
+		"a cluster id too long":             {"clusterID: alpha", "clusterID: " + strings.Repeat("a", 27), []string{"clusterID", "26"}},
 		"a cluster id no DNS label":         {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
 		"an unknown provider":               {"provider: gce", "provider: aws", []string{"provider", "aws", "gce, none"}},
 		"no proxy image":                    {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},

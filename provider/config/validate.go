@@ -39,12 +39,16 @@ func oneOf[T ~string](p *problems, field string, value T, allowed ...T) {
 	p.check(slices.Contains(allowed, value), field, "%q is not valid, expected one of %s", value, strings.Join(words, ", "))
 }
 
+// maxClusterID leaves room in a label's value, which has 63 characters, for a
+// hyphen and a UID.
+const maxClusterID = 63 - 1 - 36
+
 // validate checks a config with its defaults filled in.
 func (c *CloudConfig) validate() error {
 	var p problems
 	oneOf(&p, "apiVersion", c.APIVersion, APIVersion)
 	oneOf(&p, "kind", c.Kind, Kind)
-	p.check(isDNSLabel(c.ClusterID), "clusterID", "%q is not valid, expected a DNS label that no other cluster in the project has", c.ClusterID)
+	p.check(isDNSLabel(c.ClusterID) && len(c.ClusterID) <= maxClusterID, "clusterID", "%q is not valid, expected a DNS label of at most %d characters", c.ClusterID, maxClusterID)
 	oneOf(&p, "provider", c.Provider, ProviderGCE, ProviderNone)
 	c.LoadBalancer.validate(&p)
 	c.GCE.validate(&p)
