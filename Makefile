@@ -3,10 +3,11 @@ VERSION ?= v0.1.0-dev
 ARCH ?= amd64
 PROFILE ?= gce
 KUBE_PROXY_MODE ?= iptables
+IP_FAMILY ?= ipv4
 
 LINT := test/sandbox/tools/lint/go.mod
 SANDBOX := go run ./test/sandbox
-SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE)
+SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE) -ip-family $(IP_FAMILY)
 SUMMARY := go run ./test/summary
 
 SHELL := bash
@@ -17,8 +18,8 @@ SHELL := bash
 .PHONY: help
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables for the sandbox,"
-	@echo "           VERSION= and ARCH= for the images."
+	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables and IP_FAMILY=ipv4|dual"
+	@echo "           for the sandbox, VERSION= and ARCH= for the images."
 
 .PHONY: demo
 demo: ## Start the sandbox cluster, serve a Service there, show it (as root)

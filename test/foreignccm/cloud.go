@@ -25,13 +25,13 @@ type cloud struct {
 }
 
 type machine struct {
-	Name       string `json:"name"`
-	ProviderID string `json:"providerID"`
-	Type       string `json:"type"`
-	Zone       string `json:"zone"`
-	Region     string `json:"region"`
-	InternalIP string `json:"internalIP"`
-	ExternalIP string `json:"externalIP"`
+	Name        string   `json:"name"`
+	ProviderID  string   `json:"providerID"`
+	Type        string   `json:"type"`
+	Zone        string   `json:"zone"`
+	Region      string   `json:"region"`
+	InternalIPs []string `json:"internalIPs"`
+	ExternalIP  string   `json:"externalIP"`
 }
 
 // foreign implements cloudprovider.Interface.
@@ -135,12 +135,16 @@ func (f *foreign) InstanceMetadata(_ context.Context, node *v1.Node) (*cloudprov
 	}
 	return &cloudprovider.InstanceMetadata{
 		ProviderID: m.ProviderID, InstanceType: m.Type, Zone: m.Zone, Region: m.Region,
-		NodeAddresses: []v1.NodeAddress{
-			{Type: v1.NodeInternalIP, Address: m.InternalIP},
-			{Type: v1.NodeExternalIP, Address: m.ExternalIP},
-			{Type: v1.NodeHostName, Address: m.Name},
-		},
+		NodeAddresses: m.addresses(),
 	}, nil
+}
+
+func (m machine) addresses() []v1.NodeAddress {
+	list := []v1.NodeAddress{{Type: v1.NodeExternalIP, Address: m.ExternalIP}, {Type: v1.NodeHostName, Address: m.Name}}
+	for _, ip := range m.InternalIPs {
+		list = append(list, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip})
+	}
+	return list
 }
 
 func (f *foreign) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}

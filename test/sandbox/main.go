@@ -18,7 +18,8 @@ import (
 const usage = `usage: go run ./test/sandbox COMMAND
 
   up [FLAGS]                    start the cluster, or bring hostport-ccm in it up to date:
-                                --profile gce|gke|baremetal, --kube-proxy-mode iptables|nftables
+                                --profile gce|gke|baremetal, --kube-proxy-mode iptables|nftables,
+                                --ip-family ipv4|dual
   down [--force]                stop it and remove all that it made; --force: also that of another checkout
   demo [FLAGS]                  start it and show a Service being served
   status                        what runs where

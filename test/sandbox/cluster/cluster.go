@@ -91,6 +91,9 @@ func (c *Cluster) save(complete bool) error {
 // Profile returns the profile of the cluster; empty if it never came up.
 func (c *Cluster) Profile() Profile { return c.shape.Profile }
 
+// IPFamily returns the IP families of the cluster; empty if it never came up.
+func (c *Cluster) IPFamily() IPFamily { return c.shape.IPFamily }
+
 // Running says whether this checkout's cluster is up as a whole.
 func (c *Cluster) Running() bool {
 	s, err := c.load()

@@ -34,11 +34,13 @@ func (c *Cluster) startForeign(ctx context.Context) error {
 }
 
 func (c *Cluster) foreignConfig() map[string]any {
-	var machines []map[string]string
+	var machines []map[string]any
 	for _, n := range Nodes(GKE) {
-		machines = append(machines, map[string]string{
+		machines = append(machines, map[string]any{
 			"name": n.Name, "providerID": "gce://" + Project + "/" + n.Zone + "/" + n.Name, "type": MachineType,
-			"zone": n.Zone, "region": Region, "internalIP": n.InternalIP, "externalIP": n.ExternalIP,
+			"zone": n.Zone, "region": Region, "externalIP": n.ExternalIP,
+			// External IPv6 addresses too, as Google's does.
+			"internalIPs": c.shape.of(n.addresses()),
 		})
 	}
 	return map[string]any{"machines": machines, "balancers": c.foreignBalancersFile()}

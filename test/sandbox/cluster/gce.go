@@ -22,7 +22,7 @@ func (c *Cluster) startSimulator(ctx context.Context) error {
 	if err := c.goBuild(ctx, binary, "./test/gcesim/cmd/gcesim"); err != nil {
 		return err
 	}
-	config, err := yaml.Marshal(simulatorConfig())
+	config, err := yaml.Marshal(c.simulatorConfig())
 	if err != nil {
 		return err
 	}
@@ -47,14 +47,18 @@ func (c *Cluster) startSimulator(ctx context.Context) error {
 }
 
 // simulatorConfig describes the project: one instance per node.
-func simulatorConfig() gcesim.Config {
+func (c *Cluster) simulatorConfig() gcesim.Config {
 	config := gcesim.Config{Project: Project, Network: "default"}
 	for _, n := range Nodes(GCE) {
 		config.Zones = append(config.Zones, n.Zone)
-		config.Instances = append(config.Instances, gcesim.Instance{
+		instance := gcesim.Instance{
 			Name: n.Name, Zone: n.Zone, MachineType: MachineType, Tags: []string{NodeTag},
 			Interface: gcesim.Interface{NetworkIP: n.InternalIP, NatIP: n.ExternalIP},
-		})
+		}
+		if c.shape.IPFamily == DualStack {
+			instance.ExternalIPv6 = n.IPv6
+		}
+		config.Instances = append(config.Instances, instance)
 	}
 	return config
 }

@@ -18,6 +18,13 @@ const (
 	machineBridge = "machine0"
 )
 
+// Kernel settings of a host that forwards, and of one whose bridges are switches
+// that know nothing of firewalls.
+var (
+	forwarding        = both{"net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"}
+	unfilteredBridges = both{"net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"}
+)
+
 // makeNetwork makes the gateway, its bridges and the machine's link to it.
 func (c *Cluster) makeNetwork(ctx context.Context) error {
 	if err := c.addNamespace(ctx, Gateway); err != nil {
@@ -25,20 +32,23 @@ func (c *Cluster) makeNetwork(ctx context.Context) error {
 	}
 	lines := []string{
 		"link add " + vpcBridge + " type bridge",
-		"addr add " + vpcGateway + "/24 dev " + vpcBridge,
 		"addr add " + metadataIP + "/32 dev " + vpcBridge,
 		"link set " + vpcBridge + " up",
 		"link add " + inetBridge + " type bridge",
-		"addr add " + inetGateway + "/24 dev " + inetBridge,
 		"link set " + inetBridge + " up",
 	}
+	lines = append(lines, c.onLink(vpcGateways, vpcBridge)...)
+	lines = append(lines, c.onLink(inetGateways, inetBridge)...)
 	for _, n := range Nodes(c.shape.Profile) {
-		lines = append(lines, "route add "+n.PodCIDR+" via "+n.InternalIP)
+		vias := c.shape.of(n.addresses())
+		for i, pods := range c.shape.of(n.podCIDR) {
+			lines = append(lines, "route add "+pods+" via "+vias[i])
+		}
 	}
 	if err := c.ip(ctx, Gateway, lines...); err != nil {
 		return err
 	}
-	for _, setting := range []string{"net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=0"} {
+	for _, setting := range append(c.shape.of(forwarding), c.shape.of(unfilteredBridges)...) {
 		if err := c.sysctl(ctx, Gateway, setting); err != nil {
 			return err
 		}
@@ -68,7 +78,7 @@ func (c *Cluster) linkMachine(ctx context.Context) error {
 
 // addControl makes the control host, with a second address for the machine.
 func (c *Cluster) addControl(ctx context.Context) error {
-	if err := c.addHost(ctx, Control, vpcBridge, controlIP, vpcGateway); err != nil {
+	if err := c.addHost(ctx, Control, vpcBridge, both{controlIP, controlIPv6}, vpcGateways); err != nil {
 		return err
 	}
 	if err := c.ip(ctx, Gateway,
@@ -81,7 +91,7 @@ func (c *Cluster) addControl(ctx context.Context) error {
 }
 
 // addHost makes a host's network namespace and plugs it into a bridge.
-func (c *Cluster) addHost(ctx context.Context, host, bridge, address, gateway string) error {
+func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, gateways both) error {
 	if err := c.addNamespace(ctx, host); err != nil {
 		return err
 	}
@@ -91,27 +101,47 @@ func (c *Cluster) addHost(ctx context.Context, host, bridge, address, gateway st
 		fmt.Sprintf("link set %s up", host)); err != nil {
 		return err
 	}
-	return c.ip(ctx, host,
-		fmt.Sprintf("addr add %s/24 dev eth0", address),
-		"link set eth0 up",
-		fmt.Sprintf("route add default via %s", gateway))
+	lines := append(c.onLink(addresses, "eth0"), "link set eth0 up")
+	for _, gateway := range c.shape.of(gateways) {
+		lines = append(lines, "route add default via "+gateway)
+	}
+	return c.ip(ctx, host, lines...)
 }
+
+// onLink gives an interface addresses in its network.
+func (c *Cluster) onLink(addresses both, device string) []string {
+	var lines []string
+	for i, address := range c.shape.of(addresses) {
+		prefix := []string{"/24", "/64"}[i]
+		lines = append(lines, "addr add "+address+prefix+" dev "+device)
+	}
+	return lines
+}
+
+var masquerade = both{
+	fmt.Sprintf(masqueradeFormat, "ip", podRange.v4, "10.0.0.0/8"),
+	fmt.Sprintf(masqueradeFormat, "ip6", podRange.v6, "{ fc00::/7, "+vpcIPv6+" }"),
+}
+
+const masqueradeFormat = `table %[1]s vm_masquerade {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		%[1]s saddr %[2]s %[1]s daddr != %[3]s masquerade
+	}
+}`
 
 // addNode makes a node's namespace as a GCE node has it: it forwards, and what
 // its pods send beyond the private networks leaves with the node's address.
 func (c *Cluster) addNode(ctx context.Context, n Node) error {
-	if err := c.addHost(ctx, n.Name, vpcBridge, n.InternalIP, vpcGateway); err != nil {
+	if err := c.addHost(ctx, n.Name, vpcBridge, n.addresses(), vpcGateways); err != nil {
 		return err
 	}
-	if err := c.sysctl(ctx, n.Name, "net.ipv4.ip_forward=1"); err != nil {
-		return err
+	for _, setting := range c.shape.of(forwarding) {
+		if err := c.sysctl(ctx, n.Name, setting); err != nil {
+			return err
+		}
 	}
-	rules := fmt.Sprintf(`table ip vm_masquerade {
-	chain postrouting {
-		type nat hook postrouting priority srcnat;
-		ip saddr %s ip daddr != 10.0.0.0/8 masquerade
-	}
-}`, podRange)
+	rules := strings.Join(c.shape.of(masquerade), "\n")
 	_, err := c.run(ctx, strings.NewReader(rules), "nsenter", "--net="+netnsPath(n.Name), "nft", "-f", "-")
 	return err
 }
@@ -119,6 +149,12 @@ func (c *Cluster) addNode(ctx context.Context, n Node) error {
 func (c *Cluster) addNamespace(ctx context.Context, host string) error {
 	if _, err := c.run(ctx, nil, "ip", "netns", "add", netns(host)); err != nil {
 		return err
+	}
+	if c.shape.IPFamily == DualStack {
+		// Nobody else has our addresses, and to find out takes a second each.
+		if err := c.sysctl(ctx, host, "net.ipv6.conf.default.accept_dad=0"); err != nil {
+			return err
+		}
 	}
 	return c.ip(ctx, host, "link set lo up")
 }

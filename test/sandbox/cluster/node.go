@@ -31,6 +31,7 @@ type nodeData struct {
 	Etc, CABundle, CNIBin, Kubeconfig string
 	Cgroup, DNS, Zone, PodRange       string
 	Pause                             string
+	PodCIDRs                          []string
 	KubeProxyMode                     KubeProxyMode
 }
 
@@ -64,7 +65,7 @@ func (c *Cluster) startNode(_ context.Context, n Node) error {
 		"--config", etc("kubelet.yaml"),
 		"--kubeconfig", c.kubeconfig("kubelet-"+n.Name),
 		"--hostname-override", n.Name,
-		"--node-ip", n.InternalIP,
+		"--node-ip", c.shape.list(n.addresses()),
 		"--cloud-provider", "external",
 		"--root-dir", "/var/lib/kubelet",
 		"--cert-dir", "/var/lib/kubelet/pki")
@@ -102,8 +103,8 @@ func (c *Cluster) nodeData(n Node) (nodeData, error) {
 	cniBin, err := c.cniPluginDir()
 	return nodeData{
 		Node: n, Etc: c.hostDir(n.Name, "etc"), CABundle: c.pki("ca.crt"), CNIBin: cniBin, Kubeconfig: c.kubeconfig("kube-proxy"),
-		Cgroup: "/" + hostCgroup(n.Name, "pods"), DNS: dnsService, Zone: clusterZone, PodRange: podRange, Pause: pauseImage,
-		KubeProxyMode: c.shape.KubeProxyMode,
+		Cgroup: "/" + hostCgroup(n.Name, "pods"), DNS: dnsService, Zone: clusterZone, PodRange: c.shape.list(podRange), Pause: pauseImage,
+		PodCIDRs: c.shape.of(n.podCIDR), KubeProxyMode: c.shape.KubeProxyMode,
 	}, err
 }
 

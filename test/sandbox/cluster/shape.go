@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Shape is what one sandbox may differ in from another. It stays the same while
@@ -11,6 +12,7 @@ import (
 type Shape struct {
 	Profile       Profile       `json:"profile"`
 	KubeProxyMode KubeProxyMode `json:"kubeProxyMode"`
+	IPFamily      IPFamily      `json:"ipFamily"`
 }
 
 // Profile says in what surroundings the cluster runs.
@@ -40,10 +42,36 @@ const (
 	NFTables KubeProxyMode = "nftables"
 )
 
+// IPFamily says which addresses there are.
+type IPFamily string
+
+const (
+	IPv4Only IPFamily = "ipv4"
+	// DualStack gives every host, node, pod and Service an IPv6 address beside
+	// the IPv4 one. A node's is external and its own: on GCE too, external IPv6
+	// addresses are not translated.
+	DualStack IPFamily = "dual"
+)
+
+// both is an address, or a range of them, in each IP family.
+type both struct{ v4, v6 string }
+
+// of returns what of it there is in a cluster of that shape, IPv4 first.
+func (s Shape) of(b both) []string {
+	if s.IPFamily == DualStack {
+		return []string{b.v4, b.v6}
+	}
+	return []string{b.v4}
+}
+
+// list writes the same as most programs take it.
+func (s Shape) list(b both) string { return strings.Join(s.of(b), ",") }
+
 // AddFlags adds a flag for each property, with its default.
 func (s *Shape) AddFlags(flags *flag.FlagSet) {
 	addFlag(flags, &s.Profile, "profile", GCE, GKE, BareMetal)
 	addFlag(flags, &s.KubeProxyMode, "kube-proxy-mode", IPTables, NFTables)
+	addFlag(flags, &s.IPFamily, "ip-family", IPv4Only, DualStack)
 }
 
 // addFlag adds a flag that takes one of the values; the first is the default.
@@ -67,5 +95,5 @@ func DefaultShape() Shape {
 
 // String describes the cluster in words that follow "with".
 func (s Shape) String() string {
-	return fmt.Sprintf("profile %s, kube-proxy in %s mode", s.Profile, s.KubeProxyMode)
+	return fmt.Sprintf("profile %s, kube-proxy in %s mode, IP family %s", s.Profile, s.KubeProxyMode, s.IPFamily)
 }

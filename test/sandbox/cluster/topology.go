@@ -23,12 +23,16 @@ const (
 const (
 	vpcGateway  = "10.142.0.1"
 	controlIP   = "10.142.0.2"
-	inetGateway = "198.51.100.1"
+	vpcIPv6     = "2001:db8:142::/64"
+	controlIPv6 = "2001:db8:142::2"
 	// InternetIP is the address of the internet host, which a backend sees when
 	// the client's address is preserved.
 	InternetIP = "198.51.100.10"
 	// Internet2IP is that of another one, for what may differ by client.
 	Internet2IP = "198.51.100.11"
+	// InternetIPv6 and Internet2IPv6 are theirs in a dual-stack cluster.
+	InternetIPv6  = "2001:db8:51:100::10"
+	Internet2IPv6 = "2001:db8:51:100::11"
 
 	// The machine itself reaches the cluster over a network of its own.
 	// Link-local addresses, so that it hides no network of the machine.
@@ -37,14 +41,21 @@ const (
 	machineControl = "169.254.77.3"
 
 	metadataIP  = "169.254.169.254"
-	podRange    = "10.244.0.0/16"
-	serviceNet  = "10.96.0.0/16"
 	apiService  = "10.96.0.1"
 	dnsService  = "10.96.0.10"
 	clusterZone = "cluster.local"
 
 	// SimulatorURL is where the GCE simulator answers from the machine itself.
 	SimulatorURL = "http://" + machineGateway + ":8080"
+)
+
+// Addresses and ranges that a dual-stack cluster has in both families. Those of
+// pods and Services are private in both.
+var (
+	vpcGateways  = both{vpcGateway, "2001:db8:142::1"}
+	inetGateways = both{"198.51.100.1", "2001:db8:51:100::1"}
+	podRange     = both{"10.244.0.0/16", "fd00:10:244::/48"}
+	serviceNet   = both{"10.96.0.0/16", "fd00:10:96::/112"}
 )
 
 // The simulated project.
@@ -62,9 +73,14 @@ type Node struct {
 	InternalIP string
 	// ExternalIP exists as a 1:1 NAT on the gateway only; empty on bare metal.
 	ExternalIP string
-	Zone       string
-	PodCIDR    string
+	// IPv6 is the node's own address and external, in a dual-stack cluster.
+	IPv6    string
+	Zone    string
+	podCIDR both
 }
+
+// addresses are those that the node itself knows.
+func (n Node) addresses() both { return both{n.InternalIP, n.IPv6} }
 
 // Nodes returns the nodes of a cluster of that profile.
 func Nodes(p Profile) []Node {
@@ -73,8 +89,9 @@ func Nodes(p Profile) []Node {
 		nodes[i] = Node{
 			Name:       fmt.Sprintf("node%d", i+1),
 			InternalIP: fmt.Sprintf("10.142.0.%d", 11+i),
+			IPv6:       fmt.Sprintf("2001:db8:142:0:%d::", 11+i), // the first of a /96, as a VM's is
 			Zone:       fmt.Sprintf("%s-%c", Region, 'b'+rune(i)),
-			PodCIDR:    fmt.Sprintf("10.244.%d.0/24", i+1),
+			podCIDR:    both{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
 		}
 		if p.OnGCE() {
 			nodes[i].ExternalIP = fmt.Sprintf("203.0.113.%d", 11+i)

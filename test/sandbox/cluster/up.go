@@ -146,10 +146,10 @@ func (c *Cluster) makeHosts(ctx context.Context) error {
 	if err := c.makeNetwork(ctx); err != nil {
 		return err
 	}
-	if err := c.addHost(ctx, Internet, inetBridge, InternetIP, inetGateway); err != nil {
+	if err := c.addHost(ctx, Internet, inetBridge, both{InternetIP, InternetIPv6}, inetGateways); err != nil {
 		return err
 	}
-	if err := c.addHost(ctx, Internet2, inetBridge, Internet2IP, inetGateway); err != nil {
+	if err := c.addHost(ctx, Internet2, inetBridge, both{Internet2IP, Internet2IPv6}, inetGateways); err != nil {
 		return err
 	}
 	if err := c.addControl(ctx); err != nil {
