@@ -64,13 +64,31 @@ func (g gceInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 	if err != nil {
 		return nil, err
 	}
+	internal, external := byNodeIP(node, instance)
 	return &cloudprovider.InstanceMetadata{
 		ProviderID:    instance.ProviderID(),
 		InstanceType:  instance.MachineType,
-		NodeAddresses: nodeAddresses(instance.InternalIPs, instance.ExternalIPs, node.Name, internalDNS(instance)),
+		NodeAddresses: nodeAddresses(internal, external, node.Name, internalDNS(instance)),
 		Zone:          instance.Zone(),
 		Region:        instance.Region(),
 	}, nil
+}
+
+// byNodeIP counts an external address as internal if the kubelet has it in its
+// --node-ip. Only an external IPv6 address can be there, as it is on the VM's
+// own interface. Called external, it would cost the Node its external IPv4
+// address: of the type of an address in --node-ip, a Node keeps no other.
+func byNodeIP(node *v1.Node, instance gce.Instance) (internal, external []netip.Addr) {
+	internal = slices.Clone(instance.InternalIPs)
+	given, _ := annotated(node, cloudproviderapi.AnnotationAlphaProvidedIPAddr) // what is broken the caller reports
+	for _, ip := range instance.ExternalIPs {
+		if slices.Contains(given, ip) {
+			internal = append(internal, ip)
+		} else {
+			external = append(external, ip)
+		}
+	}
+	return internal, external
 }
 
 // internalDNS is the VM's zonal name. An old project "example.com:project" is

@@ -10,6 +10,8 @@ import (
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cloudprovider "k8s.io/cloud-provider"
+	cloudproviderapi "k8s.io/cloud-provider/api"
+	"k8s.io/cloud-provider/node/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 )
@@ -79,6 +81,38 @@ func TestMetadataOfAVM(t *testing.T) {
 		}
 		if a.Type == v1.NodeInternalDNS && a.Address != "n2.europe-west1-b.c.p.example.com.internal" {
 			t.Errorf("internal DNS name: %s", a.Address)
+		}
+	}
+}
+
+func TestAnExternalIPv6InNodeIPCostsNoOtherAddress(t *testing.T) {
+	dual := vm("n1", "RUNNING")
+	dual.ExternalIPs = append(dual.ExternalIPs, netip.MustParseAddr("2001:db8::1"))
+	instances := gceInstances{vms{list: []gce.Instance{dual}}}
+	for provided, want := range map[string][]v1.NodeAddress{
+		"10.0.0.1": {
+			{Type: v1.NodeInternalIP, Address: "10.0.0.1"},
+			{Type: v1.NodeExternalIP, Address: "203.0.113.1"},
+			{Type: v1.NodeExternalIP, Address: "2001:db8::1"},
+		},
+		"10.0.0.1,2001:db8:0::1": {
+			{Type: v1.NodeInternalIP, Address: "10.0.0.1"},
+			{Type: v1.NodeInternalIP, Address: "2001:db8::1"},
+			{Type: v1.NodeExternalIP, Address: "203.0.113.1"},
+		},
+	} {
+		node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: provided}}}
+		metadata, err := instances.InstanceMetadata(context.Background(), node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What the node controller makes of it.
+		got, err := helpers.GetNodeAddressesFromNodeIP(provided, metadata.NodeAddresses)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got[:len(want)]); diff != "" {
+			t.Errorf("--node-ip=%s: the Node's addresses (-want +got):\n%s", provided, diff)
 		}
 	}
 }

@@ -25,8 +25,9 @@ const (
 
 	// NodeAddresses chooses which of a node's addresses are published:
 	// "external", "internal", or "external-or-internal", which takes the
-	// internal one where a node has no external one. Default: by the cloud
-	// config.
+	// internal one where a node has no external one. An IPv6 address that is
+	// internal by name but public counts as external where there is no other.
+	// Default: by the cloud config.
 	NodeAddresses = Prefix + "addresses"
 
 	// Tolerations lets proxies run on tainted nodes: a JSON or YAML list as

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"net/netip"
+	"slices"
 
 	"k8s.io/api/core/v1"
 
@@ -30,11 +31,20 @@ func addresses(in Input, node *v1.Node) []address {
 			list = append(list, internal...)
 		case in.Addresses == options.ExternalOrInternal && len(external) == 0:
 			list = append(list, internal...)
+		case f == v1.IPv6Protocol && len(external) == 0:
+			list = append(list, public(internal)...)
 		default:
 			list = append(list, external...)
 		}
 	}
 	return list
+}
+
+// public returns those that the internet can route to. An external IPv6 address
+// is the node's own, untranslated. Nodes often show it as an internal one: GKE's
+// do, and those whose kubelets have it in --node-ip.
+func public(list []address) []address {
+	return slices.DeleteFunc(list, func(a address) bool { return !a.ip.IsGlobalUnicast() || a.ip.IsPrivate() })
 }
 
 // ofType drops what is no IP address: the API server would refuse the whole

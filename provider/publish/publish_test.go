@@ -157,6 +157,16 @@ func TestStatus(t *testing.T) {
 			Input{Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Addresses: options.ExternalOrInternal},
 			[]string{"10.0.0.2", "203.0.113.1"},
 		},
+		"an internal IPv6 address that is public, for want of an external one": {
+			Input{
+				Nodes: []*v1.Node{
+					node(1, addressed(external("203.0.113.1"), internal("10.0.0.1"), internal("2001:db8::1"), internal("fd00::1"), internal("fe80::1"))),
+					node(2, addressed(internal("198.51.100.2"), external("2001:db8::2"), internal("2001:db8::3"))),
+				},
+				Pods: []*v1.Pod{pod(1, true), pod(2, true)},
+			},
+			[]string{"203.0.113.1", "2001:db8::1", "2001:db8::2"},
+		},
 		"families in the Service's order": {
 			Input{
 				Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:DB8::1")))}, Pods: []*v1.Pod{pod(1, true)},
