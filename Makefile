@@ -63,7 +63,8 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	echo "$$total"; exit $$status
 
 .PHONY: bench
-bench: ## Compare the datapaths: speed, and connections at a time (as root)
+bench: ## Measure: from an event to the status; the datapaths' speed and limits (as root)
+	@go test -count=1 -v -run '^TestEveryCause' ./provider -latency-services=50 -latency-nodes=20 -latency-rounds=10 | grep -v '^[IWE][0-9]'
 	@go run ./test/bench
 
 .PHONY: sandbox-up

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
@@ -189,28 +188,4 @@ func TestNodesThatDoNotMatterCostNoWrite(t *testing.T) {
 	if extra := len(ours) - 5; extra > 0 {
 		t.Errorf("%d writes too many: %v", extra, ours)
 	}
-}
-
-// TestFromEventToStatus prints how long it takes from an event to the patch of
-// the status. Nothing is asserted by the clock; most of it is the wait for
-// events that come together.
-func TestFromEventToStatus(t *testing.T) {
-	c := twoNodes(t)
-	c.start()
-	c.serve(service("web"))
-	var took []time.Duration
-	for range 20 {
-		for _, step := range []struct {
-			change func(*v1.Pod)
-			want   []string
-		}{{notReady, []string{"203.0.113.1"}}, {ready, []string{"203.0.113.1", "203.0.113.2"}}} {
-			began := time.Now()
-			c.proxy("web", "n2", step.change)
-			c.publishes("web", step.want...)
-			took = append(took, time.Since(began))
-		}
-	}
-	slices.Sort(took)
-	t.Logf("from a proxy's readiness to the status, %d times: p50 %s, p99 %s, worst %s",
-		len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 }

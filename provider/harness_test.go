@@ -31,6 +31,10 @@ import (
 
 const system = "hostport-system"
 
+// A watch of the fake panics if its reader is so many events behind, as it may
+// be on a slow machine.
+func init() { watch.DefaultChanSize = 10_000 }
+
 // cluster is an API server in memory and a firewall, against which the real
 // service controller runs. It does what client-go's fake leaves out and the
 // controller counts on: an object with finalizers goes only after the last of
@@ -44,6 +48,8 @@ type cluster struct {
 	nodes    *fakeWatch
 	watches  atomic.Int32
 	settled  atomic.Int32
+	// onStatus, if set before start, sees each Service whose status was patched.
+	onStatus func(*v1.Service)
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
@@ -60,6 +66,9 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		_, obj, err := clienttesting.ObjectReaction(tracker)(action)
 		if err == nil {
 			err = finalize(tracker, obj.(*v1.Service))
+		}
+		if err == nil && action.GetSubresource() == "status" && c.onStatus != nil {
+			c.onStatus(obj.(*v1.Service))
 		}
 		return true, obj, err
 	})
@@ -96,6 +105,11 @@ func finalize(tracker clienttesting.ObjectTracker, svc *v1.Service) error {
 // Services are handled one after the other. The function it returns stops it.
 func (c *cluster) start() (stop func()) {
 	c.Helper()
+	return c.startWith(1)
+}
+
+func (c *cluster) startWith(workers int) (stop func()) {
+	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	shared := informers.NewSharedInformerFactory(c.kube, 0)
 	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}, own: c.own, watch: c.nodes}
@@ -107,7 +121,7 @@ func (c *cluster) start() (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		run(ctx, 1, managerapp.ControllerContext{ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test")})
+		run(ctx, workers, managerapp.ControllerContext{ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test")})
 	}()
 	shared.Start(ctx.Done())
 	// The fake loses what happens between its list and its watch.

@@ -1,0 +1,329 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+var (
+	latencyServices = flag.Int("latency-services", 5, "Services in the test of the latency; make bench takes more")
+	latencyNodes    = flag.Int("latency-nodes", 4, "nodes in it")
+	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause happens in it")
+)
+
+// TestEveryCauseReachesTheStatus has everything happen that changes what is
+// true of a Service, and prints how long it takes from the request that tells the
+// API server to the patch of the status, of every Service that it concerns.
+// Nothing is asserted by the clock; that there is a patch, is.
+func TestEveryCauseReachesTheStatus(t *testing.T) {
+	l := newLatencyLab(t, *latencyServices, *latencyNodes)
+	figures := map[string][]time.Duration{}
+	var order []string
+	for range *latencyRounds {
+		for _, e := range slices.Concat(l.causes()...) {
+			took := l.await(e)
+			if _, known := figures[e.name]; !known {
+				order = append(order, e.name)
+			}
+			figures[e.name] = append(figures[e.name], took...)
+		}
+	}
+	t.Logf("%d Services on %d nodes, each cause %d times:\n%s", *latencyServices, *latencyNodes, *latencyRounds, table(order, figures))
+}
+
+// causes are all that happen to the last node, or to the Services there, each
+// with what undoes it.
+func (l *latencyLab) causes() [][]event {
+	common := append(slices.Clone(l.everybody), "holder", "local")
+	without := l.ips[:len(l.ips)-1]
+	moved := append(slices.Clone(without), "203.0.113.250")
+	// out and back are events for the worse and the better.
+	out := func(name string, services []string, each func(string)) event {
+		return event{name: name, each: each, services: services, want: without}
+	}
+	back := func(name string, services []string, each func(string)) event {
+		return event{name: name, each: each, services: services, want: l.ips}
+	}
+	onNode := func(name, opposite string, want []string, change func(*v1.Node)) []event {
+		return []event{
+			event{name: name, once: func() { l.update(change) }, services: common, want: want},
+			event{name: opposite, once: func() { l.update(func(*v1.Node) {}) }, services: common, want: l.ips},
+		}
+	}
+	return [][]event{
+		{out("proxy not Ready", l.everybody, l.proxyGets(notReady)), back("proxy Ready", l.everybody, l.proxyGets(ready))},
+		{out("proxy being stopped", l.everybody, l.proxyGets(stopping)), back("proxy started", l.everybody, l.proxyGets(ready))},
+		onNode("node not Ready", "node Ready", without, func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown }),
+		onNode("node's external address changed", "and changed back", moved, func(n *v1.Node) { n.Status.Addresses[0].Address = "203.0.113.250" }),
+		onNode("node excluded from load balancers", "node not excluded", without, func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" }),
+		onNode("node to be deleted by the autoscaler", "node to stay", without, taint(servicecontroller.ToBeDeletedTaint)),
+		onNode("node out of service", "node in service", without, taint(v1.TaintNodeOutOfService)),
+		{
+			event{name: "node gone", once: l.deleteNode, services: common, want: without},
+			event{name: "node back", once: l.createNode, services: common, want: l.ips},
+		},
+		{
+			out("endpoint of policy Local gone", []string{"local"}, func(string) { l.endpoints("local", l.names()[:len(without)]...) }),
+			back("endpoint of policy Local ready", []string{"local"}, func(string) { l.endpoints("local", l.names()...) }),
+		},
+		{
+			out("annotation that leaves out a node", l.everybody, func(name string) {
+				l.edit(name, withAnnotation(options.NodeSelector, v1.LabelHostname+"!="+l.last().Name))
+			}),
+			back("annotation removed", l.everybody, func(name string) { l.edit(name, func(svc *v1.Service) { svc.Annotations = nil }) }),
+		},
+		{back("status wiped by somebody", l.everybody, func(name string) {
+			l.edit(name, func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} })
+		})},
+		{
+			back("port freed by a Service", []string{"loser"}, func(string) { l.edit("holder", tcp(79)) }),
+			event{name: "port taken by an older Service", each: func(string) { l.edit("holder", tcp(80)) }, services: []string{"loser"}},
+		},
+		{
+			event{name: "port freed by another's pod", once: l.removeStranger, services: []string{"blocked"}, want: l.ips[:1]},
+			event{name: "port taken by another's pod", once: l.takeBlocked, services: []string{"blocked"}},
+		},
+	}
+}
+
+// table is in the form of the documentation.
+func table(order []string, figures map[string][]time.Duration) string {
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
+	fmt.Fprintln(w, "| cause\t| statuses\t| p50, ms\t| p99, ms\t| worst, ms\t|")
+	for _, name := range order {
+		took := figures[name]
+		slices.Sort(took)
+		n := len(took)
+		fmt.Fprintf(w, "| %s\t| %d\t| %d\t| %d\t| %d\t|\n", name, n, took[n/2].Milliseconds(), took[n*99/100].Milliseconds(), took[n-1].Milliseconds())
+	}
+	w.Flush() // To memory; never an error.
+	return out.String()
+}
+
+// event makes statuses change: it happens once, or to each of the Services.
+type event struct {
+	name string
+	once func()
+	each func(service string)
+	// services get the addresses want for it.
+	services []string
+	want     []string
+}
+
+// latencyLab is a cluster with Services on all nodes, and stopwatches.
+type latencyLab struct {
+	*cluster
+	// everybody are the Services that have nothing special; others are each for
+	// one cause. ips are the nodes' addresses, node n<i+1> has the i-th.
+	everybody []string
+	ips       []string
+
+	mu   sync.Mutex
+	want []string
+	// began is when the event happened to the Services whose status is awaited.
+	began map[string]time.Time
+	took  []time.Duration
+	done  chan struct{}
+}
+
+// patched is called by the API server with each status written.
+func (l *latencyLab) patched(svc *v1.Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var got []string
+	for _, entry := range svc.Status.LoadBalancer.Ingress {
+		got = append(got, entry.IP)
+	}
+	began, awaited := l.began[svc.Name]
+	if !awaited || !slices.Equal(got, l.want) {
+		return
+	}
+	l.took = append(l.took, time.Since(began))
+	if delete(l.began, svc.Name); len(l.began) == 0 {
+		close(l.done)
+	}
+}
+
+// await makes an event happen and returns how long each status took.
+func (l *latencyLab) await(e event) []time.Duration {
+	l.Helper()
+	l.mu.Lock()
+	l.want, l.took, l.began, l.done = e.want, nil, map[string]time.Time{}, make(chan struct{})
+	done := l.done
+	l.starts(e.services...)
+	l.mu.Unlock()
+	if e.once != nil {
+		e.once()
+	} else {
+		for _, name := range e.services {
+			l.mu.Lock()
+			l.starts(name)
+			l.mu.Unlock()
+			e.each(name)
+		}
+	}
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.began) > 0 {
+		l.Fatalf("%s: the status of %d of %d Services never became %v: %v", e.name, len(l.began), len(e.services), e.want, l.began)
+	}
+	return l.took
+}
+
+func (l *latencyLab) starts(services ...string) {
+	for _, name := range services {
+		l.began[name] = time.Now()
+	}
+}
+
+func newLatencyLab(t *testing.T, services, nodes int) *latencyLab {
+	l := &latencyLab{}
+	var objects []runtime.Object
+	for i := range nodes {
+		l.ips = append(l.ips, fmt.Sprint("203.0.113.", i+1))
+		objects = append(objects, l.node(i))
+	}
+	l.cluster = newCluster(t, objects...)
+	l.onStatus = l.patched
+	l.playKubelets()
+	l.startWith(10) // As many workers as the program has.
+	for i := range services {
+		l.everybody = append(l.everybody, fmt.Sprint("web", i))
+		l.served(service(l.everybody[i], tcp(int32(1000+i))), l.ips)
+	}
+	l.served(service("holder", born(1), tcp(80)), l.ips)
+	l.create(service("loser", born(2), tcp(80)))
+	l.endpoints("local", l.names()...)
+	l.served(service("local", tcp(81), func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }), l.ips)
+	l.createStranger()
+	l.create(service("blocked", tcp(82), withAnnotation(options.NodeSelector, v1.LabelHostname+"=n1")))
+	return l
+}
+
+func (l *latencyLab) node(i int) *v1.Node {
+	n := node(fmt.Sprint("n", i+1), l.ips[i])
+	n.Labels[v1.LabelHostname] = n.Name
+	return n
+}
+
+// last is the node to which things happen.
+func (l *latencyLab) last() *v1.Node { return l.node(len(l.ips) - 1) }
+
+func (l *latencyLab) names() []string {
+	var names []string
+	for i := range l.ips {
+		names = append(names, fmt.Sprint("n", i+1))
+	}
+	return names
+}
+
+// served creates a Service and waits until it shows addresses.
+func (l *latencyLab) served(svc *v1.Service, want []string) {
+	l.Helper()
+	l.await(event{name: "creating Service " + svc.Name, once: func() { l.create(svc) }, services: []string{svc.Name}, want: want})
+}
+
+// createStranger makes a pod that has the port of Service blocked on its only
+// node.
+func (l *latencyLab) createStranger() {
+	must[*v1.Pod](l.cluster)(l.kube.CoreV1().Pods("apps").Create(context.Background(), stranger("stranger", "n1", 82), metav1.CreateOptions{}))
+}
+
+func (l *latencyLab) proxyGets(change func(*v1.Pod)) func(service string) {
+	return func(service string) { l.proxy(service, l.last().Name, change) }
+}
+
+func stopping(pod *v1.Pod) {
+	ready(pod)
+	pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+}
+
+func taint(key string) func(*v1.Node) {
+	return func(n *v1.Node) { n.Spec.Taints = []v1.Taint{{Key: key, Effect: v1.TaintEffectNoSchedule}} }
+}
+
+// update makes the last node what it was, with a change.
+func (l *latencyLab) update(change func(*v1.Node)) {
+	n := l.last()
+	change(n)
+	must[*v1.Node](l.cluster)(l.kube.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}))
+}
+
+func (l *latencyLab) deleteNode() {
+	if err := l.kube.CoreV1().Nodes().Delete(context.Background(), l.last().Name, metav1.DeleteOptions{}); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *latencyLab) createNode() {
+	must[*v1.Node](l.cluster)(l.kube.CoreV1().Nodes().Create(context.Background(), l.last(), metav1.CreateOptions{}))
+}
+
+// takeBlocked has the pod come while the proxy that had the port is away.
+func (l *latencyLab) takeBlocked() {
+	l.proxy("blocked", "n1", notReady)
+	l.createStranger()
+}
+
+// removeStranger frees the port of Service blocked.
+func (l *latencyLab) removeStranger() {
+	if err := l.kube.CoreV1().Pods("apps").Delete(context.Background(), "stranger", metav1.DeleteOptions{}); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// playKubelets makes DaemonSet controller and kubelets of the API server: a
+// DaemonSet has ready pods at once, so that no time is theirs.
+func (l *latencyLab) playKubelets() {
+	tracker := l.kube.Tracker()
+	pods := v1.SchemeGroupVersion.WithResource("pods")
+	l.kube.PrependReactor("create", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		ds := action.(clienttesting.CreateAction).GetObject().(*appsv1.DaemonSet)
+		wanted := nodeaffinity.NewLazyErrorNodeSelector(ds.Spec.Template.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		for i := range l.ips {
+			if matches, err := wanted.Match(l.node(i)); err != nil || !matches {
+				continue
+			}
+			if err := tracker.Create(pods, podOf(ds, l.node(i).Name), system); err != nil {
+				return true, nil, err
+			}
+		}
+		return false, nil, nil
+	})
+	l.kube.PrependReactor("delete", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		for _, name := range l.names() {
+			// On a node where there is none, there is nothing to delete.
+			_ = tracker.Delete(pods, system, action.(clienttesting.DeleteAction).GetName()+"-"+name)
+		}
+		return false, nil, nil
+	})
+}
+
+func podOf(ds *appsv1.DaemonSet, node string) *v1.Pod {
+	pod := &v1.Pod{ObjectMeta: *ds.Spec.Template.ObjectMeta.DeepCopy(), Spec: *ds.Spec.Template.Spec.DeepCopy()}
+	pod.Namespace, pod.Name, pod.Spec.NodeName = system, ds.Name+"-"+node, node
+	ready(pod)
+	return pod
+}
