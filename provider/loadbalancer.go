@@ -116,6 +116,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		wrong = append(wrong, told...)
 		return &v1.LoadBalancerStatus{}, err
 	}
+	p.LetRolloutPass(publish.WithoutProxy(p.Nodes, l.proxies(svc)))
 	if err := l.run(ctx, svc, p); err != nil {
 		return nil, err
 	}

@@ -19,12 +19,12 @@ const AnnotationSpecHash = options.Prefix + "spec-hash"
 
 // seal writes the hash of a DaemonSet's spec into its annotations.
 func seal(ds *appsv1.DaemonSet) {
-	sum := sha256.Sum256(specJSON(ds))
+	sum := sha256.Sum256(toJSON(ds.Spec))
 	ds.Annotations = map[string]string{AnnotationSpecHash: hex.EncodeToString(sum[:8])}
 }
 
-func specJSON(ds *appsv1.DaemonSet) []byte {
-	data, err := json.Marshal(ds.Spec)
+func toJSON(spec any) []byte {
+	data, err := json.Marshal(spec)
 	if err != nil {
 		panic("a DaemonSet's spec cannot be written as JSON: " + err.Error()) // It has no field of that kind.
 	}
@@ -58,11 +58,11 @@ func covers(have, want any) bool {
 	return have == want
 }
 
-func specCovers(have, want *appsv1.DaemonSet) bool {
+func jsonCovers(have, want any) bool {
 	var h, w any
 	// What was just written as JSON can be read as such.
-	_ = json.Unmarshal(specJSON(have), &h)
-	_ = json.Unmarshal(specJSON(want), &w)
+	_ = json.Unmarshal(toJSON(have), &h)
+	_ = json.Unmarshal(toJSON(want), &w)
 	return covers(h, w)
 }
 
@@ -70,8 +70,9 @@ func specCovers(have, want *appsv1.DaemonSet) bool {
 // and whether there is anything to write. A field that we leave empty may hold
 // anything, as the API server fills in defaults.
 func UpdateDaemonSet(have, want *appsv1.DaemonSet) (*appsv1.DaemonSet, bool) {
+	want = atRest(have, want)
 	if contains(have.Labels, want.Labels) && contains(have.Annotations, want.Annotations) &&
-		specCovers(have, want) {
+		jsonCovers(have.Spec, want.Spec) {
 		return nil, false
 	}
 	updated := have.DeepCopy()

@@ -184,7 +184,7 @@ func heldNodes(svc *v1.Service, nodes []*v1.Node, pods map[string][]*v1.Pod) []s
 	for _, key := range PortKeys(svc) {
 		for _, pod := range pods[key] {
 			if chosen[pod.Spec.NodeName] {
-				sentences = append(sentences, fmt.Sprintf("node %s does not serve the Service while pod %s/%s has its host port %s; remove that pod, use another port, or leave the node out by annotation %s", pod.Spec.NodeName, pod.Namespace, pod.Name, key, options.NodeSelector))
+				sentences = append(sentences, fmt.Sprintf("node %s does not serve the Service while pod %s/%s has its host port %s, and will by itself once the port is free; remove that pod, use another port, or leave the node out by annotation %s", pod.Spec.NodeName, pod.Namespace, pod.Name, key, options.NodeSelector))
 			}
 		}
 	}

@@ -45,11 +45,7 @@ func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSe
 				ObjectMeta: metav1.ObjectMeta{Labels: s.labels(svc)},
 				Spec:       s.podSpec(svc, o),
 			},
-			// A surge would need the same hostPort twice on a node.
-			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
-				Type:          appsv1.RollingUpdateDaemonSetStrategyType,
-				RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(1))},
-			},
+			UpdateStrategy:       oneByOne(0),
 			MinReadySeconds:      settled,
 			RevisionHistoryLimit: ptr.To[int32](2),
 		},

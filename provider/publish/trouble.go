@@ -50,10 +50,8 @@ func TroubleOf(pod *v1.Pod) (Trouble, bool) {
 	if pod.DeletionTimestamp != nil {
 		return Trouble{}, false
 	}
-	for _, c := range pod.Status.Conditions {
-		if c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse && c.Reason == v1.PodReasonUnschedulable {
-			return Trouble{ReasonUnschedulable, unschedulable(pod, c.Message)}, true
-		}
+	if c, found := whyUnscheduled(pod); found {
+		return Trouble{ReasonUnschedulable, unschedulable(pod, c.Message)}, true
 	}
 	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if waiting := status.State.Waiting; waiting != nil {
@@ -63,12 +61,40 @@ func TroubleOf(pod *v1.Pod) (Trouble, bool) {
 	return Trouble{}, false
 }
 
-// unschedulable explains the commonest cause, a hostPort that is taken. The
-// scheduler's words for it are k8s.io/kubernetes,
-// pkg/scheduler/framework/plugins/nodeports, ErrReason.
+// portTaken is in the scheduler's words for a hostPort that is taken:
+// k8s.io/kubernetes, pkg/scheduler/framework/plugins/nodeports, ErrReason.
+const portTaken = "free ports"
+
+// WithoutProxy counts the nodes on which no proxy can become ready until
+// something changes there: the node itself is not Ready, or another pod has the
+// port.
+func WithoutProxy(nodes []*v1.Node, pods []*v1.Pod) int {
+	return len(filter(nodes, func(node *v1.Node) bool {
+		return !hasReadyPod(pods, node.Name) && (!ready(node) || slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+			return targetNode(pod) == node.Name && waitsForPort(pod)
+		}))
+	}))
+}
+
+func waitsForPort(pod *v1.Pod) bool {
+	c, found := whyUnscheduled(pod)
+	return found && strings.Contains(c.Message, portTaken)
+}
+
+// whyUnscheduled returns why a pod has no node, if it has none.
+func whyUnscheduled(pod *v1.Pod) (v1.PodCondition, bool) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse && c.Reason == v1.PodReasonUnschedulable {
+			return c, true
+		}
+	}
+	return v1.PodCondition{}, false
+}
+
+// unschedulable explains the commonest cause, a hostPort that is taken.
 func unschedulable(pod *v1.Pod, message string) string {
 	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, targetNode(pod))
-	if strings.Contains(message, "free ports") {
+	if strings.Contains(message, portTaken) {
 		return fmt.Sprintf("%s: another pod there already has one of the host ports %s; free the port, change the Service's, or choose other nodes by annotation hostport-ccm.io/node-selector",
 			where, strings.Join(hostPorts(pod), ", "))
 	}

@@ -93,3 +93,30 @@ func TestTroublesOfDifferentKindsAreAllTold(t *testing.T) {
 		t.Errorf("reasons differ (-want +got):\n%s", diff)
 	}
 }
+
+func TestWithoutProxy(t *testing.T) {
+	noPort := unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	for name, c := range map[string]struct {
+		node *v1.Node
+		pods []*v1.Pod
+		want int
+	}{
+		"a node that serves":                           {node(1), []*v1.Pod{pod(1, true)}, 0},
+		"a node whose proxy is being replaced":         {node(1), []*v1.Pod{pod(1, false)}, 0},
+		"a node whose proxy is to be started":          {node(1), nil, 0},
+		"a node that is not Ready":                     {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
+		"a node that died, its proxy not yet":          {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
+		"a node where another pod has the port":        {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
+		"another node than that of the pod that waits": {node(1), []*v1.Pod{pod(2, false, noPort)}, 0},
+		"a node that is full": {
+			node(1), []*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))}, 0,
+		},
+		"a node whose image is missing": {node(1), []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""))}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := WithoutProxy([]*v1.Node{c.node}, c.pods); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}

@@ -24,9 +24,33 @@ func TestDeadNodeLeavesBeforeKubernetesNotices(t *testing.T) {
 	powerCycle(t, node, func() {
 		wantGoneWhileReady(t, svc, node, off)
 		wantNodeEvent(t, node, "LoadBalancerNodeDown")
+		wantRolloutWithout(t, svc, node)
 	})
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+}
+
+// wantRolloutWithout adds a port, which replaces the proxies, and checks that a
+// dead node does not keep it from the others.
+func wantRolloutWithout(t *testing.T, svc *v1.Service, dead cluster.Node) {
+	t.Helper()
+	eventually(t, 3*time.Minute, "Kubernetes notices that "+dead.Name+" is off", func(ctx context.Context) error {
+		live, err := client.CoreV1().Nodes().Get(ctx, dead.Name, metav1.GetOptions{})
+		if err == nil && isNodeReady(live) {
+			err = errors.New("it is Ready")
+		}
+		return err
+	})
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	wantOpen(t, getTCP, "web", 443, externalIPs(dead.Name)...)
+	wantAddresses(t, svc, time.Minute, externalIPs(dead.Name)...)
+}
+
+func isNodeReady(node *v1.Node) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool {
+		return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
+	})
 }
 
 func TestLeadersOwnDeadNodeLeavesBeforeKubernetesNotices(t *testing.T) {
@@ -58,10 +82,7 @@ func wantGoneWhileReady(t *testing.T, svc *v1.Service, node cluster.Node, off ti
 		if err != nil {
 			return err
 		}
-		ready := slices.ContainsFunc(live.Status.Conditions, func(c v1.NodeCondition) bool {
-			return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
-		})
-		if !ready {
+		if !isNodeReady(live) {
 			t.Fatalf("Kubernetes was faster to notice that %s is off", node.Name)
 		}
 		got, err := addresses(ctx, svc)

@@ -109,30 +109,56 @@ func TestReservedPortAndPortsOfOtherPodsAreExplained(t *testing.T) {
 	wantWarning(t, ssh, "PortsNotServed", "22/TCP", "reserved", "loadBalancer.reservedPorts")
 	wantNoProxies(t, ssh)
 
-	stranger := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "stranger"},
-		Spec: v1.PodSpec{
-			NodeName: "node1", TerminationGracePeriodSeconds: new(int64),
-			Containers: []v1.Container{{
-				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever, Args: []string{"pause"},
-				Ports: []v1.ContainerPort{{ContainerPort: 8083, HostPort: 8083}},
-			}},
-		},
-	}
-	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), stranger, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	free := occupy(t, ns, 8083)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/node-selector": "kubernetes.io/hostname=node1"}
 	}, servicePort(v1.ProtocolTCP, 8083))
 	wantPortsError(t, svc, metav1.ConditionTrue, "8083/TCP", ns+"/stranger")
 	wantNoProxies(t, svc)
-	if err := client.CoreV1().Pods(ns).Delete(t.Context(), stranger.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	free()
 	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
 	wantOpen(t, getTCP, "web", 8083, externalIPs()[0])
+}
+
+// occupy has a pod, stranger, take a host port of node1 until free is called.
+func occupy(t *testing.T, ns string, port int32) (free func()) {
+	t.Helper()
+	stranger := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "stranger"},
+		Spec: v1.PodSpec{
+			NodeName: "node1", TerminationGracePeriodSeconds: new(int64),
+			Containers: []v1.Container{{
+				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever, Args: []string{"pause"},
+				Ports: []v1.ContainerPort{{ContainerPort: port, HostPort: port}},
+			}},
+		},
+	}
+	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), stranger, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := client.CoreV1().Pods(ns).Delete(t.Context(), stranger.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestANodeWhosePortAnotherPodHasIsExplainedAndHoldsUpNobody(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	free := occupy(t, ns, 8084)
+	others := externalIPs("node1")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolTCP, 8084))
+	wantAddresses(t, svc, time.Minute, others...)
+	wantWarning(t, svc, "ProxyUnschedulable", "node1", ns+"/stranger", "8084/TCP")
+	wantOpen(t, getTCP, "web", 8084, others...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8085)) })
+	wantOpen(t, getTCP, "web", 8085, others...)
+	free()
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 8084, externalIPs()[0])
 }
 
 func TestMaxNodesKeepsWhoServesAndReplacesWhoLeaves(t *testing.T) {

@@ -1,0 +1,63 @@
+package plan
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
+	rolling := func(ds *appsv1.DaemonSet) {
+		ds.Status = appsv1.DaemonSetStatus{ObservedGeneration: ds.Generation, DesiredNumberScheduled: 3, UpdatedNumberScheduled: 1}
+	}
+	notSeen := func(ds *appsv1.DaemonSet) { ds.Generation++ }
+	leftAt := func(without int) func(*appsv1.DaemonSet) {
+		return func(ds *appsv1.DaemonSet) { ds.Spec.UpdateStrategy = oneByOne(without) }
+	}
+	for name, c := range map[string]struct {
+		have    []func(*appsv1.DaemonSet)
+		port    int32 // Added to those there are.
+		without int
+		// want is MaxUnavailable as written; 0: nothing is written.
+		want int
+	}{
+		"nothing is written while nothing rolls out":           {without: 1},
+		"a rollout begins with the right number":               {port: 443, without: 1, want: 2},
+		"and with another one than the last":                   {have: []func(*appsv1.DaemonSet){leftAt(2)}, port: 443, want: 1},
+		"a node dies during a rollout":                         {have: []func(*appsv1.DaemonSet){rolling}, without: 1, want: 2},
+		"it comes back during a rollout":                       {have: []func(*appsv1.DaemonSet){rolling, leftAt(1)}, want: 1},
+		"nothing changes during a rollout":                     {have: []func(*appsv1.DaemonSet){rolling, leftAt(1)}, without: 1},
+		"a rollout that the DaemonSet controller has not seen": {have: []func(*appsv1.DaemonSet){notSeen}, without: 1, want: 2},
+		"the number is as ever after a rollout":                {have: []func(*appsv1.DaemonSet){leftAt(1)}, without: 1, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			have := defaulted(t, mustMake(t, service(), options.Default())).DaemonSet
+			have.Status.ObservedGeneration = have.Generation
+			for _, change := range c.have {
+				change(have)
+			}
+			p := mustMake(t, service(func(svc *v1.Service) {
+				if c.port > 0 {
+					svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: c.port})
+				}
+			}), options.Default())
+			p.LetRolloutPass(c.without)
+			updated, writes := UpdateDaemonSet(have, p.DaemonSet)
+			if writes != (c.want > 0) {
+				t.Fatalf("writes: %t", writes)
+			}
+			if !writes {
+				return
+			}
+			if got := updated.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.IntValue(); got != c.want {
+				t.Errorf("written: %d, want %d", got, c.want)
+			}
+			if _, again := UpdateDaemonSet(updated, p.DaemonSet); again && c.port == 0 {
+				t.Error("it is written again")
+			}
+		})
+	}
+}
