@@ -11,7 +11,13 @@ import (
 
 // Dial connects from a host of the cluster, as net.Dialer does. The address
 // must be an IP address with a port: names are the machine's, not the host's.
-func (c *Cluster) Dial(ctx context.Context, host, network, address string) (conn net.Conn, err error) {
+func (c *Cluster) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
+	return c.DialWith(ctx, new(net.Dialer), host, network, address)
+}
+
+// DialWith is Dial with a dialer of the caller's, who may want a source address
+// of the host's.
+func (c *Cluster) DialWith(ctx context.Context, dialer *net.Dialer, host, network, address string) (conn net.Conn, err error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, err
 	}
@@ -22,7 +28,7 @@ func (c *Cluster) Dial(ctx context.Context, host, network, address string) (conn
 		defer close(done)
 		runtime.LockOSThread()
 		if err = enterNamespace(host); err == nil {
-			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+			conn, err = dialer.DialContext(ctx, network, address)
 		}
 	}()
 	<-done
