@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -251,46 +250,19 @@ func cordon(t *testing.T, node string, on bool) {
 
 func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
 	ns := newNamespace(t)
-	pod := func(name, node string) *v1.Pod {
-		return &v1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "web"}},
-			Spec: v1.PodSpec{
-				NodeName: node, TerminationGracePeriodSeconds: new(int64),
-				Containers: []v1.Container{{
-					Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
-					Args: []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort)},
-					ReadinessProbe: &v1.Probe{
-						ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(backendPort)}},
-						PeriodSeconds: 1,
-					},
-				}},
-			},
-		}
-	}
-	pods := client.CoreV1().Pods(ns)
-	create := func(p *v1.Pod) {
-		if _, err := pods.Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	remove := func(name string) {
-		if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	create(pod("web-1", "node1"))
+	first := newPod(t, ns, "web", "node1")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
 	}, servicePort(v1.ProtocolTCP, 80))
 	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()[0])
 
-	create(pod("web-2", "node2"))
+	second := newPod(t, ns, "web", "node2")
 	wantAddresses(t, svc, time.Minute, externalIPs()[:2]...)
-	remove("web-1")
+	first.remove(t)
 	wantAddresses(t, svc, time.Minute, externalIPs()[1])
 	wantOpen(t, getTCP, "web", 80, externalIPs()[1])
-	remove("web-2")
+	second.remove(t)
 	steady(t, 3*time.Second, "the last address while there is no endpoint", func() error {
 		got, err := addresses(t.Context(), svc)
 		if err == nil && !slices.Equal(got, externalIPs()[1:2]) {

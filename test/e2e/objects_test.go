@@ -4,8 +4,12 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -61,17 +65,7 @@ func newBackend(t *testing.T, namespace, name string) {
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: v1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec: v1.PodSpec{
-					TerminationGracePeriodSeconds: ptr.To[int64](0),
-					Containers: []v1.Container{{
-						Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
-						Args: []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort), fmt.Sprintf("--udp-port=%d", backendPort)},
-						ReadinessProbe: &v1.Probe{
-							ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(backendPort)}},
-							PeriodSeconds: 1,
-						},
-					}},
-				},
+				Spec:       backendPod(),
 			},
 		},
 	}
@@ -85,6 +79,76 @@ func newBackend(t *testing.T, namespace, name string) {
 		}
 		return err
 	})
+}
+
+// backendPod is a pod of a backend: it answers on backendPort, and dies at once.
+func backendPod() v1.PodSpec {
+	return v1.PodSpec{
+		TerminationGracePeriodSeconds: ptr.To[int64](0),
+		Containers: []v1.Container{{
+			Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
+			Args: []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort), fmt.Sprintf("--udp-port=%d", backendPort)},
+			ReadinessProbe: &v1.Probe{
+				ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(backendPort)}},
+				PeriodSeconds: 1,
+			},
+		}},
+	}
+}
+
+// pod is one that was put on a node.
+type pod struct{ namespace, name, node, ip string }
+
+// newPod puts a pod of a backend on a node and waits until it is ready. Its name
+// is made of both.
+func newPod(t *testing.T, namespace, backend, node string) pod {
+	t.Helper()
+	spec := backendPod()
+	spec.NodeName = node
+	p := pod{namespace: namespace, name: backend + "-" + node, node: node}
+	_, err := client.CoreV1().Pods(namespace).Create(t.Context(), &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: p.name, Labels: map[string]string{"app": backend}}, Spec: spec,
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "pod "+p.name+" is ready", func(ctx context.Context) error {
+		live, err := client.CoreV1().Pods(namespace).Get(ctx, p.name, metav1.GetOptions{})
+		if err == nil && !isReady(*live) {
+			err = errors.New("it is not")
+		}
+		p.ip = live.Status.PodIP
+		return err
+	})
+	return p
+}
+
+func (p pod) remove(t *testing.T) {
+	t.Helper()
+	if err := client.CoreV1().Pods(p.namespace).Delete(t.Context(), p.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// getter asks a backend for its pod's name from this pod, which has to be of a
+// backend as well.
+func (p pod) getter(over protocol) getter {
+	return func(ctx context.Context, address string, port int) (string, error) {
+		name := map[string]string{"tcp": "http", "udp": "udp"}[over.name]
+		query := url.Values{"host": {address}, "port": {strconv.Itoa(port)}, "protocol": {name}, "request": {whoAreYou}, "tries": {"1"}}
+		_, body, err := httpGet(ctx, from(p.node), p.ip, backendPort, "/dial?"+query.Encode())
+		if err != nil {
+			return "", fmt.Errorf("asking pod %s: %w", p.name, err)
+		}
+		var said struct{ Responses, Errors []string }
+		if err := json.Unmarshal([]byte(body), &said); err != nil {
+			return "", fmt.Errorf("pod %s said %q: %w", p.name, body, err)
+		}
+		if len(said.Responses) == 0 {
+			return "", fmt.Errorf("from pod %s: %v", p.name, said.Errors)
+		}
+		return said.Responses[0], nil
+	}
 }
 
 // servicePort returns a Service port that leads to a backend.

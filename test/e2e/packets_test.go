@@ -9,47 +9,45 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// getTCP asks the web server at address:port for its pod's name, from the
-// internet, over a connection of its own.
-func getTCP(ctx context.Context, address string, port int) (string, error) {
-	return getTCPFrom(ctx, cluster.Internet, address, port)
+// dialler opens connections from some place.
+type dialler func(ctx context.Context, network, address string) (net.Conn, error)
+
+// from dials from a host of the sandbox.
+func from(host string) dialler {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return sandbox.Dial(ctx, host, network, address)
+	}
 }
 
-// getTCPFrom asks from a host of the sandbox.
-func getTCPFrom(ctx context.Context, host, address string, port int) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
-			return sandbox.Dial(ctx, host, network, target)
-		},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/hostname", address, port), nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return string(body), err
+// A backend answers these questions, over TCP and UDP, with its pod's name and
+// with the address and port that it sees as the client's.
+const (
+	whoAreYou = "hostname"
+	whoAmI    = "clientip"
+)
+
+// asker asks the backend at address:port a question, over a connection of its
+// own.
+type asker func(ctx context.Context, dial dialler, address string, port int, question string) (string, error)
+
+func askTCP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
+	_, body, err := httpGet(ctx, dial, address, port, "/"+question)
+	return body, err
 }
 
-// getUDP does the same over UDP; agnhost answers the message "hostname".
-func getUDP(ctx context.Context, address string, port int) (string, error) {
+func askUDP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	conn, err := sandbox.Dial(ctx, cluster.Internet, "udp", fmt.Sprintf("%s:%d", address, port))
+	conn, err := dial(ctx, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return "", err
 	}
@@ -58,12 +56,55 @@ func getUDP(ctx context.Context, address string, port int) (string, error) {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return "", err
 	}
-	if _, err := conn.Write([]byte("hostname\n")); err != nil {
+	if _, err := conn.Write([]byte(question + "\n")); err != nil {
 		return "", err
 	}
 	buffer := make([]byte, 1500)
 	n, err := conn.Read(buffer)
 	return strings.TrimSpace(string(buffer[:n])), err
+}
+
+// protocol is one that a backend can be asked over.
+type protocol struct {
+	name string
+	ask  asker
+}
+
+var protocols = []protocol{{"tcp", askTCP}, {"udp", askUDP}}
+
+// getFrom asks the backend for its pod's name, from a host of the sandbox.
+func (p protocol) getFrom(host string) getter {
+	return func(ctx context.Context, address string, port int) (string, error) {
+		return p.ask(ctx, from(host), address, port, whoAreYou)
+	}
+}
+
+// httpGet makes one request over a connection of its own.
+func httpGet(ctx context.Context, dial dialler, address string, port int, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
+}
+
+// getTCP asks the backend at address:port for its pod's name, from the internet.
+func getTCP(ctx context.Context, address string, port int) (string, error) {
+	return askTCP(ctx, from(cluster.Internet), address, port, whoAreYou)
+}
+
+// getUDP does the same over UDP.
+func getUDP(ctx context.Context, address string, port int) (string, error) {
+	return askUDP(ctx, from(cluster.Internet), address, port, whoAreYou)
 }
 
 type getter func(ctx context.Context, address string, port int) (string, error)
@@ -85,11 +126,15 @@ func wantOpen(t *testing.T, get getter, backend string, port int, addresses ...s
 // wantClosed checks that nobody answers on any of the addresses.
 func wantClosed(t *testing.T, get getter, port int, addresses ...string) {
 	t.Helper()
+	var all sync.WaitGroup
 	for _, address := range addresses {
-		if err := isClosed(t.Context(), get, address, port); err != nil {
-			t.Errorf("%v", err)
-		}
+		all.Go(func() {
+			if err := isClosed(t.Context(), get, address, port); err != nil {
+				t.Errorf("%v", err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func isClosed(ctx context.Context, get getter, address string, port int) error {

@@ -3,21 +3,16 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -93,22 +88,7 @@ func deletePod(t *testing.T, p proxy) {
 
 // get asks a path of the proxy's health endpoint, from its node.
 func (p proxy) get(ctx context.Context, port int, path string) (status int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
-		return sandbox.Dial(ctx, p.node, network, target)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.ip, strconv.Itoa(port))+path, nil)
-	if err != nil {
-		return 0, "", err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(data), err
+	return httpGet(ctx, from(p.node), p.ip, port, path)
 }
 
 func (p proxy) readyz(ctx context.Context) (int, error) {
@@ -265,101 +245,4 @@ func (w *published) stop(t *testing.T) int {
 		t.Errorf("published addresses did not serve:\n%s", strings.Join(w.wrong, "\n"))
 	}
 	return w.fewest
-}
-
-// ending is how a held connection ended: the request that was not answered.
-type ending struct {
-	asked time.Time
-	err   error
-}
-
-// held are live connections.
-type held struct {
-	conns []net.Conn
-	ended chan ending
-}
-
-// hold opens n connections from the internet and keeps asking on each.
-func hold(t *testing.T, n int, address string) *held {
-	t.Helper()
-	h := &held{ended: make(chan ending, n)}
-	for range n {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		conn, err := sandbox.Dial(ctx, cluster.Internet, "tcp", address)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		h.conns = append(h.conns, conn)
-	}
-	// All begin together, after the last one was opened.
-	var first sync.WaitGroup
-	for _, conn := range h.conns {
-		first.Add(1)
-		go func() { h.ended <- keepAsking(conn, sync.OnceFunc(first.Done)) }()
-	}
-	first.Wait()
-	return h
-}
-
-// keepAsking calls answered after the first answer, or failure.
-func keepAsking(conn net.Conn, answered func()) ending {
-	defer answered()
-	for reader := bufio.NewReader(conn); ; time.Sleep(200 * time.Millisecond) {
-		asked := time.Now()
-		if err := ask(conn, reader); err != nil {
-			return ending{asked, err}
-		}
-		answered()
-	}
-}
-
-func ask(conn net.Conn, reader *bufio.Reader) error {
-	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(conn, "GET /hostname HTTP/1.1\r\nHost: web\r\n\r\n"); err != nil {
-		return err
-	}
-	resp, err := http.ReadResponse(reader, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
-}
-
-// wait returns how the connections ended, those that still live after a while
-// left out.
-func (h *held) wait(limit time.Duration) []ending {
-	var all []ending
-	for timeout := time.After(limit); len(all) < len(h.conns); {
-		select {
-		case e := <-h.ended:
-			all = append(all, e)
-		case <-timeout:
-			return all
-		}
-	}
-	return all
-}
-
-// causes counts the endings by their errors.
-func causes(ends []ending) []string {
-	count := map[string]int{}
-	for _, e := range ends {
-		cause := e.err
-		for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
-			cause = next
-		}
-		count[cause.Error()]++
-	}
-	var out []string
-	for cause, n := range count {
-		out = append(out, fmt.Sprintf("%d %s", n, cause))
-	}
-	slices.Sort(out)
-	return out
 }

@@ -6,9 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -80,40 +80,53 @@ func timeOfChange(t *testing.T, svc *v1.Service, all []proxy, change func(*v1.Se
 	return time.Since(began)
 }
 
-func TestWipedRulesAreRepaired(t *testing.T) {
-	ns := newNamespace(t)
+func TestDatapathWipedRulesAreRepaired(t *testing.T) {
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	p := proxies(t, svc)[0]
 	for _, table := range []string{"nat", "filter", "mangle"} {
-		p := proxies(t, svc)[0]
-		const repairs = `hostport_nodeproxy_rule_repairs_total{family="IPv4"}`
-		before := p.metric(t, repairs)
-		if out, err := p.inNamespace(t.Context(), "iptables-nft", "-t", table, "-F"); err != nil {
-			t.Fatalf("wiping: %v: %s", err, out)
+		saw := false
+		// It is not ready for a fraction of a second, which may pass while nobody looks.
+		for tries := 0; tries < 5 && !saw; tries++ {
+			saw = wipe(t, p, table)
 		}
-		sawNotReady := false
-		eventually(t, 30*time.Second, "table "+table+" is repaired", func(ctx context.Context) error {
-			for range 20 { // the proxy is not ready for a fraction of a second
-				status, err := p.readyz(ctx)
-				sawNotReady = sawNotReady || (err == nil && status == 503)
-			}
+		if !saw {
+			t.Errorf("proxy %s was never seen not ready while table %s was wiped", p.name, table)
+		}
+		wantOpen(t, getTCP, "web", port, externalIPs()...)
+	}
+}
+
+// wipe removes a proxy's rules, waits until they are repaired, and returns
+// whether the proxy was seen not ready meanwhile.
+func wipe(t *testing.T, p proxy, table string) (sawNotReady bool) {
+	t.Helper()
+	const repairs = `hostport_nodeproxy_rule_repairs_total{family="IPv4"}`
+	before := p.metric(t, repairs)
+	if out, err := p.inNamespace(t.Context(), "iptables-nft", "-t", table, "-F"); err != nil {
+		t.Fatalf("wiping: %v: %s", err, out)
+	}
+	eventually(t, 30*time.Second, "table "+table+" is repaired", func(ctx context.Context) error {
+		for {
 			metrics, err := p.metrics(ctx)
-			if err == nil && metrics[repairs] == before {
-				err = fmt.Errorf("no repair is counted")
-			}
 			if err != nil {
 				return err
 			}
-			// What is wiped before a repair has ended is part of it.
-			if status, err := p.readyz(ctx); err != nil || status != 200 {
-				return fmt.Errorf("the repair has not ended: status %d, %v", status, err)
+			status, err := p.readyz(ctx)
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-		t.Logf("table %s: seen not ready meanwhile: %v", table, sawNotReady)
-		wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	}
+			sawNotReady = sawNotReady || status == http.StatusServiceUnavailable
+			if metrics[repairs] != before && status == http.StatusOK {
+				return nil
+			}
+		}
+	})
+	return sawNotReady
 }
 
 func TestAProxyThatHangsIsStartedAgainAndLosesNoConnection(t *testing.T) {
@@ -138,9 +151,7 @@ func TestAProxyThatHangsIsStartedAgainAndLosesNoConnection(t *testing.T) {
 	if again.name != p.name || again.restarts != p.restarts+1 {
 		t.Errorf("proxy %s was started %d times more and is %s now, want one start more in the same pod", p.name, again.restarts-p.restarts, again.name)
 	}
-	if ended := held.wait(time.Second); len(ended) > 0 {
-		t.Errorf("%d of 50 connections ended: %v", len(ended), ended[0].err)
-	}
+	held.wantAlive(t)
 }
 
 func TestProxiesAreSmallAndReadySoon(t *testing.T) {
@@ -219,37 +230,4 @@ func TestADrainedNodeServesWhereverItIsPublished(t *testing.T) {
 		return fmt.Errorf("it is still there (%v)", err)
 	})
 	watch.stop(t)
-}
-
-func TestLiveConnectionsLastForTheDrainTimeOfTheirProxy(t *testing.T) {
-	ns := newNamespace(t)
-	newBackend(t, ns, "web")
-	const drain = 4 * time.Second
-	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "4"), servicePort(v1.ProtocolTCP, 80))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-
-	const replacements, each = 10, 100
-	nodes := cluster.Nodes(cluster.GCE)
-	var ends []ending
-	for i := range replacements {
-		node := nodes[i%len(nodes)]
-		held := hold(t, each, net.JoinHostPort(node.ExternalIP, "80"))
-		stopped := time.Now()
-		deletePod(t, proxyOn(t, svc, node.Name))
-		wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
-		left := time.Since(stopped)
-		if err := isClosed(t.Context(), getTCP, node.ExternalIP, 80); err == nil {
-			t.Errorf("after its address had left, %s did not serve any more", node.Name)
-		}
-		ended := held.wait(drain + 10*time.Second)
-		early := slices.DeleteFunc(slices.Clone(ended), func(e ending) bool { return e.asked.Sub(stopped) >= drain })
-		t.Logf("replacement %d: the address left after %.2fs; of %d connections %d ended before the drain time of %s", i+1, left.Seconds(), each, len(early), drain)
-		if len(early) > 0 {
-			t.Errorf("connections ended early, the first %.2fs after its proxy was told to stop: %v", early[0].asked.Sub(stopped).Seconds(), early[0].err)
-		}
-		ends = append(ends, ended...)
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
-	}
-	t.Logf("how the connections ended: %s", strings.Join(causes(ends), "; "))
 }

@@ -15,39 +15,50 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-func TestSourceRangesHoldAtTheFirewallAndInTheProxy(t *testing.T) {
-	ns := newNamespace(t)
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", func(s *v1.Service) {
-		s.Spec.LoadBalancerSourceRanges = []string{cluster.InternetIP + "/32"}
-	}, servicePort(v1.ProtocolTCP, 80))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	node := cluster.Nodes(cluster.GCE)[0]
-	arrived := countArrivals(t, node.Name, cluster.Internet2IP, 80)
-	other := func(ctx context.Context, address string, port int) (string, error) {
-		return getTCPFrom(ctx, cluster.Internet2, address, port)
-	}
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, onlyFrom(cluster.InternetIP), bothProtocols(port)...)
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
+		arrived := countArrivals(t, "node1", cluster.Internet2IP, port)
+		wantBothClosed(t, cluster.Internet2, port, externalIPs()...)
+		if n := arrived(); n != 0 {
+			t.Errorf("the firewall let %d packets from %s through", n, cluster.Internet2IP)
+		}
 
-	wantClosed(t, other, 80, externalIPs()...)
-	if n := arrived(); n != 0 {
-		t.Errorf("the firewall let %d packets from %s through to %s", n, cluster.Internet2IP, node.Name)
-	}
+		openByHand(t, port)
+		wantBothClosed(t, cluster.Internet2, port, externalIPs()...)
+		if arrived() == 0 {
+			t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", cluster.Internet2IP)
+		}
+		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
 
-	insertRule(t, &compute.Firewall{
-		Name: "opened-by-hand", TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{"0.0.0.0/0"},
-		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"80"}}},
+		editService(t, svc, onlyFrom(cluster.Internet2IP))
+		wantBothOpen(t, cluster.Internet2, port, externalIPs()...)
+		for _, p := range protocols {
+			eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
+				return isClosed(ctx, p.getFrom(cluster.Internet), externalIPs()[0], port)
+			})
+		}
 	})
-	wantClosed(t, other, 80, externalIPs()...)
-	if arrived() == 0 {
-		t.Errorf("no packet from %s arrived at %s, so the proxy had nothing to refuse", cluster.Internet2IP, node.Name)
-	}
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+}
 
-	editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{cluster.Internet2IP + "/32"} })
-	wantOpen(t, other, "web", 80, externalIPs()...)
-	eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
-		return isClosed(ctx, getTCP, node.ExternalIP, 80)
+// onlyFrom lets one address in.
+func onlyFrom(address string) func(*v1.Service) {
+	return func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{address + "/32"} }
+}
+
+// openByHand makes a firewall rule that lets everybody reach a port of the
+// nodes, until the test ends.
+func openByHand(t *testing.T, port int) {
+	t.Helper()
+	ports := []string{fmt.Sprint(port)}
+	insertRule(t, &compute.Firewall{
+		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{"0.0.0.0/0"},
+		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: ports}, {IPProtocol: "udp", Ports: ports}},
 	})
 }
 
@@ -63,14 +74,15 @@ func countArrivals(t *testing.T, node, client string, port int) func() int {
 		}
 		return out
 	}
-	nft(t.Context(), "add table ip e2e")
-	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table ip e2e") })
-	nft(t.Context(), "add chain ip e2e arrivals { type filter hook prerouting priority -300 ; }")
-	nft(t.Context(), fmt.Sprintf("add rule ip e2e arrivals ip saddr %s tcp dport %d counter", client, port))
+	table := fmt.Sprint("ip e2e-", port)
+	nft(t.Context(), "add table "+table)
+	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table "+table) })
+	nft(t.Context(), "add chain "+table+" arrivals { type filter hook prerouting priority -300 ; }")
+	nft(t.Context(), fmt.Sprintf("add rule %s arrivals ip saddr %s th dport %d counter", table, client, port))
 	return func() int {
 		t.Helper()
 		var count int
-		match := packetCount.FindStringSubmatch(nft(t.Context(), "list table ip e2e"))
+		match := packetCount.FindStringSubmatch(nft(t.Context(), "list table "+table))
 		if match == nil {
 			t.Fatal("the counter is gone")
 		}

@@ -1,0 +1,132 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// With the proxy, affinity is per node: all who come by a node are one client.
+func TestDatapathSessionAffinityHoldsAndSwitches(t *testing.T) {
+	t.Parallel()
+	crowd := newCrowd(t)
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, nil, bothProtocols(port)...)
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
+		wantAnswerers(t, 2, port)
+
+		editService(t, svc, func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityClientIP })
+		wantAnswerers(t, 1, port)
+		wantSticky(t, port)
+		for _, address := range externalIPs() {
+			met := backendsOf(t, crowd, address, port)
+			t.Logf("by %s, %d clients met %d backends", address, len(crowd), len(met))
+			if (len(met) > 1) != d.direct {
+				t.Errorf("by %s, %d clients met %v; they are different clients only where their addresses are kept", address, len(crowd), met)
+			}
+		}
+
+		editService(t, svc, func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityNone })
+		wantAnswerers(t, 2, port)
+	})
+}
+
+// aCrowd is how many connections, or clients, go to both of two backends, save
+// once in 500 million times.
+const aCrowd = 30
+
+// wantAnswerers waits until that many of two backends answer the internet host,
+// by every address.
+func wantAnswerers(t *testing.T, n, port int) {
+	t.Helper()
+	for _, address := range externalIPs() {
+		for _, p := range protocols {
+			eventually(t, time.Minute, fmt.Sprintf("%d backends answer by %s, port %d/%s", n, address, port, p.name), func(ctx context.Context) error {
+				names, err := answerers(ctx, p.ask, from(cluster.Internet), address, port, aCrowd)
+				if err == nil && len(names) != n {
+					err = fmt.Errorf("these do: %v", names)
+				}
+				return err
+			})
+		}
+	}
+}
+
+// answerers returns which backends answer n connections from one place.
+func answerers(ctx context.Context, ask asker, dial dialler, address string, port, n int) ([]string, error) {
+	var names []string
+	for range n {
+		name, err := ask(ctx, dial, address, port, whoAreYou)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// wantSticky checks that one backend answers many connections of a client, by
+// every address.
+func wantSticky(t *testing.T, port int) {
+	t.Helper()
+	const many = 200
+	for _, address := range externalIPs() {
+		for _, p := range protocols {
+			names, err := answerers(t.Context(), p.ask, from(cluster.Internet), address, port, many)
+			if err != nil || len(names) != 1 {
+				t.Errorf("%d connections by %s, port %d/%s, were answered by %v (%v), want one backend", many, address, port, p.name, names, err)
+			}
+		}
+	}
+}
+
+// newCrowd gives the internet host many more addresses and returns what dials
+// from each.
+func newCrowd(t *testing.T) []dialler {
+	t.Helper()
+	// All addresses of the route's range count as the host's own.
+	route := func(ctx context.Context, verb string) {
+		if _, err := sandbox.Exec(ctx, cluster.Internet, "ip", "route", verb, "local", "198.51.100.128/26", "dev", "lo"); err != nil {
+			t.Errorf("addresses of the crowd: %v", err)
+		}
+	}
+	route(t.Context(), "replace")
+	t.Cleanup(func() { route(context.WithoutCancel(t.Context()), "del") })
+	var crowd []dialler
+	for i := range byte(aCrowd) {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 51, 100, 128+i)}}
+		crowd = append(crowd, func(ctx context.Context, network, address string) (net.Conn, error) {
+			return sandbox.DialWith(ctx, dialer, cluster.Internet, network, address)
+		})
+	}
+	return crowd
+}
+
+// backendsOf returns which backends answer some clients, each of which has to
+// be answered by one only.
+func backendsOf(t *testing.T, clients []dialler, address string, port int) []string {
+	t.Helper()
+	var all []string
+	for _, client := range clients {
+		names, err := answerers(t.Context(), askTCP, client, address, port, 5)
+		if err != nil || len(names) != 1 {
+			t.Fatalf("a client is answered by %v (%v), want one backend", names, err)
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}

@@ -1,0 +1,144 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		backend := newPod(t, ns, "web", "node1")
+		svc := d.newService(t, ns, nil, servicePort(v1.ProtocolUDP, int32(port)))
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		wantOpen(t, getUDP, "web", port, externalIPs()...)
+		var all flows
+		for _, address := range externalIPs() {
+			for range 8 {
+				all = append(all, newFlow(t, address, port))
+			}
+		}
+		all.wantAnsweredBy(t, backend)
+
+		next := newPod(t, ns, "web", "node2")
+		backend.remove(t)
+		all.wantAnsweredBy(t, next)
+		// Nobody answers for a while.
+		next.remove(t)
+		last := newPod(t, ns, "web", "node3")
+		all.wantAnsweredBy(t, last)
+
+		if !d.direct {
+			deletePod(t, proxyOn(t, svc, "node1"))
+			wantAddresses(t, svc, time.Minute, externalIPs("node1")...)
+			wantAddresses(t, svc, time.Minute, externalIPs()...)
+			all.wantAnsweredBy(t, last)
+		}
+	})
+}
+
+// flow sends from one source port without end, every packet a question.
+type flow struct {
+	address string
+	mu      sync.Mutex
+	// sent counts packets, answered is what sent was at the last answer.
+	sent, answered int
+	answer         string
+}
+
+type flows []*flow
+
+// flowPause is the time between two packets of a flow.
+const flowPause = 50 * time.Millisecond
+
+// newFlow starts a flow from the internet that ends with the test.
+func newFlow(t *testing.T, address string, port int) *flow {
+	t.Helper()
+	conn, err := sandbox.Dial(t.Context(), cluster.Internet, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &flow{address: address}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.send(ctx, conn) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		conn.Close()
+	})
+	return f
+}
+
+// send does not mind errors: that nobody listens is told by the next packet's.
+func (f *flow) send(ctx context.Context, conn net.Conn) {
+	pause := time.NewTicker(flowPause)
+	defer pause.Stop()
+	buffer := make([]byte, 1500)
+	for {
+		_, _ = conn.Write([]byte(whoAreYou))
+		_ = conn.SetReadDeadline(time.Now().Add(flowPause))
+		n, err := conn.Read(buffer)
+		f.note(string(buffer[:n]), err)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *flow) note(answer string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent++
+	if err == nil {
+		f.answered, f.answer = f.sent, strings.TrimSpace(answer)
+	}
+}
+
+func (f *flow) state() (sent, answered int, answer string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent, f.answered, f.answer
+}
+
+// wantAnsweredBy checks that a backend that is ready answers all flows soon. A
+// flow that is stuck at an old target stays so for as long as it sends.
+func (all flows) wantAnsweredBy(t *testing.T, backend pod) {
+	t.Helper()
+	const limit = 1200
+	before := make([]int, len(all))
+	for i, f := range all {
+		before[i], _, _ = f.state()
+	}
+	worst := 0
+	eventually(t, 10*time.Minute, backend.name+" answers all flows", func(context.Context) error {
+		for i, f := range all {
+			sent, answered, answer := f.state()
+			if answered > before[i] && answer == backend.name {
+				continue
+			}
+			worst = sent - before[i]
+			if worst > limit {
+				t.Fatalf("a flow to %s is not answered by %s after %d packets; %q answered %d packets ago", f.address, backend.name, worst, answer, sent-answered)
+			}
+			return fmt.Errorf("a flow to %s is not, after %d packets", f.address, worst)
+		}
+		return nil
+	})
+	t.Logf("%s answered each of %d flows within %d packets", backend.name, len(all), worst+1)
+}
