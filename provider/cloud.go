@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -158,30 +157,18 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 		c.own.useRecorder(recorder)
 	}
 	return &loadBalancer{
-		settings: settings,
-		defaults: c.config.Options(),
-		ipMode:   c.ipMode(),
-		kube:     kube,
-		pods:     ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
-		configMaps: objects[*v1.ConfigMap]{
-			kind:     "ConfigMap",
-			settings: settings,
-			cached:   ours.Core().V1().ConfigMaps().Lister().ConfigMaps(settings.Namespace),
-			client:   kube.CoreV1().ConfigMaps(settings.Namespace),
-			update:   plan.UpdateConfigMap,
-		},
-		daemonSets: objects[*appsv1.DaemonSet]{
-			kind:     "DaemonSet",
-			settings: settings,
-			cached:   ours.Apps().V1().DaemonSets().Lister().DaemonSets(settings.Namespace),
-			client:   kube.AppsV1().DaemonSets(settings.Namespace),
-			update:   plan.UpdateDaemonSet,
-		},
-		openings: newOpenings(c.firewall),
-		reporter: newReporter(recorder),
-		services: services,
-		own:      c.own,
-		watch:    c.watch,
+		settings:   settings,
+		defaults:   c.config.Options(),
+		ipMode:     c.ipMode(),
+		kube:       kube,
+		pods:       ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
+		configMaps: configMapsOf(kube, settings, ours.Core().V1().ConfigMaps().Lister()),
+		daemonSets: daemonSetsOf(kube, settings, ours.Apps().V1().DaemonSets().Lister()),
+		openings:   newOpenings(c.firewall),
+		reporter:   newReporter(recorder),
+		services:   services,
+		own:        c.own,
+		watch:      c.watch,
 	}
 }
 

@@ -88,10 +88,7 @@ func configMaps(t *testing.T, kube *fake.Clientset, stale ...*v1.ConfigMap) obje
 			t.Fatal(err)
 		}
 	}
-	return objects[*v1.ConfigMap]{
-		kind: "ConfigMap", settings: plan.Settings{ClusterID: "alpha", Namespace: system},
-		cached: corelisters.NewConfigMapLister(memory).ConfigMaps(system), client: kube.CoreV1().ConfigMaps(system), update: plan.UpdateConfigMap,
-	}
+	return configMapsOf(kube, plan.Settings{ClusterID: "alpha", Namespace: system}, corelisters.NewConfigMapLister(memory))
 }
 
 func wanted(t *testing.T) *v1.ConfigMap {
@@ -134,7 +131,7 @@ func TestEnsureBelievesTheServerMoreThanItsMemory(t *testing.T) {
 			if c.remembered != nil {
 				remembered = append(remembered, c.remembered.DeepCopy())
 			}
-			got, err := configMaps(t, kube, remembered...).ensure(context.Background(), service("web"), wanted(t))
+			_, got, err := configMaps(t, kube, remembered...).ensure(context.Background(), service("web"), wanted(t))
 			if err != nil || got != c.want {
 				t.Fatalf("got %q, %v, want %q", got, err, c.want)
 			}

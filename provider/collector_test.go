@@ -61,14 +61,8 @@ func newLand(fatal func(...any), owners ...firewall.Owner) *land {
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	l.collector = newCollector(&loadBalancer{
 		settings: settings, kube: l.kube, openings: newOpenings(fw), reporter: newReporter(l.events),
-		daemonSets: objects[*appsv1.DaemonSet]{
-			kind: "DaemonSet", settings: settings, client: l.kube.AppsV1().DaemonSets(system),
-			cached: appslisters.NewDaemonSetLister(sets).DaemonSets(system),
-		},
-		configMaps: objects[*v1.ConfigMap]{
-			kind: "ConfigMap", settings: settings, client: l.kube.CoreV1().ConfigMaps(system),
-			cached: corelisters.NewConfigMapLister(maps).ConfigMaps(system),
-		},
+		daemonSets: daemonSetsOf(l.kube, settings, appslisters.NewDaemonSetLister(sets)),
+		configMaps: configMapsOf(l.kube, settings, corelisters.NewConfigMapLister(maps)),
 	}, corelisters.NewServiceLister(l.memory))
 	return l
 }

@@ -48,7 +48,7 @@ func (o objects[T]) leftovers() leftovers {
 // owners reads from memory: objects that it does not know yet are looked at
 // next time.
 func (o objects[T]) owners(context.Context) ([]firewall.Owner, error) {
-	all, err := o.cached.List(o.settings.Selector())
+	all, err := o.list(o.settings.Selector())
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (o objects[T]) owners(context.Context) ([]firewall.Owner, error) {
 // removeAll deletes an owner's objects, each on condition that it is still the
 // one that was looked at.
 func (o objects[T]) removeAll(ctx context.Context, owner firewall.Owner) (bool, error) {
-	all, err := o.cached.List(o.settings.Selector())
+	all, err := o.list(o.settings.Selector())
 	if err != nil {
 		return false, err
 	}
@@ -80,7 +80,7 @@ func (o objects[T]) removeAll(ctx context.Context, owner firewall.Owner) (bool, 
 		}
 		err := o.delete(ctx, obj)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return removed, o.failed("deleting", obj.GetName(), err)
+			return removed, o.failed("deleting", obj, err)
 		}
 		removed = removed || err == nil
 	}
@@ -88,7 +88,7 @@ func (o objects[T]) removeAll(ctx context.Context, owner firewall.Owner) (bool, 
 }
 
 func (o objects[T]) delete(ctx context.Context, obj T) error {
-	return o.client.Delete(ctx, obj.GetName(), metav1.DeleteOptions{
+	return o.client(obj.GetNamespace()).Delete(ctx, obj.GetName(), metav1.DeleteOptions{
 		Preconditions:     &metav1.Preconditions{UID: ptr.To(obj.GetUID())},
 		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
 	})

@@ -151,14 +151,14 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options,
 
 // run makes the proxies. The config comes first, as they wait for it.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan) error {
-	done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
+	_, done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
 	if err != nil {
 		return err
 	}
 	if done == updated {
 		l.nudge(ctx, svc)
 	}
-	_, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
+	_, _, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
 	return err
 }
 

@@ -33,7 +33,6 @@ type writer[T any] interface {
 // reader reads the same objects from memory.
 type reader[T any] interface {
 	Get(name string) (T, error)
-	List(selector labels.Selector) ([]T, error)
 }
 
 // objects keeps one kind of object equal to plan. It never changes or deletes
@@ -41,65 +40,78 @@ type reader[T any] interface {
 type objects[T metav1.Object] struct {
 	kind     string
 	settings plan.Settings
-	cached   reader[T]
-	client   writer[T]
+	// namespace holds the objects; empty: each is where its Service is.
+	namespace string
+	// list reads them from memory, wherever they are.
+	list   func(labels.Selector) ([]T, error)
+	cached func(namespace string) reader[T]
+	client func(namespace string) writer[T]
 	// update returns what to write to make have equal to want, or false.
 	update func(have, want T) (T, bool)
 }
 
-// ensure makes the object equal to want. Memory may be behind: where it
-// contradicts the API server, the latter is asked.
-func (o objects[T]) ensure(ctx context.Context, svc *v1.Service, want T) (change, error) {
-	have, err := o.cached.Get(want.GetName())
+// ensure makes the object equal to want, and returns it. Memory may be behind:
+// where it contradicts the API server, the latter is asked.
+func (o objects[T]) ensure(ctx context.Context, svc *v1.Service, want T) (have T, done change, err error) {
+	have, err = o.cached(want.GetNamespace()).Get(want.GetName())
 	if err == nil {
-		done, err := o.bring(ctx, svc, have, want)
+		next, done, err := o.bring(ctx, svc, have, want)
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return done, err
+			return next, done, err
 		}
 	} else if !apierrors.IsNotFound(err) {
-		return unchanged, o.failed("reading", want.GetName(), err)
+		return have, unchanged, o.failed("reading", want, err)
 	}
-	if _, err = o.client.Create(ctx, want, metav1.CreateOptions{}); err == nil {
-		o.log(ctx, svc, created, want.GetName())
-		return created, nil
+	client := o.client(want.GetNamespace())
+	if have, err = client.Create(ctx, want, metav1.CreateOptions{}); err == nil {
+		o.log(ctx, svc, created, want)
+		return have, created, nil
 	} else if !apierrors.IsAlreadyExists(err) {
-		return unchanged, o.failed("creating", want.GetName(), err)
+		return have, unchanged, o.failed("creating", want, err)
 	}
-	if have, err = o.client.Get(ctx, want.GetName(), metav1.GetOptions{}); err != nil {
-		return unchanged, o.failed("reading", want.GetName(), err)
+	if have, err = client.Get(ctx, want.GetName(), metav1.GetOptions{}); err != nil {
+		return have, unchanged, o.failed("reading", want, err)
 	}
 	return o.bring(ctx, svc, have, want)
 }
 
 // bring updates an object that is there.
-func (o objects[T]) bring(ctx context.Context, svc *v1.Service, have, want T) (change, error) {
+func (o objects[T]) bring(ctx context.Context, svc *v1.Service, have, want T) (T, change, error) {
 	if !o.settings.Owns(svc, have) {
-		return unchanged, fmt.Errorf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
-			o.kind, o.settings.Namespace, want.GetName(), plan.LabelServiceUID, svc.UID)
+		return have, unchanged, fmt.Errorf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
+			o.kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)
 	}
 	next, differs := o.update(have, want)
 	if !differs {
-		return unchanged, nil
+		return have, unchanged, nil
 	}
-	if _, err := o.client.Update(ctx, next, metav1.UpdateOptions{}); err != nil {
-		return unchanged, o.failed("updating", want.GetName(), err)
+	next, err := o.client(want.GetNamespace()).Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return have, unchanged, o.failed("updating", want, err)
 	}
-	o.log(ctx, svc, updated, want.GetName())
-	return updated, nil
+	o.log(ctx, svc, updated, want)
+	return next, updated, nil
 }
 
 // find asks the API server, as a deletion must not miss what memory does not
 // know yet. found is false for an object that is not ours.
 func (o objects[T]) find(ctx context.Context, svc *v1.Service) (have T, found bool, err error) {
-	name := plan.Name(svc)
-	have, err = o.client.Get(ctx, name, metav1.GetOptions{})
+	at := klog.KRef(o.namespaceFor(svc), plan.Name(svc))
+	have, err = o.client(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return have, false, nil
 	}
 	if err != nil {
-		return have, false, o.failed("looking for", name, err)
+		return have, false, fmt.Errorf("looking for %s %s: %w", o.kind, at, err)
 	}
 	return have, o.settings.Owns(svc, have), nil
+}
+
+func (o objects[T]) namespaceFor(svc *v1.Service) string {
+	if o.namespace == "" {
+		return svc.Namespace
+	}
+	return o.namespace
 }
 
 // remove deletes the Service's object if it is there.
@@ -109,16 +121,16 @@ func (o objects[T]) remove(ctx context.Context, svc *v1.Service) error {
 		return err
 	}
 	if err = o.delete(ctx, have); err != nil && !apierrors.IsNotFound(err) {
-		return o.failed("deleting", have.GetName(), err)
+		return o.failed("deleting", have, err)
 	}
-	o.log(ctx, svc, "deleted", have.GetName())
+	o.log(ctx, svc, "deleted", have)
 	return nil
 }
 
-func (o objects[T]) failed(doing, name string, err error) error {
-	return fmt.Errorf("%s %s %s/%s: %w", doing, o.kind, o.settings.Namespace, name, err)
+func (o objects[T]) failed(doing string, obj T, err error) error {
+	return fmt.Errorf("%s %s %s/%s: %w", doing, o.kind, obj.GetNamespace(), obj.GetName(), err)
 }
 
-func (o objects[T]) log(ctx context.Context, svc *v1.Service, done change, name string) {
-	klog.FromContext(ctx).V(2).Info("Changed an object", "service", klog.KObj(svc), "kind", o.kind, "object", klog.KRef(o.settings.Namespace, name), "change", done)
+func (o objects[T]) log(ctx context.Context, svc *v1.Service, done change, obj T) {
+	klog.FromContext(ctx).V(2).Info("Changed an object", "service", klog.KObj(svc), "kind", o.kind, "object", klog.KRef(obj.GetNamespace(), obj.GetName()), "change", done)
 }
