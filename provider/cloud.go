@@ -183,17 +183,18 @@ func (c *Cloud) settings() plan.Settings {
 }
 
 // ipMode follows from where an address is. VIP has kube-proxy serve it on every
-// node, which is right for one that no node bears, as GCE's external ones. For
-// a node's own address it would take the packets away from the proxies, and in
-// IPVS mode bind the address to every node and so cut its owner off.
+// node, which is right for one that no node bears: of GCE's external ones those
+// of IPv4, as IPv6 is not translated. For a node's own address it would take the
+// packets away from the proxies, and in IPVS mode bind the address to every node
+// and so cut its owner off.
 func (c *Cloud) ipMode() publish.IPMode {
 	if mode := c.config.LoadBalancer.IPMode; mode != "" {
-		return publish.IPMode{External: mode, Internal: mode}
+		return publish.IPMode{ExternalIPv4: mode, Other: mode}
 	}
 	if c.config.Provider == config.ProviderGCE {
-		return publish.IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy}
+		return publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy}
 	}
-	return publish.IPMode{External: v1.LoadBalancerIPModeProxy, Internal: v1.LoadBalancerIPModeProxy}
+	return publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy}
 }
 
 // newRecorder sends events of our own until ctx is done.

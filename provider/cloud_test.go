@@ -35,19 +35,19 @@ func TestNewChoosesTheCloud(t *testing.T) {
 	}{
 		"GCE": {
 			config.CloudConfig{Provider: config.ProviderGCE, GCE: endpoint, LoadBalancer: config.LoadBalancer{Firewall: options.FirewallManaged}},
-			true, true, publish.IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy},
+			true, true, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy},
 		},
 		"GCE with its firewall kept by hand": {
 			config.CloudConfig{Provider: config.ProviderGCE, GCE: endpoint, LoadBalancer: config.LoadBalancer{Firewall: options.FirewallNone}},
-			true, false, publish.IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy},
+			true, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy},
 		},
 		"no cloud": {
 			config.CloudConfig{Provider: config.ProviderNone, LoadBalancer: config.LoadBalancer{Firewall: options.FirewallManaged}},
-			false, false, publish.IPMode{External: v1.LoadBalancerIPModeProxy, Internal: v1.LoadBalancerIPModeProxy},
+			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy},
 		},
 		"an ip mode of the user's": {
 			config.CloudConfig{Provider: config.ProviderNone, LoadBalancer: config.LoadBalancer{IPMode: v1.LoadBalancerIPModeVIP}},
-			false, false, publish.IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeVIP},
+			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeVIP},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

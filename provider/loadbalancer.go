@@ -186,7 +186,7 @@ func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Op
 	if len(p.Conflicts) > 0 {
 		// kube-proxy would serve a VIP on all ports of the Service, also those
 		// that belong to others or to the node.
-		ipMode = publish.IPMode{External: v1.LoadBalancerIPModeProxy, Internal: v1.LoadBalancerIPModeProxy}
+		ipMode = publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy}
 	}
 	return publish.Status(publish.Input{
 		Nodes:     nodes,

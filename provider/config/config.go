@@ -87,7 +87,7 @@ type LoadBalancer struct {
 	// IPMode of the published addresses: VIP lets kube-proxy serve clients
 	// inside the cluster without leaving the node, Proxy sends them out to
 	// the address. VIP is wrong for an address that a node itself bears if
-	// kube-proxy runs in IPVS mode. Default: VIP for external addresses of
+	// kube-proxy runs in IPVS mode. Default: VIP for external IPv4 addresses of
 	// provider gce, which exist outside the nodes only, else Proxy.
 	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
 	// Failover says when the addresses of a node that dies leave: "fast"

@@ -24,8 +24,8 @@ func addresses(in Input, node *v1.Node) []address {
 	}
 	var list []address
 	for _, f := range families {
-		external := ofType(node, v1.NodeExternalIP, f, in.IPMode.External)
-		internal := ofType(node, v1.NodeInternalIP, f, in.IPMode.Internal)
+		external := ofType(node, v1.NodeExternalIP, f, in.IPMode)
+		internal := ofType(node, v1.NodeInternalIP, f, in.IPMode)
 		switch {
 		case in.Addresses == options.Internal:
 			list = append(list, internal...)
@@ -49,7 +49,11 @@ func public(list []address) []address {
 
 // ofType drops what is no IP address: the API server would refuse the whole
 // status for it.
-func ofType(node *v1.Node, kind v1.NodeAddressType, f v1.IPFamily, mode v1.LoadBalancerIPMode) []address {
+func ofType(node *v1.Node, kind v1.NodeAddressType, f v1.IPFamily, modes IPMode) []address {
+	mode := modes.Other
+	if kind == v1.NodeExternalIP && f == v1.IPv4Protocol {
+		mode = modes.ExternalIPv4
+	}
 	var list []address
 	for _, a := range node.Status.Addresses {
 		ip, err := netip.ParseAddr(a.Address)

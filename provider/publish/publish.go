@@ -38,15 +38,19 @@ type Input struct {
 	Addresses options.Addresses
 	// MaxNodes bounds how many nodes are published; 0 is no bound.
 	MaxNodes int
-	// IPMode of external and of internal addresses. Neither may be empty: the
-	// API server would put VIP for it, and each sync would see a difference.
+	// IPMode of the addresses. Neither may be empty: the API server would put
+	// VIP for it, and each sync would see a difference.
 	IPMode IPMode
 	// Ports go with every address; nil if there is nothing to say about them.
 	Ports []v1.PortStatus
 }
 
 // IPMode tells kube-proxy how to treat addresses.
-type IPMode struct{ External, Internal v1.LoadBalancerIPMode }
+type IPMode struct {
+	// ExternalIPv4 is of addresses that a cloud may translate on their way to a
+	// node, Other of those that nodes bear themselves.
+	ExternalIPv4, Other v1.LoadBalancerIPMode
+}
 
 // Status returns what to publish. It is never nil, and sorted: first by the
 // Service's order of IP families, then by address.

@@ -13,7 +13,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-var modes = IPMode{External: v1.LoadBalancerIPModeVIP, Internal: v1.LoadBalancerIPModeProxy}
+var modes = IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy}
 
 // node has the external address 203.0.113.n and the internal one 10.0.0.n.
 func node(n int, change ...func(*v1.Node)) *v1.Node {
@@ -213,18 +213,16 @@ func TestStatus(t *testing.T) {
 }
 
 func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
-	got := Status(Input{
-		Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)},
-		Addresses: options.ExternalOrInternal, IPMode: modes,
-	})
-	for _, entry := range got.Ingress {
-		want := v1.LoadBalancerIPModeVIP
-		if entry.IP == "10.0.0.2" {
-			want = v1.LoadBalancerIPModeProxy
-		}
-		if *entry.IPMode != want {
-			t.Errorf("%s: got mode %s, want %s", entry.IP, *entry.IPMode, want)
-		}
+	got := map[string]v1.LoadBalancerIPMode{}
+	for _, entry := range Status(Input{
+		Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1"))), node(2, addressed(internal("10.0.0.2")))},
+		Pods:  []*v1.Pod{pod(1, true), pod(2, true)}, Addresses: options.ExternalOrInternal, IPMode: modes,
+	}).Ingress {
+		got[entry.IP] = *entry.IPMode
+	}
+	const vip, proxy = v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy
+	if diff := cmp.Diff(map[string]v1.LoadBalancerIPMode{"203.0.113.1": vip, "2001:db8::1": proxy, "10.0.0.2": proxy}, got); diff != "" {
+		t.Errorf("modes differ (-want +got):\n%s", diff)
 	}
 }
 
