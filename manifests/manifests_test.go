@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -111,8 +112,13 @@ func TestEverythingIsInOurNamespace(t *testing.T) {
 				t.Errorf("namespace %s, want %s", o.GetName(), namespace)
 			}
 		case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
+		case *rbacv1.Role:
+			reader := o.GetNamespace() == metav1.NamespaceSystem && cmp.Equal(object.Rules, kubeProxyConfig)
+			if !reader && o.GetNamespace() != namespace {
+				t.Errorf("role %s/%s is outside of %s", o.GetNamespace(), o.GetName(), namespace)
+			}
 		case *rbacv1.RoleBinding:
-			reader := object.RoleRef.Name == "extension-apiserver-authentication-reader" && o.GetNamespace() == "kube-system"
+			reader := o.GetNamespace() == metav1.NamespaceSystem && slices.Contains([]string{"extension-apiserver-authentication-reader", "hostport-ccm"}, object.RoleRef.Name)
 			if !reader && o.GetNamespace() != namespace {
 				t.Errorf("role binding %s/%s is outside of %s", o.GetNamespace(), o.GetName(), namespace)
 			}
@@ -120,6 +126,27 @@ func TestEverythingIsInOurNamespace(t *testing.T) {
 			if o.GetNamespace() != namespace {
 				t.Errorf("%T %s/%s is outside of %s", object, o.GetNamespace(), o.GetName(), namespace)
 			}
+		}
+	}
+}
+
+// kubeProxyConfig is all that may be read in kube-system by a role of ours.
+var kubeProxyConfig = []rbacv1.PolicyRule{{
+	APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-proxy"}, Verbs: []string{"get"},
+}}
+
+func TestOnlyTheComponentDirectMayWriteServices(t *testing.T) {
+	for _, r := range of[*rbacv1.ClusterRole](t) {
+		for _, rule := range r.Rules {
+			writes := slices.ContainsFunc(rule.Verbs, func(verb string) bool { return !slices.Contains([]string{"get", "list", "watch"}, verb) })
+			if writes && slices.Contains(rule.Resources, "services") && r.Name != "hostport-ccm:direct" {
+				t.Errorf("role %s may %v services", r.Name, rule.Verbs)
+			}
+		}
+	}
+	for _, path := range files(t, kustomization) {
+		if strings.HasPrefix(path, "overlays/") && strings.Contains(string(read(t, path)), "components") {
+			t.Errorf("%s has components, which are for the user to add", path)
 		}
 	}
 }

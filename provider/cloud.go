@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -133,7 +134,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		rules.Roster, rules.ClusterID = roster(settings, services.Lister()), settings.ClusterID
 	}
 	recorder := newRecorder(ctx, kube)
-	c.balancer = c.newLoadBalancer(kube, ours, services, recorder)
+	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)
 	c.balancer.around = around
 	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
@@ -146,29 +147,37 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
 		c.watch.Follow(tellOf(recorder, services))
+		c.balancer.kubeProxy.look(ctx)
+		go c.balancer.kubeProxy.watch(ctx, kubeProxyPeriod, services.PokeAll)
 		go c.balancer.guardFirewall(ctx, services.Informer().HasSynced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod))
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
 }
 
-func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.SharedInformerFactory, services poker, recorder record.EventRecorder) *loadBalancer {
+func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.SharedInformerFactory, all corelisters.ServiceLister, services poker, recorder record.EventRecorder) *loadBalancer {
 	settings := c.settings()
 	if c.own != nil {
 		c.own.useRecorder(recorder)
 	}
+	lb := &c.config.LoadBalancer
 	return &loadBalancer{
-		settings:   settings,
-		defaults:   c.config.Options(),
-		ipMode:     c.ipMode(),
-		kube:       kube,
-		pods:       ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
-		configMaps: configMapsOf(kube, settings, ours.Core().V1().ConfigMaps().Lister()),
-		daemonSets: daemonSetsOf(kube, settings, ours.Apps().V1().DaemonSets().Lister()),
-		openings:   newOpenings(c.firewall),
-		reporter:   newReporter(recorder),
-		services:   services,
-		own:        c.own,
-		watch:      c.watch,
+		settings:     settings,
+		defaults:     c.config.Options(),
+		ipMode:       c.ipMode(),
+		forcedIPMode: lb.IPMode,
+		translated:   c.config.Provider == config.ProviderGCE,
+		kube:         kube,
+		pods:         ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
+		configMaps:   configMapsOf(kube, settings, ours.Core().V1().ConfigMaps().Lister()),
+		daemonSets:   daemonSetsOf(kube, settings, ours.Apps().V1().DaemonSets().Lister()),
+		mirrors:      mirrorsOf(kube, settings, all),
+		kubeProxy:    &kubeProxy{kube: kube, told: lb.KubeProxyMode},
+		settling:     settling{time: settleTime},
+		openings:     newOpenings(c.firewall),
+		reporter:     newReporter(recorder),
+		services:     services,
+		own:          c.own,
+		watch:        c.watch,
 	}
 }
 
@@ -185,16 +194,17 @@ func (c *Cloud) settings() plan.Settings {
 // ipMode follows from where an address is. VIP has kube-proxy serve it on every
 // node, which is right for one that no node bears: of GCE's external ones those
 // of IPv4, as IPv6 is not translated. For a node's own address it would take the
-// packets away from the proxies, and in IPVS mode bind the address to every node
-// and so cut its owner off.
+// packets away from the proxies, which is right only where there are to be none,
+// and in IPVS mode bind the address to every node and so cut its owner off.
 func (c *Cloud) ipMode() publish.IPMode {
-	if mode := c.config.LoadBalancer.IPMode; mode != "" {
-		return publish.IPMode{ExternalIPv4: mode, Other: mode}
-	}
+	mode := publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy, Direct: v1.LoadBalancerIPModeVIP}
 	if c.config.Provider == config.ProviderGCE {
-		return publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy}
+		mode.ExternalIPv4, mode.Direct = v1.LoadBalancerIPModeVIP, "" // A mirror has the others.
 	}
-	return publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy}
+	if forced := c.config.LoadBalancer.IPMode; forced != "" {
+		mode.ExternalIPv4, mode.Other = forced, forced
+	}
+	return mode
 }
 
 // newRecorder sends events of our own until ctx is done.

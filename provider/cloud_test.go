@@ -43,11 +43,11 @@ func TestNewChoosesTheCloud(t *testing.T) {
 		},
 		"no cloud": {
 			config.CloudConfig{Provider: config.ProviderNone, LoadBalancer: config.LoadBalancer{Firewall: options.FirewallManaged}},
-			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy},
+			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy, Direct: v1.LoadBalancerIPModeVIP},
 		},
 		"an ip mode of the user's": {
 			config.CloudConfig{Provider: config.ProviderNone, LoadBalancer: config.LoadBalancer{IPMode: v1.LoadBalancerIPModeVIP}},
-			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeVIP},
+			false, false, publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeVIP, Direct: v1.LoadBalancerIPModeVIP},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,12 +69,11 @@ func TestNewChoosesTheCloud(t *testing.T) {
 }
 
 func TestOnlyTheConfigCanSwitchTheFirewallOn(t *testing.T) {
-	noPods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-	l := &loadBalancer{around: nobody{}, pods: corelisters.NewPodLister(noPods).Pods("hostport-system"), defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
-	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil); err == nil {
+	l := &loadBalancer{around: nobody{}, defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
+	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil, nil); err == nil {
 		t.Error("an annotation overrules a config that says hands off")
 	}
-	if _, _, err := l.plan(service("web"), nil); err != nil {
+	if _, _, err := l.plan(service("web"), nil, nil); err != nil {
 		t.Error(err)
 	}
 }

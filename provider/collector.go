@@ -51,6 +51,7 @@ type collector struct {
 func newCollector(l *loadBalancer, services corelisters.ServiceLister) *collector {
 	return &collector{kube: l.kube, services: services, reporter: l.reporter, kinds: []leftovers{
 		l.openings.leftovers(l.settings.ClusterID, l.defaults.Firewall),
+		l.mirrors.leftovers(),
 		l.daemonSets.leftovers(),
 		l.configMaps.leftovers(),
 	}}

@@ -39,30 +39,31 @@ type land struct {
 	events   *record.FakeRecorder
 }
 
-// newLand holds a firewall rule, a DaemonSet and a ConfigMap for each of the
+// newLand holds a firewall rule, a DaemonSet, a ConfigMap and a mirror for each of the
 // owners, of whatever cluster.
 func newLand(fatal func(...any), owners ...firewall.Owner) *land {
 	index := func() cache.Indexer {
 		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	}
-	fw, sets, maps := &firewall.Fake{}, index(), index()
+	fw, sets, maps, services := &firewall.Fake{}, index(), index(), index()
 	var stored []runtime.Object
 	for _, owner := range owners {
 		p, err := plan.Make(plan.Settings{ClusterID: owner.ClusterID, Namespace: system}, withPort(remains(owner)), options.Default(), []*v1.Node{node("n1", "203.0.113.1")})
 		if err == nil {
 			_, err = fw.Ensure(context.Background(), p.Firewall)
 		}
-		if err := errors.Join(err, sets.Add(p.DaemonSet), maps.Add(p.ConfigMap)); err != nil {
+		if err := errors.Join(err, sets.Add(p.DaemonSet), maps.Add(p.ConfigMap), services.Add(p.Mirror)); err != nil {
 			fatal(err)
 		}
-		stored = append(stored, p.DaemonSet, p.ConfigMap)
+		stored = append(stored, p.DaemonSet, p.ConfigMap, p.Mirror)
 	}
-	l := &land{kube: fake.NewClientset(stored...), firewall: fw, sets: sets, memory: index(), events: record.NewFakeRecorder(100)}
+	l := &land{kube: fake.NewClientset(stored...), firewall: fw, sets: sets, memory: services, events: record.NewFakeRecorder(100)}
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	l.collector = newCollector(&loadBalancer{
 		settings: settings, kube: l.kube, openings: newOpenings(fw), reporter: newReporter(l.events),
 		daemonSets: daemonSetsOf(l.kube, settings, appslisters.NewDaemonSetLister(sets)),
 		configMaps: configMapsOf(l.kube, settings, corelisters.NewConfigMapLister(maps)),
+		mirrors:    mirrorsOf(l.kube, settings, corelisters.NewServiceLister(l.memory)),
 	}, corelisters.NewServiceLister(l.memory))
 	return l
 }
@@ -99,6 +100,13 @@ func (l *land) left(fatal func(...any)) []string {
 	for _, m := range maps.Items {
 		left = append(left, mark("ConfigMap", &m))
 	}
+	services, err := l.kube.CoreV1().Services("").List(context.Background(), metav1.ListOptions{LabelSelector: plan.LabelServiceUID})
+	if err != nil {
+		fatal(err)
+	}
+	for _, mirror := range services.Items {
+		left = append(left, mark("mirror", &mirror))
+	}
 	slices.Sort(left)
 	return left
 }
@@ -107,7 +115,7 @@ func (l *land) left(fatal func(...any)) []string {
 func all(owners ...firewall.Owner) []string {
 	var list []string
 	for _, o := range owners {
-		for _, kind := range []string{"rule", "DaemonSet", "ConfigMap"} {
+		for _, kind := range []string{"rule", "DaemonSet", "ConfigMap", "mirror"} {
 			list = append(list, fmt.Sprintf("%s of %s %s", kind, o.ClusterID, o.UID))
 		}
 	}
@@ -188,7 +196,7 @@ func TestWhatANamesakeLeftBehindIsCollected(t *testing.T) {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
 	event := <-l.events.Events
-	for _, part := range []string{reasonLeftoversRemoved, "firewall rules, DaemonSet, ConfigMap", "hostport-ccm.io/cleanup"} {
+	for _, part := range []string{reasonLeftoversRemoved, "firewall rules, mirror Service, DaemonSet, ConfigMap", "hostport-ccm.io/cleanup"} {
 		if !strings.Contains(event, part) {
 			t.Errorf("event %q lacks %q", event, part)
 		}

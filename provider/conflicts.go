@@ -13,25 +13,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 )
 
-// share plans a Service in view of what others have.
-func (l *loadBalancer) share(svc *v1.Service, o options.Options, nodes []*v1.Node) (*plan.Plan, error) {
-	return plan.Share(l.settings, svc, o, nodes, plan.Rivals{
-		Services: l.around.Services(),
-		Defaults: l.defaults,
-		Pods:     l.holders(svc),
-	})
-}
-
 // holders returns the pods of others that have the Service's ports. Who asks for
-// a port that a ready proxy has on the same node does not have it: the kubelet
-// turns such a pod away.
-func (l *loadBalancer) holders(svc *v1.Service) map[string][]*v1.Pod {
+// a port that is served on the same node already does not have it: where a proxy
+// is ready the kubelet turns such a pod away; where kube-proxy serves, the pod
+// runs, and is late.
+func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[string][]*v1.Pod) {
 	ours := map[string]bool{}
 	for _, proxy := range l.proxies(svc) {
 		for _, port := range proxy.Spec.Containers[0].Ports {
@@ -40,11 +32,18 @@ func (l *loadBalancer) holders(svc *v1.Service) map[string][]*v1.Pod {
 			}
 		}
 	}
-	holders := l.around.Holders(svc)
-	for key, pods := range holders {
-		holders[key] = slices.DeleteFunc(pods, func(pod *v1.Pod) bool { return ours[pod.Spec.NodeName+" "+key] })
+	held, late = map[string][]*v1.Pod{}, map[string][]*v1.Pod{}
+	for key, pods := range l.around.Holders(svc) {
+		for _, pod := range pods {
+			switch node := pod.Spec.NodeName; {
+			case now.nodes[node] && now.ports.Has(key):
+				late[key] = append(late[key], pod)
+			case !ours[node+" "+key]:
+				held[key] = append(held[key], pod)
+			}
+		}
 	}
-	return holders
+	return held, late
 }
 
 // proxies returns the Service's proxy pods, in any state.
@@ -84,10 +83,29 @@ func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]warning
 	if err != nil {
 		return told, err
 	}
-	if err := l.daemonSets.remove(ctx, svc); err != nil {
+	if err := l.removeMirror(ctx, svc); err != nil {
 		return told, err
 	}
-	return told, l.configMaps.remove(ctx, svc)
+	return told, l.removeProxies(ctx, svc)
+}
+
+func (l *loadBalancer) removeProxies(ctx context.Context, svc *v1.Service) error {
+	l.settling.forget(svc.UID)
+	if err := l.daemonSets.remove(ctx, svc); err != nil {
+		return err
+	}
+	return l.configMaps.remove(ctx, svc)
+}
+
+// removeMirror leaves the mirror of a Service that is being deleted to the
+// garbage collector if it has to: it goes with its owner.
+func (l *loadBalancer) removeMirror(ctx context.Context, svc *v1.Service) error {
+	err := l.mirrors.remove(ctx, svc)
+	if apierrors.IsForbidden(err) && svc.DeletionTimestamp != nil {
+		klog.FromContext(ctx).Info("The mirror of a Service is left to the garbage collector", "service", klog.KObj(svc), "reason", err.Error())
+		return nil
+	}
+	return err
 }
 
 // tellConditions writes the Service's conditions where they differ. The

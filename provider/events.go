@@ -20,6 +20,8 @@ const (
 	reasonFirewallQuota     = "FirewallQuotaExceeded"
 	reasonFirewallByHand    = "FirewallCommand"
 	reasonLeftoversRemoved  = "LeftoversRemoved"
+	reasonDatapathFallback  = "DatapathFallback"
+	reasonHostPortTaken     = "HostPortTaken"
 	// On Nodes.
 	reasonNodeDown = "LoadBalancerNodeDown"
 	reasonNodeBack = "LoadBalancerNodeBack"

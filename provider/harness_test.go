@@ -46,6 +46,9 @@ type cluster struct {
 	config   *config.CloudConfig
 	own      *ownAddresses
 	nodes    *fakeWatch
+	// takeOver is how long kube-proxy has to take over from the proxies.
+	takeOver time.Duration
+	balancer *loadBalancer
 	watches  atomic.Int32
 	settled  atomic.Int32
 	// onStatus, if set before start, sees each Service whose status was patched.
@@ -117,6 +120,8 @@ func (c *cluster) startWith(workers int) (stop func()) {
 	if err != nil {
 		c.Fatal(err)
 	}
+	c.balancer = cloud.balancer
+	c.balancer.settling.time = c.takeOver
 	before := c.watches.Load()
 	done := make(chan struct{})
 	go func() {
@@ -264,6 +269,16 @@ func (c *cluster) configMap(name string) *v1.ConfigMap {
 	return must[*v1.ConfigMap](c)(cm, err).DeepCopy()
 }
 
+// mirror returns a Service's mirror, or nil.
+func (c *cluster) mirror(name string) *v1.Service {
+	c.Helper()
+	svc, err := c.kube.CoreV1().Services("default").Get(context.Background(), plan.Name(service(name)), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return must[*v1.Service](c)(svc, err).DeepCopy()
+}
+
 // proxy plays DaemonSet controller and kubelet for one proxy.
 func (c *cluster) proxy(name, node string, change func(*v1.Pod)) {
 	c.Helper()
@@ -326,8 +341,8 @@ func (c *cluster) isGone(name string) bool {
 // nothingLeft fails if anything remains that was made for a Service.
 func (c *cluster) nothingLeft(name string) {
 	c.Helper()
-	if c.daemonSet(name) != nil || c.configMap(name) != nil || c.isOpen(name) {
-		c.Errorf("something is left of Service %s: %v, %v, %v", name, c.daemonSet(name), c.configMap(name), c.firewall.Rules())
+	if c.daemonSet(name) != nil || c.configMap(name) != nil || c.mirror(name) != nil || c.isOpen(name) {
+		c.Errorf("something is left of Service %s: %v, %v, %v, %v", name, c.daemonSet(name), c.configMap(name), c.mirror(name), c.firewall.Rules())
 	}
 }
 

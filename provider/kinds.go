@@ -3,6 +3,7 @@ package provider
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -29,5 +30,25 @@ func daemonSetsOf(kube kubernetes.Interface, settings plan.Settings, lister apps
 		cached: func(namespace string) reader[*appsv1.DaemonSet] { return lister.DaemonSets(namespace) },
 		client: func(namespace string) writer[*appsv1.DaemonSet] { return kube.AppsV1().DaemonSets(namespace) },
 		update: plan.UpdateDaemonSet,
+	}
+}
+
+// mirrorsOf are in their Services' namespaces, among all other Services.
+func mirrorsOf(kube kubernetes.Interface, settings plan.Settings, lister corelisters.ServiceLister) objects[*v1.Service] {
+	return objects[*v1.Service]{
+		kind: "mirror Service", settings: settings,
+		list: func(selector labels.Selector) ([]*v1.Service, error) {
+			marked, err := lister.List(selector)
+			var mirrors []*v1.Service
+			for _, svc := range marked {
+				if plan.IsMirror(svc) {
+					mirrors = append(mirrors, svc)
+				}
+			}
+			return mirrors, err
+		},
+		cached: func(namespace string) reader[*v1.Service] { return lister.Services(namespace) },
+		client: func(namespace string) writer[*v1.Service] { return kube.CoreV1().Services(namespace) },
+		update: plan.UpdateMirror,
 	}
 }

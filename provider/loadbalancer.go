@@ -42,11 +42,18 @@ type loadBalancer struct {
 	settings plan.Settings
 	defaults options.Options
 	ipMode   publish.IPMode
+	// forcedIPMode is what the cloud config says; empty: nothing.
+	forcedIPMode v1.LoadBalancerIPMode
+	// translated says that a cloud translates the nodes' external addresses.
+	translated bool
 
 	kube       kubernetes.Interface
 	pods       corelisters.PodNamespaceLister
 	configMaps objects[*v1.ConfigMap]
 	daemonSets objects[*appsv1.DaemonSet]
+	mirrors    objects[*v1.Service]
+	kubeProxy  *kubeProxy
+	settling   settling
 	openings   *openings
 	reporter   *reporter
 	services   poker
@@ -84,11 +91,15 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 	if err != nil {
 		return nil, false, err
 	}
+	_, mirror, err := l.mirrors.find(ctx, svc)
+	if err != nil {
+		return nil, false, err
+	}
 	open, err := l.openings.exists(ctx, l.settings.Owner(svc), l.firewallMode(svc))
 	if err != nil {
 		return nil, false, fmt.Errorf("looking at the firewall: %w", err)
 	}
-	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || open || hasConditions(svc), nil
+	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || mirror || open || hasConditions(svc), nil
 }
 
 // EnsureLoadBalancer makes everything a Service should have, and returns what
@@ -97,12 +108,17 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // service controller leave it at that.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, nodes []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	nodes = l.watch.Mask(nodes)
+	if l.own != nil {
+		nodes = l.own.addTo(ctx, nodes)
+	}
 	var wrong []warning
 	defer func() { l.reporter.warn(svc, wrong) }()
 	for _, sentence := range options.Unknown(svc.Annotations) {
 		wrong = append(wrong, warning{reason: reasonUnknownAnnotation, message: sentence})
 	}
-	o, p, err := l.plan(svc, nodes)
+	now := l.served(svc, nodes)
+	held, late := l.holders(svc, now)
+	o, p, err := l.plan(svc, nodes, held)
 	if err != nil {
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
 		return nil, cloudprovider.ImplementedElsewhere
@@ -116,15 +132,37 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		wrong = append(wrong, told...)
 		return &v1.LoadBalancerStatus{}, err
 	}
-	p.LetRolloutPass(publish.WithoutProxy(p.Nodes, l.proxies(svc)))
-	if err := l.run(ctx, svc, p); err != nil {
+	w, err := l.choose(ctx, svc, o, p, &now)
+	if obstacle := (*plan.Obstacle)(nil); errors.As(err, &obstacle) {
+		wrong = append(wrong, warning{reason: reasonRefused, message: obstacle.Error()})
+		if !w.ended {
+			return nil, cloudprovider.ImplementedElsewhere
+		}
+		told, err := l.withdraw(ctx, svc)
+		wrong = append(wrong, told...)
+		return &v1.LoadBalancerStatus{}, err
+	}
+	if err != nil {
 		return nil, err
 	}
+	wrong = append(wrong, datapathWarnings(w, p, plan.Late(late))...)
+	status, told, err := l.serve(ctx, svc, o, p, w, now, nodes)
+	wrong = append(wrong, told...)
+	return status, err
+}
+
+// serve makes what a Service needs on the way chosen.
+func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, w way, now direct, nodes []*v1.Node) (*v1.LoadBalancerStatus, []warning, error) {
+	if err := l.run(ctx, svc, p, w, now); err != nil {
+		return nil, nil, err
+	}
 	opened := l.open(ctx, svc, p, o)
-	wrong = append(wrong, opened.warnings...)
-	pods := l.proxies(svc)
-	wrong = append(wrong, proxyWarnings(p, pods)...)
-	status := l.status(ctx, svc, o, p, nodes, pods)
+	pods, wrong := l.proxies(svc), opened.warnings
+	if !w.direct {
+		wrong = append(wrong, proxyWarnings(p, pods)...)
+	}
+	served := directNodes(p, w, nodes, pods, now)
+	status := l.status(svc, o, p, nodes, pods, served)
 	if opened.again > 0 {
 		l.services.PokeAfter(nameOf(svc), opened.again)
 	}
@@ -133,10 +171,10 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		// have to leave meanwhile.
 		status = publish.Narrow(status, svc.Status.LoadBalancer)
 	}
-	return status, nil
+	return status, wrong, l.follow(ctx, svc, w, now, status, served)
 }
 
-func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options, *plan.Plan, error) {
+func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][]*v1.Pod) (options.Options, *plan.Plan, error) {
 	o, err := options.Parse(svc.Annotations, l.defaults)
 	if err != nil {
 		return o, nil, err
@@ -145,12 +183,25 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node) (options.Options,
 		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: %s; remove the annotation",
 			options.Firewall, o.Firewall, l.defaults.Firewall)
 	}
-	p, err := l.share(svc, o, nodes)
+	p, err := plan.Share(l.settings, svc, o, nodes, plan.Rivals{
+		Services: l.around.Services(),
+		Defaults: l.defaults,
+		Pods:     held,
+	})
 	return o, p, err
 }
 
-// run makes the proxies. The config comes first, as they wait for it.
-func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan) error {
+// run makes the proxies, if the Service is to have them. The config comes first,
+// as they wait for it. A mirror that is on its way out is kept equal until then.
+func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct) error {
+	if w.direct {
+		return nil
+	}
+	if now.mirror != nil {
+		if _, _, err := l.mirrors.ensure(ctx, svc, p.Mirror); err != nil {
+			return err
+		}
+	}
 	_, done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
 	if err != nil {
 		return err
@@ -158,6 +209,7 @@ func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan) e
 	if done == updated {
 		l.nudge(ctx, svc)
 	}
+	p.LetRolloutPass(publish.WithoutProxy(p.Nodes, l.proxies(svc)))
 	_, _, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
 	return err
 }
@@ -176,30 +228,25 @@ func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
 	}
 }
 
-func (l *loadBalancer) status(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod) *v1.LoadBalancerStatus {
-	nodes := p.Nodes
-	others := slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return slices.Contains(nodes, n) })
-	if l.own != nil {
-		nodes, others = l.own.addTo(ctx, nodes), l.own.addTo(ctx, others)
-	}
-	ipMode := l.ipMode
-	if len(p.Conflicts) > 0 {
-		// kube-proxy would serve a VIP on all ports of the Service, also those
-		// that belong to others or to the node.
-		ipMode = publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy}
+func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod, served []*v1.Node) *v1.LoadBalancerStatus {
+	modes := l.modes(p, served)
+	var ports []v1.PortStatus
+	if len(p.Conflicts) > 0 || len(served) > 0 && modes.Direct != "" {
+		ports = publish.Ports(svc, p.Conflicts)
 	}
 	return publish.Status(publish.Input{
-		Nodes:     nodes,
-		Others:    others,
+		Nodes:     p.Nodes,
+		Others:    slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return slices.Contains(p.Nodes, n) }),
 		Pods:      pods,
+		Direct:    publish.Names(served),
 		Local:     svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
 		Endpoints: l.around.EndpointNodes(svc),
 		Previous:  svc.Status.LoadBalancer,
 		Families:  svc.Spec.IPFamilies,
 		Addresses: o.Addresses,
 		MaxNodes:  o.MaxNodes,
-		IPMode:    ipMode,
-		Ports:     publish.Ports(svc, p.Conflicts),
+		IPMode:    modes,
+		Ports:     ports,
 	})
 }
 

@@ -93,6 +93,12 @@ func (o objects[T]) bring(ctx context.Context, svc *v1.Service, have, want T) (T
 	return next, updated, nil
 }
 
+// known returns the Service's object from memory, if it is there and ours.
+func (o objects[T]) known(svc *v1.Service) (T, bool) {
+	have, err := o.cached(o.namespaceFor(svc)).Get(plan.Name(svc))
+	return have, err == nil && o.settings.Owns(svc, have)
+}
+
 // find asks the API server, as a deletion must not miss what memory does not
 // know yet. found is false for an object that is not ours.
 func (o objects[T]) find(ctx context.Context, svc *v1.Service) (have T, found bool, err error) {

@@ -84,11 +84,22 @@ type LoadBalancer struct {
 	// (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260"
 	// (kubelet, kube-proxy, controllers).
 	ReservedPorts []string `json:"reservedPorts,omitempty"`
+	// Datapath is proxy, direct or auto; see the annotation of that name.
+	// Default: proxy.
+	Datapath options.DatapathChoice `json:"datapath,omitempty"`
+	// KubeProxyMode is how kube-proxy runs on the nodes: iptables, nftables,
+	// ipvs, or none if something else does its work. Datapath direct is for
+	// iptables and nftables only. Default: what ConfigMap kube-system/kube-proxy
+	// says, which kubeadm makes; without it the mode is unknown, and nothing is
+	// served directly.
+	KubeProxyMode KubeProxyMode `json:"kubeProxyMode,omitempty"`
 	// IPMode of the published addresses: VIP lets kube-proxy serve clients
 	// inside the cluster without leaving the node, Proxy sends them out to
-	// the address. VIP is wrong for an address that a node itself bears if
-	// kube-proxy runs in IPVS mode. Default: VIP for external IPv4 addresses of
-	// provider gce, which exist outside the nodes only, else Proxy.
+	// the address. An address that a node itself bears has to be Proxy unless
+	// kube-proxy is to serve it in place of a proxy; in IPVS mode all are
+	// Proxy, whatever is set here. Default: VIP for external IPv4 addresses of
+	// provider gce, which exist outside the nodes only, and with provider none
+	// for Services of datapath direct, else Proxy.
 	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
 	// Failover says when the addresses of a node that dies leave: "fast"
 	// within 10 s, by connection attempts to the nodes' port 10256 and by their
@@ -104,6 +115,17 @@ type Failover string
 const (
 	FailoverFast       Failover = "fast"
 	FailoverKubernetes Failover = "kubernetes"
+)
+
+// KubeProxyMode is how the nodes' kube-proxies run.
+type KubeProxyMode string
+
+// The values of KubeProxyMode.
+const (
+	KubeProxyIPTables KubeProxyMode = "iptables"
+	KubeProxyNFTables KubeProxyMode = "nftables"
+	KubeProxyIPVS     KubeProxyMode = "ipvs"
+	KubeProxyNone     KubeProxyMode = "none"
 )
 
 // Classes says which Services are served.
@@ -161,6 +183,7 @@ func (c *CloudConfig) Options() options.Options {
 	defaults.Tolerations = c.LoadBalancer.Tolerations
 	defaults.PriorityClassName = c.LoadBalancer.PriorityClassName
 	defaults.Firewall = c.LoadBalancer.Firewall
+	defaults.Datapath = c.LoadBalancer.Datapath
 	return defaults
 }
 
@@ -186,6 +209,7 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.Namespace, "hostport-system")
 	setDefault(&lb.Classes, ClassesBoth)
 	setDefault(&lb.Firewall, options.FirewallManaged)
+	setDefault(&lb.Datapath, options.DatapathProxy)
 	setDefault(&lb.Failover, FailoverFast)
 	if lb.ReservedPorts == nil {
 		lb.ReservedPorts = slices.Clone(defaultReserved)

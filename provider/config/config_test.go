@@ -34,7 +34,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		APIVersion: APIVersion, Kind: Kind, ClusterID: "alpha", Provider: ProviderGCE,
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
-			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged, Failover: FailoverFast,
+			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged, Datapath: options.DatapathProxy, Failover: FailoverFast,
 			ReservedPorts: []string{"22", "2379-2380", "6443", "9100", "10248-10260"},
 		},
 	}
@@ -50,6 +50,7 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
 			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
 			Addresses: options.Internal, Firewall: options.FirewallNone, IPMode: v1.LoadBalancerIPModeProxy,
+			Datapath: options.DatapathAuto, KubeProxyMode: KubeProxyNFTables,
 			Failover:      FailoverKubernetes,
 			ReservedPorts: []string{"23", "8000-8010"},
 		},
@@ -71,7 +72,8 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 		t.Errorf("config differs (-want +got):\n%s", diff)
 	}
 	defaults := got.Options()
-	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != options.FirewallNone {
+	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != options.FirewallNone ||
+		defaults.Datapath != options.DatapathAuto {
 		t.Errorf("the config's defaults do not reach Services: %+v", defaults)
 	}
 }
@@ -112,6 +114,8 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"a broken toleration":               {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
 		"an unknown pull policy":            {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
 		"an unknown ip mode":                {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
+		"an unknown datapath":               {"loadBalancer:", "loadBalancer:\n  datapath: mirror", []string{"loadBalancer.datapath", "proxy, direct, auto"}},
+		"an unknown mode of kube-proxy":     {"loadBalancer:", "loadBalancer:\n  kubeProxyMode: userspace", []string{"loadBalancer.kubeProxyMode", "iptables, nftables, ipvs, none"}},
 		"an unknown kind of failover":       {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
 		"a broken reserved port":            {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
 		"a reserved port not quoted":        {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},

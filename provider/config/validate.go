@@ -74,6 +74,10 @@ func (lb *LoadBalancer) validate(p *problems) {
 	p.check(err == nil, "loadBalancer.tolerations", "not valid, expected %v", err)
 	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
 	p.expect(lb.Firewall.Validate(), "loadBalancer.firewall", lb.Firewall)
+	p.expect(lb.Datapath.Validate(), "loadBalancer.datapath", lb.Datapath)
+	if lb.KubeProxyMode != "" {
+		oneOf(p, "loadBalancer.kubeProxyMode", lb.KubeProxyMode, KubeProxyIPTables, KubeProxyNFTables, KubeProxyIPVS, KubeProxyNone)
+	}
 	oneOf(p, "loadBalancer.failover", lb.Failover, FailoverFast, FailoverKubernetes)
 	for _, text := range lb.ReservedPorts {
 		_, err := options.ParsePortRange(text)

@@ -45,8 +45,12 @@ const (
 	// does, whose "none" leaves rules made earlier to you. Default: by the cloud config.
 	Firewall = Prefix + "firewall"
 
-	// Datapath is how packets reach the Service. This version knows "proxy":
-	// a hostPort pod on every node.
+	// Datapath is how packets reach the Service: "proxy" by a hostPort pod on
+	// every node; "direct" by kube-proxy alone, which preserves the client's
+	// address if externalTrafficPolicy is Local; "auto" by direct for policy
+	// Local and by proxy for Cluster. Where direct is not possible, a Service
+	// that asks for it is refused, and auto takes proxy; an event says why. It
+	// may be changed at any time. Default: by the cloud config.
 	Datapath = Prefix + "datapath"
 
 	// DrainSeconds is how long a proxy that is to stop, because it is replaced
@@ -82,6 +86,16 @@ func (m FirewallMode) Exceeds(other FirewallMode) bool {
 	return rank[m] > rank[other]
 }
 
+// DatapathChoice is which datapath is wanted.
+type DatapathChoice string
+
+// The values of annotation Datapath.
+const (
+	DatapathProxy  DatapathChoice = "proxy"
+	DatapathDirect DatapathChoice = "direct"
+	DatapathAuto   DatapathChoice = "auto"
+)
+
 // Options is what a Service asks for, defaults filled in.
 type Options struct {
 	// NodeSelector selects nodes by their labels; empty selects all. Nil is
@@ -93,6 +107,7 @@ type Options struct {
 	Tolerations       []v1.Toleration
 	PriorityClassName string
 	Firewall          FirewallMode
+	Datapath          DatapathChoice
 	// DrainSeconds is how long a proxy serves on after it was told to stop.
 	DrainSeconds int
 }
@@ -103,5 +118,5 @@ const defaultDrainSeconds = 3
 
 // Default is what holds if neither Service nor cloud config says anything.
 func Default() Options {
-	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged, DrainSeconds: defaultDrainSeconds}
+	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged, Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds}
 }

@@ -30,11 +30,11 @@ func TestParse(t *testing.T) {
 		"simple values": {
 			annotations: map[string]string{
 				MaxNodes: "3", NodeAddresses: "internal", PriorityClassName: "system-node-critical",
-				Firewall: "none", Datapath: "proxy", DrainSeconds: "3600",
+				Firewall: "none", Datapath: "auto", DrainSeconds: "3600",
 			},
 			want: func(o *Options) {
 				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", FirewallNone
-				o.DrainSeconds = 3600
+				o.Datapath, o.DrainSeconds = DatapathAuto, 3600
 			},
 		},
 		"tolerations in JSON": {
@@ -86,7 +86,7 @@ func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
 		{Tolerations, `[{"key":"a","tolerationSeconds":3}]`, "effect NoExecute"},
 		{PriorityClassName, "High", "the name of a PriorityClass"},
 		{Firewall, "open", "one of managed, report, none"},
-		{Datapath, "direct", `"proxy"`},
+		{Datapath, "mirror", "one of proxy, direct, auto"},
 		{DrainSeconds, "3601", "from 0 to 3600"},
 		{DrainSeconds, "-1", "from 0 to 3600"},
 		{DrainSeconds, "30s", "a whole number of seconds"},

@@ -39,7 +39,7 @@ var parsers = map[string]parser{
 	Tolerations:       parseTolerations,
 	PriorityClassName: parsePriorityClassName,
 	Firewall:          parseFirewall,
-	Datapath:          only("proxy", `"proxy", the only datapath of this version`),
+	Datapath:          parseDatapath,
 	DrainSeconds:      parseDrainSeconds,
 }
 
@@ -135,6 +135,16 @@ func (m FirewallMode) Validate() error {
 	return oneOf(m, FirewallManaged, FirewallReport, FirewallNone)
 }
 
+func parseDatapath(value string, o *Options) error {
+	o.Datapath = DatapathChoice(value)
+	return o.Datapath.Validate()
+}
+
+// Validate returns an error that says what is expected.
+func (c DatapathChoice) Validate() error {
+	return oneOf(c, DatapathProxy, DatapathDirect, DatapathAuto)
+}
+
 func parsePriorityClassName(value string, o *Options) error {
 	o.PriorityClassName = value
 	return ValidatePriorityClassName(value)
@@ -188,15 +198,6 @@ func validateToleration(t v1.Toleration) error {
 		return errors.New("effect NoExecute, as there are tolerationSeconds")
 	}
 	return nil
-}
-
-func only(value, want string) parser {
-	return func(v string, _ *Options) error {
-		if v != value {
-			return errors.New(want)
-		}
-		return nil
-	}
 }
 
 func oneOf[T ~string](value T, allowed ...T) error {

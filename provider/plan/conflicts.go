@@ -176,16 +176,30 @@ func Without(svc *v1.Service, conflicts []Conflict) *v1.Service {
 	return &served
 }
 
-// heldNodes explains, for each node of a Service where a pod of others has one
-// of its ports, why it does not serve.
-func heldNodes(svc *v1.Service, nodes []*v1.Node, pods map[string][]*v1.Pod) []string {
-	chosen := names(nodes)
+// heldNodes returns the nodes of a Service where a pod of others has one of its
+// ports, and why these do not serve.
+func heldNodes(svc *v1.Service, nodes []*v1.Node, pods map[string][]*v1.Pod) (map[string]bool, []string) {
+	chosen, held := names(nodes), map[string]bool{}
 	var sentences []string
 	for _, key := range PortKeys(svc) {
 		for _, pod := range pods[key] {
-			if chosen[pod.Spec.NodeName] {
-				sentences = append(sentences, fmt.Sprintf("node %s does not serve the Service while pod %s/%s has its host port %s, and will by itself once the port is free; remove that pod, use another port, or leave the node out by annotation %s", pod.Spec.NodeName, pod.Namespace, pod.Name, key, options.NodeSelector))
+			if node := pod.Spec.NodeName; chosen[node] {
+				held[node] = true
+				sentences = append(sentences, fmt.Sprintf("node %s does not serve the Service while pod %s/%s has its host port %s, and will by itself once the port is free; remove that pod, use another port, or leave the node out by annotation %s", node, pod.Namespace, pod.Name, key, options.NodeSelector))
 			}
+		}
+	}
+	slices.Sort(sentences)
+	return held, sentences
+}
+
+// Late are sentences about pods of others that ask for a host port, by PortKey,
+// of a node where kube-proxy serves a Service on it already.
+func Late(pods map[string][]*v1.Pod) []string {
+	var sentences []string
+	for key, list := range pods {
+		for _, pod := range list {
+			sentences = append(sentences, fmt.Sprintf("pod %s/%s asks for host port %s of node %s, where this Service is served without a proxy: it does not get the packets, or takes them away; give it another port, or leave the node out by annotation %s", pod.Namespace, pod.Name, key, pod.Spec.NodeName, options.NodeSelector))
 		}
 	}
 	slices.Sort(sentences)

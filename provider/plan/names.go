@@ -37,7 +37,7 @@ const AnnotationExternalIPs = options.Prefix + "external-ips"
 // label value.
 const maxName = 63
 
-// Name is the name of a Service's DaemonSet and ConfigMap: unique by UID, and
+// Name is the name of a Service's DaemonSet, ConfigMap and mirror: unique by UID, and
 // telling by the Service's name.
 func Name(svc *v1.Service) string {
 	uid := string(svc.UID)
@@ -60,8 +60,12 @@ func (s Settings) Selector() labels.Selector {
 	return labels.SelectorFromSet(labels.Set{LabelManagedBy: ManagedBy, LabelClusterID: s.ClusterID})
 }
 
-// Owns says whether an object carries our mark for this very Service.
+// Owns says whether an object carries our mark for this very Service. That of a
+// mirror is also its class together with its owner: users may edit its labels.
 func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
+	if mirror, ok := obj.(*v1.Service); ok && IsMirror(mirror) && metav1.IsControlledBy(mirror, svc) {
+		return true
+	}
 	have := labels.Set(obj.GetLabels())
 	return s.Selector().Matches(have) && have[LabelServiceUID] == string(svc.UID)
 }

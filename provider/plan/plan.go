@@ -35,11 +35,15 @@ type Plan struct {
 	// there are no objects.
 	Conflicts []Conflict
 	// Held are sentences about nodes that pods of others keep from the
-	// Service.
+	// Service, and HeldNodes the names of these nodes.
 	Held      []string
+	HeldNodes map[string]bool
 	Firewall  firewall.Spec
 	DaemonSet *appsv1.DaemonSet
 	ConfigMap *v1.ConfigMap
+	// Mirror is for a Service that is served directly, and the DaemonSet and
+	// ConfigMap are for one that is not.
+	Mirror *v1.Service
 }
 
 // Make plans for one Service. nodes are all nodes of the cluster. An error
@@ -62,6 +66,7 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 		Nodes:     chosen,
 		DaemonSet: s.daemonSet(svc, o),
 		ConfigMap: configMap,
+		Mirror:    s.mirror(svc),
 		Firewall: firewall.Spec{
 			Owner:        s.Owner(svc),
 			Ports:        FirewallPorts(svc),
@@ -86,7 +91,8 @@ func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, riv
 	if err != nil {
 		return nil, err
 	}
-	p.Conflicts, p.Held = conflicts, heldNodes(served, p.Nodes, rivals.Pods)
+	p.Conflicts = conflicts
+	p.HeldNodes, p.Held = heldNodes(served, p.Nodes, rivals.Pods)
 	return p, nil
 }
 

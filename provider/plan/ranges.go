@@ -19,10 +19,7 @@ var everybody = map[v1.IPFamily]netip.Prefix{
 // spec, else those of the old annotation, else everybody of its IP families.
 // Sorted, each once.
 func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
-	written, where := svc.Spec.LoadBalancerSourceRanges, "spec.loadBalancerSourceRanges"
-	if old := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey]); len(written) == 0 && old != "" {
-		written, where = strings.Split(old, ","), "annotation "+v1.AnnotationLoadBalancerSourceRangesKey
-	}
+	written, where := writtenRanges(svc)
 	if len(written) == 0 {
 		return defaultRanges(svc), nil
 	}
@@ -35,6 +32,15 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 		ranges = append(ranges, canonical(prefix))
 	}
 	return sortRanges(ranges), nil
+}
+
+// writtenRanges returns the ranges as the user wrote them, and where.
+func writtenRanges(svc *v1.Service) (written []string, where string) {
+	old := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey])
+	if len(svc.Spec.LoadBalancerSourceRanges) == 0 && old != "" {
+		return strings.Split(old, ","), "annotation " + v1.AnnotationLoadBalancerSourceRangesKey
+	}
+	return svc.Spec.LoadBalancerSourceRanges, "spec.loadBalancerSourceRanges"
 }
 
 // canonical writes an IPv4 range as such that is written in IPv6 form:

@@ -22,10 +22,14 @@ func addresses(in Input, node *v1.Node) []address {
 	if len(families) == 0 {
 		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
 	}
+	modes := in.IPMode
+	if in.Direct[node.Name] && modes.Direct != "" {
+		modes.ExternalIPv4, modes.Other = modes.Direct, modes.Direct
+	}
 	var list []address
 	for _, f := range families {
-		external := ofType(node, v1.NodeExternalIP, f, in.IPMode)
-		internal := ofType(node, v1.NodeInternalIP, f, in.IPMode)
+		external := ofType(node, v1.NodeExternalIP, f, modes)
+		internal := ofType(node, v1.NodeInternalIP, f, modes)
 		switch {
 		case in.Addresses == options.Internal:
 			list = append(list, internal...)

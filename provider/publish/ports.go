@@ -16,13 +16,10 @@ import (
 // once it does not hold any more.
 const ReasonAllPortsServed = "AllPortsServed"
 
-// Ports returns what the status of a Service says about its ports: nothing
-// unless there are conflicts, else each port, with an error or without. The form
-// of the errors is prescribed by the documentation of v1.PortStatus.
+// Ports returns what the status of a Service says about its ports: each port,
+// with an error or without. The form of the errors is prescribed by the
+// documentation of v1.PortStatus.
 func Ports(svc *v1.Service, conflicts []plan.Conflict) []v1.PortStatus {
-	if len(conflicts) == 0 {
-		return nil
-	}
 	errors := map[string]*string{}
 	for _, c := range conflicts {
 		reason := options.Prefix + c.Reason

@@ -43,11 +43,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-func TestPortsTellsOfEachPortIfThereIsAConflict(t *testing.T) {
+func TestPortsTellsOfEachPort(t *testing.T) {
 	svc := &v1.Service{Spec: v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 443}, {Port: 80}, {Port: 80, Protocol: v1.ProtocolUDP}}}}
-	if got := Ports(svc, nil); got != nil {
-		t.Errorf("without a conflict: %v", got)
-	}
 	reason := "hostport-ccm.io/PortTaken"
 	want := []v1.PortStatus{
 		{Port: 80, Protocol: v1.ProtocolTCP, Error: &reason},

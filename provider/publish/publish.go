@@ -25,6 +25,9 @@ type Input struct {
 	Nodes []*v1.Node
 	// Pods are the Service's proxies, in any state.
 	Pods []*v1.Pod
+	// Direct are the names of the nodes where kube-proxy is to serve the
+	// Service, without a proxy.
+	Direct map[string]bool
 	// Local keeps to nodes with an endpoint, see preferLocal.
 	Local bool
 	// Endpoints are the names of the nodes with a ready endpoint.
@@ -38,8 +41,8 @@ type Input struct {
 	Addresses options.Addresses
 	// MaxNodes bounds how many nodes are published; 0 is no bound.
 	MaxNodes int
-	// IPMode of the addresses. Neither may be empty: the API server would put
-	// VIP for it, and each sync would see a difference.
+	// IPMode of the addresses. Only Direct may be empty: the API server would
+	// put VIP for an empty one, and each sync would see a difference.
 	IPMode IPMode
 	// Ports go with every address; nil if there is nothing to say about them.
 	Ports []v1.PortStatus
@@ -50,13 +53,16 @@ type IPMode struct {
 	// ExternalIPv4 is of addresses that a cloud may translate on their way to a
 	// node, Other of those that nodes bear themselves.
 	ExternalIPv4, Other v1.LoadBalancerIPMode
+	// Direct is of all addresses of nodes that are served directly; empty: no
+	// other than without.
+	Direct v1.LoadBalancerIPMode
 }
 
 // Status returns what to publish. It is never nil, and sorted: first by the
 // Service's order of IP families, then by address.
 func Status(in Input) *v1.LoadBalancerStatus {
 	serving := nodesWith(in, func(node *v1.Node) bool {
-		return healthy(node) && hasReadyPod(in.Pods, node.Name)
+		return healthy(node) && serves(in, node)
 	})
 	if serving = preferLocal(in, serving); len(serving) == 0 {
 		serving = keep(in)
@@ -85,15 +91,15 @@ func preferLocal(in Input, serving []*v1.Node) []*v1.Node {
 //   - published nodes that are healthy, as their proxies may just be replaced;
 //   - published nodes that are not leaving: one that lost the API server may
 //     still forward;
-//   - published nodes that are to be removed, as long as they and their
-//     proxies are Ready;
+//   - published nodes that are to be removed, as long as they are Ready and
+//     serve;
 //   - published nodes that were deselected, until one of those selected in
 //     their place serves. If none can, they go.
 func keep(in Input) []*v1.Node {
 	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
 	staying := func(node *v1.Node) bool { return !leaving(node) }
 	forwarding := func(node *v1.Node) bool {
-		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && hasReadyPod(in.Pods, node.Name)
+		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && serves(in, node)
 	}
 	for _, ok := range []func(*v1.Node) bool{healthy, staying, forwarding} {
 		if kept := filter(published, ok); len(kept) > 0 {
@@ -139,7 +145,12 @@ func tainted(node *v1.Node, key string) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool { return t.Key == key })
 }
 
-func hasReadyPod(pods []*v1.Pod, node string) bool {
+func serves(in Input, node *v1.Node) bool {
+	return in.Direct[node.Name] || HasProxy(in.Pods, node.Name)
+}
+
+// HasProxy says whether one of the proxies is Ready on a node.
+func HasProxy(pods []*v1.Pod, node string) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
 }
 
@@ -152,19 +163,7 @@ func Ready(pod *v1.Pod) bool {
 
 // isPublished says whether the previous status shows an address of a node,
 // whichever of its addresses are wanted now.
-func isPublished(in Input, node *v1.Node) bool {
-	return slices.ContainsFunc(in.Previous.Ingress, func(published v1.LoadBalancerIngress) bool {
-		return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool { return canonical(a.Address) == published.IP })
-	})
-}
-
-// canonical writes an IP address as statuses do.
-func canonical(ip string) string {
-	if parsed, err := netip.ParseAddr(ip); err == nil {
-		return parsed.String()
-	}
-	return ip
-}
+func isPublished(in Input, node *v1.Node) bool { return shows(in.Previous, node) }
 
 // ingress writes the nodes' addresses in the form and order of a status.
 func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {

@@ -213,16 +213,38 @@ func TestStatus(t *testing.T) {
 }
 
 func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
-	got := map[string]v1.LoadBalancerIPMode{}
-	for _, entry := range Status(Input{
-		Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1"))), node(2, addressed(internal("10.0.0.2")))},
-		Pods:  []*v1.Pod{pod(1, true), pod(2, true)}, Addresses: options.ExternalOrInternal, IPMode: modes,
-	}).Ingress {
-		got[entry.IP] = *entry.IPMode
+	nodes := []*v1.Node{
+		node(1, addressed(external("203.0.113.1"), external("2001:db8::1"))),
+		node(2, addressed(internal("10.0.0.2"))),
 	}
 	const vip, proxy = v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy
-	if diff := cmp.Diff(map[string]v1.LoadBalancerIPMode{"203.0.113.1": vip, "2001:db8::1": proxy, "10.0.0.2": proxy}, got); diff != "" {
-		t.Errorf("modes differ (-want +got):\n%s", diff)
+	for name, c := range map[string]struct {
+		direct map[string]bool
+		modes  IPMode
+		want   map[string]v1.LoadBalancerIPMode
+	}{
+		"VIP is of translated addresses only": {
+			nil, modes, map[string]v1.LoadBalancerIPMode{"203.0.113.1": vip, "2001:db8::1": proxy, "10.0.0.2": proxy},
+		},
+		"a mirror changes nothing": {
+			map[string]bool{"n1": true, "n2": true}, modes, map[string]v1.LoadBalancerIPMode{"203.0.113.1": vip, "2001:db8::1": proxy, "10.0.0.2": proxy},
+		},
+		"VIP is of nodes served directly, if there is no mirror": {
+			map[string]bool{"n2": true}, IPMode{proxy, proxy, vip}, map[string]v1.LoadBalancerIPMode{"203.0.113.1": proxy, "2001:db8::1": proxy, "10.0.0.2": vip},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := map[string]v1.LoadBalancerIPMode{}
+			for _, entry := range Status(Input{
+				Nodes: nodes, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Direct: c.direct,
+				Addresses: options.ExternalOrInternal, IPMode: c.modes,
+			}).Ingress {
+				got[entry.IP] = *entry.IPMode
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("modes differ (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -251,6 +273,7 @@ func drawInput(t *rapid.T) Input {
 		IPMode:    modes,
 		Local:     rapid.Bool().Draw(t, "local"),
 		Endpoints: map[string]bool{},
+		Direct:    map[string]bool{},
 	}
 	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
 		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
@@ -264,6 +287,7 @@ func drawInput(t *rapid.T) Input {
 		}
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
 		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
+		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
 		if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
 			in.Pods = append(in.Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
 		}
@@ -318,7 +342,7 @@ func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
 		good := func(node *v1.Node) bool {
-			return healthy(node) && hasReadyPod(in.Pods, node.Name) && len(addresses(in, node)) > 0
+			return healthy(node) && serves(in, node) && len(addresses(in, node)) > 0
 		}
 		if len(filter(in.Nodes, good)) == 0 {
 			return

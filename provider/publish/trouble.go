@@ -70,7 +70,7 @@ const portTaken = "free ports"
 // port.
 func WithoutProxy(nodes []*v1.Node, pods []*v1.Pod) int {
 	return len(filter(nodes, func(node *v1.Node) bool {
-		return !hasReadyPod(pods, node.Name) && (!ready(node) || slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+		return !HasProxy(pods, node.Name) && (!ready(node) || slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
 			return targetNode(pod) == node.Name && waitsForPort(pod)
 		}))
 	}))

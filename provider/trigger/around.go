@@ -34,7 +34,8 @@ const (
 const running = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // WatchAround pokes Services when somebody takes or frees a port that they
-// want, and, if their policy is Local, when their endpoints move. Call it before
+// want, when somebody edits or deletes their mirror, and, if their policy is
+// Local, when their endpoints move. Call it before
 // the service controller is made, and Run afterwards.
 func (s *Services) WatchAround(kube kubernetes.Interface) (*Around, error) {
 	a := &Around{
@@ -49,6 +50,7 @@ func (s *Services) WatchAround(kube kubernetes.Interface) (*Around, error) {
 		handler   cache.ResourceEventHandler
 	}{
 		{s.real.Informer(), nil, s.pokeRivals()},
+		{s.real.Informer(), nil, s.pokeMirrored()},
 		{a.pods, slimPod, s.pokeWanting()},
 		{a.slices, slimSlice, s.pokeLocal()},
 	} {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
@@ -95,6 +96,25 @@ func (s *Services) pokeLocal() cache.ResourceEventHandler {
 		DeleteFunc: func(obj any) {
 			if slice := deleted(obj); slice != nil {
 				poke(slice)
+			}
+		},
+	}
+}
+
+// pokeMirrored pokes the Service that a mirror was made for when it is written by
+// somebody, perhaps us, or goes. Whose it is the mirror as it was knows best: an
+// edit may have taken its labels.
+func (s *Services) pokeMirrored() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			old := before.(*v1.Service)
+			if plan.IsMirror(old) && !equality.Semantic.DeepEqual(old, after) {
+				s.Poke(plan.ServiceOf(old))
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if svc, ok := deleted(obj).(*v1.Service); ok && plan.IsMirror(svc) {
+				s.Poke(plan.ServiceOf(svc))
 			}
 		},
 	}

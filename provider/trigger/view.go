@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
@@ -68,8 +69,8 @@ func unseen(before, after *v1.Service) bool {
 	switch {
 	case !wants(after):
 		return false
-	case !slices.Equal(before.Spec.ClusterIPs, after.Spec.ClusterIPs):
-		return true
+	case !equality.Semantic.DeepEqual(before.Spec, after.Spec):
+		return true // A selector, for instance, or the cluster IPs.
 	case servicehelper.HasLBFinalizer(before) && !servicehelper.HasLBFinalizer(after):
 		return true
 	}

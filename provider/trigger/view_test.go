@@ -94,6 +94,7 @@ func TestUnseen(t *testing.T) {
 		"nothing":                    {func(*v1.Service) {}, false},
 		"a label":                    {func(svc *v1.Service) { svc.Labels = map[string]string{"a": "b"} }, false},
 		"a cluster IP":               {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} }, true},
+		"a selector":                 {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"a": "b"} }, true},
 		"a finalizer that is gone":   {func(svc *v1.Service) { svc.Finalizers = nil }, true},
 		"a status wiped":             {func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress = nil }, true},
 		"a deletion, seen by itself": {func(svc *v1.Service) { deleting(svc); svc.Spec.ClusterIPs = nil }, false},

@@ -1,0 +1,267 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+)
+
+// settleTime is how long kube-proxies have to take over from the proxies. They
+// program changes within a second or so, a busy one within some.
+const settleTime = 10 * time.Second
+
+// direct is what kube-proxy serves of a Service without proxies, as far as it
+// was told already.
+type direct struct {
+	// mirror is nil if there is none.
+	mirror *v1.Service
+	nodes  map[string]bool
+	// ports are by plan.PortKey.
+	ports sets.Set[string]
+}
+
+// served reads from memory what is served directly: what the mirror's status
+// says, or where there are no mirrors the Service's own. There an entry of mode
+// VIP that lists ports is one that we wrote for kube-proxy.
+func (l *loadBalancer) served(svc *v1.Service, nodes []*v1.Node) direct {
+	if mirror, found := l.mirrors.known(svc); found {
+		return direct{mirror, publish.Shown(mirror.Status.LoadBalancer, nodes), sets.New(plan.PortKeys(mirror)...)}
+	}
+	if l.translated {
+		return direct{}
+	}
+	var own v1.LoadBalancerStatus
+	var ports []string
+	for _, entry := range svc.Status.LoadBalancer.Ingress {
+		if entry.IPMode == nil || *entry.IPMode != v1.LoadBalancerIPModeVIP || len(entry.Ports) == 0 {
+			continue
+		}
+		own.Ingress = append(own.Ingress, entry)
+		for _, p := range entry.Ports {
+			ports = append(ports, plan.PortKey(p.Protocol, p.Port))
+		}
+	}
+	return direct{nil, publish.Shown(own, nodes), sets.New(ports...)}
+}
+
+func (d direct) any() bool { return d.mirror != nil || len(d.nodes) > 0 }
+
+// way is how a Service is to be served from now on.
+type way struct {
+	direct bool
+	// mirror is there if packets carry other addresses than the published ones.
+	mirror *v1.Service
+	// fallback says why it is not direct although that was wanted.
+	fallback string
+	// ended says that it was served directly and must not be any more.
+	ended bool
+}
+
+// choose decides between the datapaths. What it is unsafe to go on with is gone
+// when it returns. The error is a *plan.Obstacle if the Service insists on
+// direct and cannot have it.
+func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, now *direct) (way, error) {
+	var chosen way
+	obstacle := l.cluster().Obstacle(svc, p.Conflicts)
+	if obstacle != nil && obstacle.Unsafe && now.any() {
+		if err := l.mirrors.remove(ctx, svc); err != nil {
+			return chosen, err
+		}
+		*now, chosen.ended = direct{}, true
+	}
+	if !plan.WantsDirect(svc, o) {
+		return chosen, nil
+	}
+	if obstacle == nil && l.translated {
+		mirror, _, err := l.mirrors.ensure(ctx, svc, p.Mirror)
+		if obstacle = mirrorRefused(svc, err); obstacle != nil && now.mirror == nil {
+			l.services.PokeAfter(nameOf(svc), recheckRights)
+		} else if err != nil {
+			return chosen, err
+		} else {
+			chosen.mirror = mirror
+		}
+	}
+	switch {
+	case obstacle == nil:
+		chosen.direct = true
+	case o.Datapath == options.DatapathDirect:
+		return chosen, obstacle
+	default:
+		chosen.fallback = "the Service is served by datapath proxy, as " + obstacle.Error()
+	}
+	return chosen, nil
+}
+
+func (l *loadBalancer) cluster() plan.Cluster {
+	mode, unknown := l.kubeProxy.is()
+	return plan.Cluster{KubeProxy: mode, Unknown: unknown, Translated: l.translated, IPMode: l.forcedIPMode}
+}
+
+// mirrorRefused explains an API server that does not let us have a mirror. It
+// leaves out what changes from try to try. A namespace that is going is no
+// reason: its Service goes too.
+func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
+	var reply apierrors.APIStatus
+	if !apierrors.IsForbidden(err) || apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || !errors.As(err, &reply) {
+		return nil
+	}
+	message := reply.Status().Message
+	switch {
+	case strings.Contains(message, "cannot create resource"):
+		return &plan.Obstacle{Message: fmt.Sprintf("hostport-ccm may not create Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", svc.Namespace)}
+	case strings.Contains(message, "exceeded quota"):
+		message, _, _ = strings.Cut(message, ", used")
+		return &plan.Obstacle{Message: fmt.Sprintf("there is no room for its mirror in namespace %s (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
+	}
+	return &plan.Obstacle{Message: fmt.Sprintf("the API server refuses its mirror (%s): let it pass, or use datapath proxy", message)}
+}
+
+// directNodes returns the nodes where kube-proxy is to serve, none of them where
+// it would take a pod's port from it: on the way to the proxies, each until its
+// proxy is ready.
+func directNodes(p *plan.Plan, w way, all []*v1.Node, pods []*v1.Pod, now direct) []*v1.Node {
+	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
+		joins := w.direct && slices.Contains(p.Nodes, node)
+		stays := now.nodes[node.Name] && !publish.HasProxy(pods, node.Name)
+		return p.HeldNodes[node.Name] || !joins && !stays
+	})
+}
+
+// modes returns the modes of a Service's addresses. For a mirror's addresses its
+// own status must not ask the same of kube-proxy.
+func (l *loadBalancer) modes(p *plan.Plan, nodes []*v1.Node) publish.IPMode {
+	mode, _ := l.kubeProxy.is()
+	modes := l.ipMode
+	if len(p.Conflicts) > 0 || mode == config.KubeProxyIPVS {
+		// kube-proxy would serve a VIP on all ports of the Service, also those
+		// that belong to others or to the node; in mode ipvs it would also bind
+		// it.
+		return publish.IPMode{ExternalIPv4: v1.LoadBalancerIPModeProxy, Other: v1.LoadBalancerIPModeProxy}
+	}
+	if l.translated && len(nodes) > 0 {
+		modes.Other = v1.LoadBalancerIPModeProxy
+	}
+	return modes
+}
+
+// follow makes what kube-proxy is told agree with the status to be published,
+// and takes away what is not needed any more: a mirror when all its nodes have
+// proxies, the proxies when kube-proxy had time to take over. nodes are those of
+// directNodes.
+func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now direct, status *v1.LoadBalancerStatus, nodes []*v1.Node) error {
+	mirror := w.mirror
+	if mirror == nil {
+		mirror = now.mirror
+	}
+	if mirror != nil {
+		carried := publish.Carried(status, nodes)
+		if !w.direct && len(carried.Ingress) == 0 {
+			return l.mirrors.remove(ctx, svc)
+		}
+		if err := l.tellMirror(svc, mirror, carried); err != nil {
+			return err
+		}
+	}
+	if !w.direct {
+		l.settling.forget(svc.UID)
+		return nil
+	}
+	untold := publish.Shown(*status, nodes)
+	maps.DeleteFunc(untold, func(name string, _ bool) bool { return now.nodes[name] })
+	return l.retire(ctx, svc, len(untold) == 0)
+}
+
+// tellMirror writes a mirror's status where it differs.
+func (l *loadBalancer) tellMirror(svc, mirror *v1.Service, want *v1.LoadBalancerStatus) error {
+	if servicehelper.LoadBalancerStatusEqual(&mirror.Status.LoadBalancer, want) {
+		return nil
+	}
+	changed := mirror.DeepCopy()
+	changed.Status.LoadBalancer = *want
+	if _, err := servicehelper.PatchService(l.kube.CoreV1(), mirror, changed); err != nil {
+		return fmt.Errorf("writing the status of the mirror of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}
+
+// retire removes the proxies of a Service that is served directly on all nodes
+// published, once kube-proxy was told and had time to act.
+func (l *loadBalancer) retire(ctx context.Context, svc *v1.Service, told bool) error {
+	_, daemonSet := l.daemonSets.known(svc)
+	_, configMap := l.configMaps.known(svc)
+	if !daemonSet && !configMap {
+		l.settling.forget(svc.UID)
+		return nil
+	}
+	if left := l.settling.left(svc.UID, told); left > 0 {
+		l.services.PokeAfter(nameOf(svc), left)
+		return nil
+	}
+	klog.FromContext(ctx).V(2).Info("kube-proxy has taken over, the proxies go", "service", klog.KObj(svc))
+	return l.removeProxies(ctx, svc)
+}
+
+// settling counts how long kube-proxy has had since it was told everything.
+type settling struct {
+	time time.Duration
+
+	mu    sync.Mutex
+	since map[types.UID]time.Time
+}
+
+// left returns how much of the time remains.
+func (s *settling) left(service types.UID, told bool) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, counting := s.since[service]
+	if !told || !counting {
+		if s.since == nil {
+			s.since = map[types.UID]time.Time{}
+		}
+		since = time.Now()
+		s.since[service] = since
+	}
+	if !told {
+		return s.time
+	}
+	return s.time - time.Since(since)
+}
+
+func (s *settling) forget(service types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.since, service)
+}
+
+// datapathWarnings tells of a Service that is not served as it asks, and of pods
+// with whose host ports it has to do.
+func datapathWarnings(w way, p *plan.Plan, late []string) []warning {
+	var list []warning
+	if w.fallback != "" {
+		list = append(list, warning{reason: reasonDatapathFallback, message: w.fallback})
+	}
+	if w.direct {
+		for _, sentence := range slices.Concat(p.Held, late) {
+			list = append(list, warning{reason: reasonHostPortTaken, message: sentence})
+		}
+	}
+	return list
+}

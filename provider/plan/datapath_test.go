@@ -1,0 +1,73 @@
+package plan
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+func TestWantsDirect(t *testing.T) {
+	for _, c := range []struct {
+		choice options.DatapathChoice
+		policy v1.ServiceExternalTrafficPolicy
+		want   bool
+	}{
+		{options.DatapathProxy, v1.ServiceExternalTrafficPolicyLocal, false},
+		{options.DatapathProxy, v1.ServiceExternalTrafficPolicyCluster, false},
+		{options.DatapathDirect, v1.ServiceExternalTrafficPolicyLocal, true},
+		{options.DatapathDirect, v1.ServiceExternalTrafficPolicyCluster, true},
+		{options.DatapathAuto, v1.ServiceExternalTrafficPolicyLocal, true},
+		{options.DatapathAuto, v1.ServiceExternalTrafficPolicyCluster, false},
+		{options.DatapathAuto, "", false},
+	} {
+		svc := service(func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = c.policy })
+		if got := WantsDirect(svc, options.Options{Datapath: c.choice}); got != c.want {
+			t.Errorf("%s, policy %q: got %t", c.choice, c.policy, got)
+		}
+	}
+}
+
+func TestObstacles(t *testing.T) {
+	taken := []Conflict{{Message: "port 22/TCP is reserved"}}
+	selecting := func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} }
+	for name, c := range map[string]struct {
+		cluster   Cluster
+		svc       *v1.Service
+		conflicts []Conflict
+		words     []string // None: no obstacle.
+		unsafe    bool
+	}{
+		"none in mode iptables":               {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), nil, nil, false},
+		"none in mode nftables":               {Cluster{KubeProxy: config.KubeProxyNFTables, Translated: true}, service(selecting), nil, nil, false},
+		"mode ipvs":                           {Cluster{KubeProxy: config.KubeProxyIPVS, Translated: true}, service(selecting), nil, []string{"mode ipvs", "use datapath proxy"}, true},
+		"mode ipvs on bare metal":             {Cluster{KubeProxy: config.KubeProxyIPVS}, service(selecting), nil, []string{"mode ipvs"}, true},
+		"no kube-proxy":                       {Cluster{KubeProxy: config.KubeProxyNone}, service(selecting), nil, []string{"no kube-proxy", "use datapath proxy"}, false},
+		"an unknown mode":                     {Cluster{Unknown: "nobody says"}, service(selecting), nil, []string{"as nobody says", "loadBalancer.kubeProxyMode"}, false},
+		"no selector for a mirror":            {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(), nil, []string{"no selector"}, false},
+		"none without a selector and mirror":  {Cluster{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
+		"none for a mirror with some ports":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), taken, nil, false},
+		"ports of others on bare metal":       {Cluster{KubeProxy: config.KubeProxyIPTables}, service(selecting), taken, []string{"port 22/TCP is reserved"}, true},
+		"mode Proxy by config on bare metal":  {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
+		"none with mode Proxy for a mirror":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
+		"none with mode VIP by config either": {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := c.cluster.Obstacle(c.svc, c.conflicts)
+			if (got == nil) != (c.words == nil) {
+				t.Fatalf("got %v", got)
+			}
+			for _, word := range c.words {
+				if !strings.Contains(got.Error(), word) {
+					t.Errorf("%q does not say %q", got.Error(), word)
+				}
+			}
+			if got != nil && got.Unsafe != c.unsafe {
+				t.Errorf("unsafe: %t", got.Unsafe)
+			}
+		})
+	}
+}

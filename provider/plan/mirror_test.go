@@ -1,0 +1,145 @@
+package plan
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// written is a Service with everything that a user may write.
+func written(svc *v1.Service) {
+	svc.Labels, svc.Annotations = map[string]string{"team": "x"}, map[string]string{"example.com/a": "b"}
+	svc.Spec = v1.ServiceSpec{
+		Type: v1.ServiceTypeLoadBalancer, LoadBalancerClass: ptr.To("hostport-ccm.io/hostport"), Selector: map[string]string{"app": "web"},
+		ClusterIP: "10.96.0.7", ClusterIPs: []string{"10.96.0.7", "fd00::7"},
+		IPFamilies: []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, IPFamilyPolicy: ptr.To(v1.IPFamilyPolicyPreferDualStack),
+		Ports: []v1.ServicePort{
+			{Name: "https", Protocol: v1.ProtocolTCP, Port: 443, TargetPort: intstr.FromString("tls"), NodePort: 30443, AppProtocol: ptr.To("https")},
+			{Name: "dns", Protocol: v1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(5353), NodePort: 30053},
+		},
+		ExternalIPs: []string{"192.0.2.1"}, LoadBalancerIP: "192.0.2.2", HealthCheckNodePort: 31000,
+		LoadBalancerSourceRanges: []string{" 198.51.100.7/24"},
+		ExternalTrafficPolicy:    v1.ServiceExternalTrafficPolicyLocal, InternalTrafficPolicy: ptr.To(v1.ServiceInternalTrafficPolicyCluster),
+		SessionAffinity:       v1.ServiceAffinityClientIP,
+		SessionAffinityConfig: &v1.SessionAffinityConfig{ClientIP: &v1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](60)}},
+		TrafficDistribution:   ptr.To(v1.ServiceTrafficDistributionPreferClose), PublishNotReadyAddresses: true,
+		AllocateLoadBalancerNodePorts: ptr.To(true),
+	}
+}
+
+func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
+	got := mustMake(t, service(written), options.Default()).Mirror
+	want := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "hostport-web-0a1b2c3d",
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: uid, Controller: ptr.To(true)}},
+		},
+	}
+	written(want)
+	want.Labels, want.Annotations = got.Labels, got.Annotations
+	spec := &want.Spec
+	spec.LoadBalancerClass, spec.AllocateLoadBalancerNodePorts = ptr.To("hostport-ccm.io/mirror"), ptr.To(false)
+	spec.ClusterIP, spec.ClusterIPs, spec.ExternalIPs, spec.LoadBalancerIP, spec.HealthCheckNodePort = "", nil, nil, "", 0
+	spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+	spec.Ports[0], spec.Ports[1] = spec.Ports[1], spec.Ports[0]
+	spec.Ports[0].NodePort, spec.Ports[1].NodePort = 0, 0
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("mirror differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestAMirrorIsMarkedAndHidden(t *testing.T) {
+	svc := service(written)
+	mirror := mustMake(t, svc, options.Default()).Mirror
+	for key, want := range map[string]string{LabelName: MirrorName, LabelManagedBy: ManagedBy, LabelClusterID: "alpha", LabelServiceUID: string(uid)} {
+		if mirror.Labels[key] != want {
+			t.Errorf("label %s is %q, want %q", key, mirror.Labels[key], want)
+		}
+	}
+	if len(mirror.Annotations) != len(hidden) || mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] == "dns-controller" {
+		t.Errorf("annotations %v", mirror.Annotations)
+	}
+	if !settings.Owns(svc, mirror) || !IsMirror(mirror) || IsMirror(svc) {
+		t.Error("it is not recognised")
+	}
+	mirror.Labels = nil
+	if !settings.Owns(svc, mirror) {
+		t.Error("it is not recognised without its labels")
+	}
+	if other := service(func(svc *v1.Service) { svc.UID = "other" }); settings.Owns(other, mirror) {
+		t.Error("another Service claims it")
+	}
+}
+
+func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
+	svc := service(func(svc *v1.Service) {
+		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "198.51.100.0/24, 203.0.113.9/32"}
+	})
+	if diff := cmp.Diff([]string{"198.51.100.0/24", "203.0.113.9/32"}, mustMake(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
+		t.Errorf("ranges differ (-want +got):\n%s", diff)
+	}
+	if got := mustMake(t, service(), options.Default()).Mirror.Spec.LoadBalancerSourceRanges; got != nil {
+		t.Errorf("a Service without ranges: %v", got)
+	}
+}
+
+func TestUpdateMirror(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit   func(have *v1.Service)
+		want   func(*v1.Service)
+		writes bool
+	}{
+		"nothing is written when nothing changed":   {},
+		"labels and annotations of others may stay": {edit: func(m *v1.Service) { m.Labels["a"], m.Annotations["a"] = "b", "b" }},
+		"a status is another matter":                {edit: func(m *v1.Service) { m.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: "10.0.0.1"}} }},
+		"a port edited by hand":                     {edit: func(m *v1.Service) { m.Spec.Ports[0].Port = 22 }, writes: true},
+		"a node port given by hand":                 {edit: func(m *v1.Service) { m.Spec.Ports[0].NodePort = 30000 }, writes: true},
+		"external IPs added by hand":                {edit: func(m *v1.Service) { m.Spec.ExternalIPs = []string{"10.0.0.1"} }, writes: true},
+		"an owner removed by hand":                  {edit: func(m *v1.Service) { m.OwnerReferences = nil }, writes: true},
+		"an owner added by hand": {edit: func(m *v1.Service) {
+			m.OwnerReferences = append(m.OwnerReferences, metav1.OwnerReference{UID: "other"})
+		}, writes: true},
+		"a label removed by hand":         {edit: func(m *v1.Service) { delete(m.Labels, LabelServiceUID) }, writes: true},
+		"an annotation edited by hand":    {edit: func(m *v1.Service) { m.Annotations["external-dns.kubernetes.io/controller"] = "dns-controller" }, writes: true},
+		"a type changed by hand":          {edit: func(m *v1.Service) { m.Spec.Type, m.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil }, writes: true},
+		"a Service that changes policy":   {want: func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyCluster }, writes: true},
+		"a Service that loses a family":   {want: func(svc *v1.Service) { svc.Spec.IPFamilies = svc.Spec.IPFamilies[:1] }, writes: true},
+		"a Service that changes affinity": {want: func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityNone }, writes: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			have := mustMake(t, service(written), options.Default()).Mirror
+			have.ResourceVersion, have.UID = "7", "m"
+			have.Spec.ClusterIP, have.Spec.ClusterIPs, have.Spec.HealthCheckNodePort = "10.96.0.8", []string{"10.96.0.8", "fd00::8"}, 32000
+			if c.edit != nil {
+				c.edit(have)
+			}
+			svc := service(written)
+			if c.want != nil {
+				c.want(svc)
+			}
+			want := mustMake(t, svc, options.Default()).Mirror
+			next, writes := UpdateMirror(have, want)
+			if writes != c.writes {
+				t.Fatalf("writes: %t", writes)
+			}
+			if !writes {
+				return
+			}
+			if next.ResourceVersion != "7" || next.Spec.ClusterIP != "10.96.0.8" || len(next.Spec.ClusterIPs) != len(want.Spec.IPFamilies) {
+				t.Errorf("it loses what the API server gave: %+v", next)
+			}
+			if local := want.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal; local != (next.Spec.HealthCheckNodePort == 32000) {
+				t.Errorf("health check node port %d", next.Spec.HealthCheckNodePort)
+			}
+			if _, again := UpdateMirror(next, want); again {
+				t.Error("what was written would be written again")
+			}
+		})
+	}
+}
