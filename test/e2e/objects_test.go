@@ -252,14 +252,18 @@ func isLeftBehind(ctx context.Context, svc *v1.Service) error {
 	if err != nil {
 		return err
 	}
+	mirrors, err := client.CoreV1().Services(metav1.NamespaceAll).List(ctx, ownedBy(svc))
+	if err != nil {
+		return err
+	}
 	var rules []gcesim.Firewall
 	if sandbox.Profile().OnGCE() {
 		if rules, err = rulesOf(ctx, svc); err != nil {
 			return err
 		}
 	}
-	if n := len(sets.Items) + len(maps.Items) + len(rules); n > 0 {
-		return fmt.Errorf("%d DaemonSets, %d ConfigMaps, %d firewall rules are left", len(sets.Items), len(maps.Items), len(rules))
+	if n := len(sets.Items) + len(maps.Items) + len(mirrors.Items) + len(rules); n > 0 {
+		return fmt.Errorf("%d DaemonSets, %d ConfigMaps, %d mirrors, %d firewall rules are left", len(sets.Items), len(maps.Items), len(mirrors.Items), len(rules))
 	}
 	return nil
 }
@@ -268,18 +272,22 @@ func isLeftBehind(ctx context.Context, svc *v1.Service) error {
 func wantWarning(t *testing.T, svc *v1.Service, words ...string) {
 	t.Helper()
 	eventually(t, time.Minute, fmt.Sprintf("a Warning about Service %s says %q", svc.Name, words), func(ctx context.Context) error {
-		list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(svc.UID)})
-		if err != nil {
-			return err
-		}
-		var messages []string
-		for _, e := range list.Items {
-			message := e.Reason + ": " + e.Message
-			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(message, w) }) {
-				return nil
-			}
-			messages = append(messages, message)
-		}
-		return fmt.Errorf("the warnings are %q", messages)
+		return hasWarning(ctx, svc, words...)
 	})
+}
+
+func hasWarning(ctx context.Context, svc *v1.Service, words ...string) error {
+	list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(svc.UID)})
+	if err != nil {
+		return err
+	}
+	var messages []string
+	for _, e := range list.Items {
+		message := e.Reason + ": " + e.Message
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(message, w) }) {
+			return nil
+		}
+		messages = append(messages, message)
+	}
+	return fmt.Errorf("the warnings are %q", messages)
 }

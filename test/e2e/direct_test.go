@@ -1,0 +1,369 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// by asks for a datapath.
+func by(choice options.DatapathChoice) func(*v1.Service) {
+	return func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.Datapath, string(choice)) }
+}
+
+func directLocal(svc *v1.Service) {
+	by(options.DatapathDirect)(svc)
+	svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
+}
+
+// clientSeen asks a backend, from the internet, which client it sees.
+func clientSeen(ctx context.Context, network, address string, port int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := sandbox.Dial(ctx, cluster.Internet, network, fmt.Sprintf("%s:%d", address, port))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return "", err
+	}
+	question := "clientip\n"
+	if network == "tcp" {
+		question = "GET /clientip HTTP/1.0\r\n\r\n"
+	}
+	if _, err := conn.Write([]byte(question)); err != nil {
+		return "", err
+	}
+	if network == "udp" {
+		buffer := make([]byte, 1500)
+		n, err := conn.Read(buffer)
+		return clientOf(buffer[:n]), err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return clientOf(body), err
+}
+
+// clientOf is the address in an answer with a port.
+func clientOf(answer []byte) string {
+	host, _, _ := strings.Cut(strings.TrimSpace(string(answer)), ":")
+	return host
+}
+
+// wantClient waits until the backends see the internet host's own address.
+func wantClient(t *testing.T, network string, port int, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		eventually(t, time.Minute, fmt.Sprintf("a backend behind %s:%d sees the %s client", address, port, network), func(ctx context.Context) error {
+			seen, err := clientSeen(ctx, network, address, port)
+			if err == nil && seen != cluster.InternetIP {
+				err = fmt.Errorf("it sees %q", seen)
+			}
+			return err
+		})
+	}
+}
+
+// endpointNodes are the nodes of a backend's pods, and all others.
+func endpointNodes(t *testing.T, namespace string, profile cluster.Profile) (with, without []cluster.Node) {
+	t.Helper()
+	pods, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range cluster.Nodes(profile) {
+		if slices.ContainsFunc(pods.Items, func(p v1.Pod) bool { return p.Spec.NodeName == n.Name }) {
+			with = append(with, n)
+		} else {
+			without = append(without, n)
+		}
+	}
+	if len(with) == 0 || len(without) == 0 {
+		t.Fatalf("of the nodes %d have endpoints and %d have none: the test needs both", len(with), len(without))
+	}
+	return with, without
+}
+
+func ips(nodes []cluster.Node, of func(cluster.Node) string) []string {
+	var list []string
+	for _, n := range nodes {
+		list = append(list, of(n))
+	}
+	return list
+}
+
+func externalIP(n cluster.Node) string { return n.ExternalIP }
+func internalIP(n cluster.Node) string { return n.InternalIP }
+
+// mirrorOf returns a Service's only mirror.
+func mirrorOf(ctx context.Context, svc *v1.Service) (*v1.Service, error) {
+	list, err := client.CoreV1().Services(svc.Namespace).List(ctx, ownedBy(svc))
+	if err != nil {
+		return nil, err
+	}
+	if len(list.Items) != 1 {
+		return nil, fmt.Errorf("there are %d mirrors", len(list.Items))
+	}
+	return &list.Items[0], nil
+}
+
+// wantMirror waits until a Service's mirror has one port and shows exactly these
+// addresses.
+func wantMirror(t *testing.T, svc *v1.Service, port int32, want ...string) (mirror *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("the mirror of Service %s shows %v", svc.Name, want), func(ctx context.Context) (err error) {
+		if mirror, err = mirrorOf(ctx, svc); err != nil {
+			return err
+		}
+		var got []string
+		for _, entry := range mirror.Status.LoadBalancer.Ingress {
+			got = append(got, entry.IP)
+		}
+		if !slices.Equal(got, want) || mirror.Spec.Ports[0].Port != port {
+			return fmt.Errorf("it shows %v, ports %v", got, mirror.Spec.Ports)
+		}
+		return nil
+	})
+	return mirror
+}
+
+func TestDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	with, without := endpointNodes(t, ns, cluster.GCE)
+	svc := newService(t, ns, "web", directLocal, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 80))
+	published := ips(with, externalIP)
+	wantAddresses(t, svc, time.Minute, published...)
+	wantMirror(t, svc, 80, ips(with, internalIP)...)
+	wantClient(t, "tcp", 80, published...)
+	wantClient(t, "udp", 80, published...)
+	wantClosed(t, getTCP, 80, ips(without, externalIP)...)
+	wantNoProxies(t, svc)
+
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNothingLeft(t, svc)
+	eventually(t, time.Minute, "the port is closed again", func(ctx context.Context) error {
+		return isClosed(ctx, getTCP, published[0], 80)
+	})
+}
+
+func TestDirectMirrorIsKept(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", by(options.DatapathDirect), servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	internal := ips(cluster.Nodes(cluster.GCE), internalIP)
+	mirror := wantMirror(t, svc, 80, internal...)
+	if !metav1.IsControlledBy(mirror, svc) || *mirror.Spec.LoadBalancerClass != plan.MirrorClass || mirror.Spec.Ports[0].NodePort != 0 ||
+		mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] != plan.ManagedBy {
+		t.Errorf("the mirror is not owned, not hidden, or has node ports: %+v", mirror)
+	}
+	steady(t, 3*time.Second, "the mirror as it was written", func() error {
+		now, err := mirrorOf(t.Context(), svc)
+		if err == nil && now.ResourceVersion != mirror.ResourceVersion {
+			err = errors.New("it was written again")
+		}
+		return err
+	})
+
+	edited := mirror.DeepCopy()
+	edited.Labels, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = nil, 81, nil
+	if _, err := client.CoreV1().Services(ns).Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if again := wantMirror(t, svc, 80, internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
+		t.Errorf("the edited mirror was not restored but became %+v", again)
+	}
+	if err := client.CoreV1().Services(ns).Delete(t.Context(), mirror.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if again := wantMirror(t, svc, 80, internal...); again.UID == mirror.UID {
+		t.Error("the mirror was not deleted")
+	}
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
+
+// stream connects to a port of all addresses, again and again, until it is
+// stopped, and returns how many connections it made and what went wrong.
+func stream(t *testing.T, port int, addresses ...string) (stop func() (made int, failed []string)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var made int
+	var failed []string
+	for _, address := range addresses {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				_, err := clientSeen(context.WithoutCancel(ctx), "tcp", address, port)
+				mu.Lock()
+				if made++; err != nil {
+					failed = append(failed, time.Now().Format("15:04:05.000 ")+err.Error())
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (int, []string) {
+		cancel()
+		all.Wait()
+		return made, failed
+	}
+}
+
+func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	stop := stream(t, 80, externalIPs()...)
+
+	editService(t, svc, by(options.DatapathDirect))
+	wantMirror(t, svc, 80, ips(cluster.Nodes(cluster.GCE), internalIP)...)
+	eventually(t, time.Minute, "the proxies are gone", func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(pods.Items))
+		}
+		return err
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+
+	editService(t, svc, by(options.DatapathProxy))
+	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
+		list, err := client.CoreV1().Services(ns).List(ctx, ownedBy(svc))
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(list.Items))
+		}
+		return err
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	made, failed := stop()
+	t.Logf("%d connections, %d failed", made, len(failed))
+	if len(failed) > 0 {
+		t.Errorf("of %d new connections %d failed: %q", made, len(failed), failed)
+	}
+}
+
+func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
+	const binding = "hostport-ccm:direct"
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	quota := &v1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "small"}, Spec: v1.ResourceQuotaSpec{
+		Hard: v1.ResourceList{v1.ResourceServicesLoadBalancers: resource.MustParse("1")},
+	}}
+	if _, err := client.CoreV1().ResourceQuotas(ns).Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	with, _ := endpointNodes(t, ns, cluster.GCE)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); by(options.DatapathAuto)(s) }, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, ips(with, externalIP)...)
+	wantOpen(t, getTCP, "web", 80, ips(with, externalIP)...)
+	wantWarning(t, svc, "DatapathFallback", "exceeded quota: small")
+
+	roles := client.RbacV1().ClusterRoleBindings()
+	right, err := roles.Get(t.Context(), binding, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	right.ResourceVersion = ""
+	restore := sync.OnceValue(func() error {
+		_, err := roles.Create(context.WithoutCancel(t.Context()), right, metav1.CreateOptions{})
+		return err
+	})
+	t.Cleanup(func() {
+		if err := restore(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := roles.Delete(t.Context(), binding, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CoreV1().ResourceQuotas(ns).Delete(t.Context(), quota.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	touch := func(value string) {
+		editService(t, svc, func(s *v1.Service) { metav1.SetMetaDataAnnotation(&s.ObjectMeta, "example.com/touched", value) })
+	}
+	eventually(t, time.Minute, "a Warning names the component", func(ctx context.Context) error {
+		touch(time.Now().String())
+		return hasWarning(ctx, svc, "DatapathFallback", "manifests/components/direct")
+	})
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "there is a mirror", func(ctx context.Context) error {
+		touch(time.Now().String())
+		_, err := mirrorOf(ctx, svc)
+		return err
+	})
+	wantClient(t, "tcp", 80, ips(with, externalIP)...)
+}
+
+func TestBareMetalDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	with, without := endpointNodes(t, ns, cluster.BareMetal)
+	svc := newService(t, ns, "web", directLocal, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 80))
+	published := ips(with, internalIP)
+	wantAddresses(t, svc, time.Minute, published...)
+	wantClient(t, "tcp", 80, published...)
+	wantClient(t, "udp", 80, published...)
+	wantClosed(t, getTCP, 80, ips(without, internalIP)...)
+	wantNoProxies(t, svc)
+	wantMode(t, svc, v1.LoadBalancerIPModeVIP)
+	if _, err := mirrorOf(t.Context(), svc); err == nil {
+		t.Error("there is a mirror, which nobody needs")
+	}
+
+	editService(t, svc, by(options.DatapathProxy))
+	wantMode(t, svc, v1.LoadBalancerIPModeProxy)
+	wantOpen(t, getTCP, "web", 80, published...)
+}
+
+// wantMode waits until all addresses have a mode.
+func wantMode(t *testing.T, svc *v1.Service, mode v1.LoadBalancerIPMode) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("the addresses of Service %s have mode %s", svc.Name, mode), func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, entry := range live.Status.LoadBalancer.Ingress {
+			if *entry.IPMode != mode {
+				return fmt.Errorf("%s has mode %s", entry.IP, *entry.IPMode)
+			}
+		}
+		return nil
+	})
+}
