@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -29,7 +30,7 @@ var _ Firewall = &Fake{}
 var fakeTarget = Target{Network: "fake", Tags: []string{"node"}}
 
 // FailWith makes every later call ask f first, with the method's name
-// ("Ensure", "Delete", "Exists", "Owners" and "Drifted", the last two with no
+// ("Ensure", "Delete", "Abandon", "Exists", "Owners" and "Drifted", the last two with no
 // more of an owner than the cluster's id at most). If f returns an error the
 // call returns it and
 // changes nothing. Nil switches failures off.
@@ -80,32 +81,35 @@ func (f *Fake) Ensure(ctx context.Context, spec Spec) ([]string, error) {
 		return nil, err
 	}
 	if spec.Report {
-		return nil, f.report(spec, want)
+		err := f.report(spec.Owner, want)
+		f.leave(spec, err)
+		return nil, err
 	}
 	changes, err := f.apply(spec.Owner, want)
-	if err == nil {
-		f.leave(spec, nil)
-	}
+	f.leave(spec, err)
 	return changes, err
 }
 
-func (f *Fake) leave(spec Spec, undone []string) {
+// leave remembers how Ensure ended, if not in failure.
+func (f *Fake) leave(spec Spec, err error) {
 	if f.left == nil {
 		f.left = map[Owner]fakeLeft{}
 	}
-	f.left[spec.Owner] = fakeLeft{spec, undone}
+	var byHand *ByHandError
+	switch {
+	case errors.As(err, &byHand):
+		f.left[spec.Owner] = fakeLeft{spec, byHand.Commands}
+	case err == nil:
+		f.left[spec.Owner] = fakeLeft{spec, nil}
+	}
 }
 
-func (f *Fake) report(spec Spec, want []Rule) error {
-	unmet, err := f.unmet(spec.Owner, want)
-	if err != nil {
+func (f *Fake) report(owner Owner, want []Rule) error {
+	unmet, err := f.unmet(owner, want)
+	if err != nil || len(unmet) == 0 {
 		return err
 	}
-	f.leave(spec, unmet)
-	if len(unmet) == 0 {
-		return nil
-	}
-	return &ByHandError{Owner: spec.Owner, Commands: unmet}
+	return &ByHandError{Owner: owner, Commands: unmet}
 }
 
 func (f *Fake) unmet(owner Owner, want []Rule) ([]string, error) {
@@ -147,6 +151,17 @@ func (f *Fake) Delete(ctx context.Context, owner Owner) error {
 	delete(f.left, owner)
 	_, err := f.apply(owner, nil)
 	return err
+}
+
+// Abandon implements Firewall.
+func (f *Fake) Abandon(ctx context.Context, owner Owner) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(ctx, "Abandon", owner); err != nil {
+		return err
+	}
+	delete(f.left, owner)
+	return f.report(owner, nil)
 }
 
 // Exists implements Firewall.

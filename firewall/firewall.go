@@ -58,6 +58,9 @@ type Firewall interface {
 	// Delete closes everything that was opened for owner. Nothing open is no
 	// error.
 	Delete(ctx context.Context, owner Owner) error
+	// Abandon lets go of owner without closing anything. What is still open is
+	// said in a *ByHandError.
+	Abandon(ctx context.Context, owner Owner) error
 	// Exists says whether anything is open for owner. In doubt it returns an
 	// error, never false: false lets go of the Service.
 	Exists(ctx context.Context, owner Owner) (bool, error)
@@ -69,12 +72,6 @@ type Firewall interface {
 	Drifted(ctx context.Context) ([]Owner, error)
 }
 
-// Claim is a Service that may have something open, and the ports it has now.
-type Claim struct {
-	Owner Owner
-	Ports []Port
-}
-
 // Roster lists all Services of the cluster that may have something open,
 // Ensured so far or not.
-type Roster func() []Claim
+type Roster func() []Owner

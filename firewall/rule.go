@@ -85,12 +85,16 @@ func Desired(spec Spec, target Target) ([]Rule, error) {
 // for every port in a firewall rule.
 func (s Spec) validate() error {
 	for _, p := range s.Ports {
-		known := p.Protocol == v1.ProtocolTCP || p.Protocol == v1.ProtocolUDP || p.Protocol == v1.ProtocolSCTP
-		if p.Port == 0 || !known {
+		if !p.canBeOpened() {
 			return fmt.Errorf("port %q/%d of Service %s cannot be opened: it wants a number from 1 to 65535 of TCP, UDP or SCTP", p.Protocol, p.Port, s.Owner.Service)
 		}
 	}
 	return s.Owner.validate()
+}
+
+func (p Port) canBeOpened() bool {
+	known := p.Protocol == v1.ProtocolTCP || p.Protocol == v1.ProtocolUDP || p.Protocol == v1.ProtocolSCTP
+	return known && p.Port != 0
 }
 
 // opensAnything says whether anybody may reach anything.

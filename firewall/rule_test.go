@@ -146,6 +146,23 @@ func TestOtherDescriptionsAreNoMarks(t *testing.T) {
 	}
 }
 
+func FuzzParseSharedMark(f *testing.F) {
+	f.Add(formatSharedMark(sharedMark{"prod", "abc-v4", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}}))
+	f.Add(`{"hostport-ccm.io/cluster-id":"prod","hostport-ccm.io/shared-by":"k","hostport-ccm.io/open":null}`)
+	f.Fuzz(func(t *testing.T, description string) {
+		m, err := parseSharedMark(description)
+		if err != nil {
+			return
+		}
+		if formatSharedMark(m) != description {
+			t.Errorf("%q was read as %+v", description, m)
+		}
+		if _, err := ParseMark(description); err == nil {
+			t.Errorf("%q is the mark of one Service too", description)
+		}
+	})
+}
+
 func FuzzParseMark(f *testing.F) {
 	f.Add(FormatMark(owner()))
 	f.Add(`{"hostport-ccm.io/cluster-id":"a","hostport-ccm.io/service":"b/c","hostport-ccm.io/service-uid":"d"}`)

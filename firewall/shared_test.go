@@ -46,7 +46,7 @@ func TestThousandServicesFitAHandfulOfRules(t *testing.T) {
 		wanted = append(wanted, desiredBy(fmt.Sprint("s", i), "0.0.0.0/0", 2*i+1)...) // No neighbours.
 	}
 	rules := Share("prod", nil, wanted, nil)
-	if len(rules) != 10 {
+	if len(rules) != 12 {
 		t.Errorf("%d rules", len(rules))
 	}
 	if diff := cmp.Diff(open(wanted), open(rules)); diff != "" {
@@ -80,30 +80,80 @@ func TestSharedRulesAreMarkedAndNamed(t *testing.T) {
 	}
 }
 
-func TestPortsOfServicesNotYetKnownStayWhereTheyAre(t *testing.T) {
-	have := Share("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443, 8080)...), nil)
-	got := Share("prod", have, desiredBy("a", "0.0.0.0/0", 80), []Port{{v1.ProtocolTCP, 443}, {v1.ProtocolTCP, 9999}})
-	if diff := cmp.Diff(open(desiredBy("x", "0.0.0.0/0", 80, 443)), open(got)); diff != "" {
-		t.Errorf("open (-want +got):\n%s", diff)
+// named is the owner in the rules of desiredBy.
+func named(name string) Owner {
+	owner, err := ParseMark(desiredBy(name, "0.0.0.0/0", 1)[0].Description)
+	if err != nil {
+		panic(err)
 	}
-	if got := Share("prod", have, nil, []Port{{v1.ProtocolTCP, 443}}); len(got) != 1 || len(open(got)) != 1 {
-		t.Errorf("without any known Service: %v", got)
+	return owner
+}
+
+func TestWhatIsOpenForAServiceNotYetKnownStays(t *testing.T) {
+	a, b, c := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443, 8080), desiredBy("c", "10.0.0.0/8", 443)
+	have := Share("prod", nil, slices.Concat(a, b, c), nil)
+	for name, tt := range map[string]struct {
+		wanted []Rule
+		stay   []string
+		want   []Rule
+	}{
+		"all known":                       {slices.Concat(a, b, c), nil, slices.Concat(a, b, c)},
+		"none known":                      {nil, []string{"a", "b", "c"}, slices.Concat(a, b, c)},
+		"one known":                       {a, []string{"b"}, slices.Concat(a, b)},
+		"one known, another gone":         {a, []string{"c"}, slices.Concat(a, c)},
+		"the port of another group stays": {nil, []string{"c"}, c},
+		"one changed":                     {desiredBy("a", "0.0.0.0/0", 8080), []string{"b"}, slices.Concat(b, desiredBy("a", "0.0.0.0/0", 8080))},
+		"one that has nothing":            {a, []string{"x"}, a},
+		"all gone":                        {nil, nil, nil},
+	} {
+		var stay []Owner
+		for _, s := range tt.stay {
+			stay = append(stay, named(s))
+		}
+		got := Share("prod", have, tt.wanted, stay)
+		if diff := cmp.Diff(open(tt.want), open(got)); diff != "" {
+			t.Errorf("%s: open (-want +got):\n%s", name, diff)
+		}
+		for _, s := range []string{"a", "b", "c", "x"} {
+			opens := slices.ContainsFunc(got, func(r Rule) bool { return r.OpensFor(named(s)) })
+			wants := slices.ContainsFunc(tt.want, func(r Rule) bool { return r.BelongsTo(named(s)) })
+			if opens != wants {
+				t.Errorf("%s: open for %s: %v, want %v", name, s, opens, wants)
+			}
+		}
 	}
-	if got := Share("prod", have, nil, nil); len(got) != 0 {
-		t.Errorf("wanted by nobody: %v", got)
+}
+
+func TestLeavingSharedRulesClosesForNobodyElse(t *testing.T) {
+	a, b, c := desiredBy("a", "0.0.0.0/0", 80, 443), desiredBy("b", "0.0.0.0/0", 443), desiredBy("c", "10.0.0.0/8", 443)
+	have := Share("prod", nil, slices.Concat(a, b, c), nil)
+	for leaver, want := range map[string]string{"a": "update", "b": "update", "c": "delete", "x": ""} {
+		got := ""
+		for _, change := range LeaveShared(named(leaver), have) {
+			got += string(change.Action)
+			if change.Rule.OpensFor(named(leaver)) != (change.Action == Remove) {
+				t.Errorf("%s leaves: %s", leaver, change)
+			}
+		}
+		if got != want {
+			t.Errorf("%s leaves: %q, want %q", leaver, got, want)
+		}
+	}
+	if changes := LeaveShared(named("b"), have); len(open([]Rule{changes[0].Rule})) != 2 {
+		t.Errorf("a port that another Service has is closed: %v", changes)
 	}
 }
 
 func TestMorePortsThanOneRuleHoldsStayWithoutAnyKnownService(t *testing.T) {
-	var all []uint16
-	var odd []Port
+	var all, odd []uint16
 	for p := uint16(1000); p < 1300; p++ {
 		if all = append(all, p); p%2 == 1 {
-			odd = append(odd, Port{v1.ProtocolTCP, p})
+			odd = append(odd, p)
 		}
 	}
-	have := Share("prod", nil, desiredBy("a", "0.0.0.0/0", all...), nil)
-	got := Share("prod", have, nil, odd)
+	wanted := append(desiredBy("a", "0.0.0.0/0", all...), desiredBy("b", "0.0.0.0/0", odd...)...)
+	have := Share("prod", nil, wanted, nil)
+	got := Share("prod", have, nil, []Owner{named("b")})
 	if len(got) < 2 || len(open(got)) != len(odd) {
 		t.Errorf("%d rules let in %d ports, want %d ports in several rules", len(got), len(open(got)), len(odd))
 	}
@@ -131,6 +181,9 @@ func TestSharedRulesLetInWhatIsWantedWithinTheLimitAndMoveNoPort(t *testing.T) {
 				wanted = append(wanted, desiredBy(fmt.Sprint("s", i), rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "10.0.0.0/8"}).Draw(t, "range"), ports...)...)
 			}
 			next := Share("prod", have, wanted, nil)
+			if again := Share("prod", next, wanted, nil); len(ShareChanges(next, again)) > 0 {
+				t.Fatalf("the second time there are changes: %v", ShareChanges(next, again))
+			}
 			if diff := cmp.Diff(open(wanted), open(next)); diff != "" {
 				t.Fatalf("open (-want +got):\n%s", diff)
 			}
@@ -140,16 +193,31 @@ func TestSharedRulesLetInWhatIsWantedWithinTheLimitAndMoveNoPort(t *testing.T) {
 	})
 }
 
+// pieces reads from its mark what a rule opens for whom: "key share port".
+func pieces(r Rule) map[string]bool {
+	mark, err := parseSharedMark(r.Description)
+	if err != nil {
+		panic(err)
+	}
+	g := &group{wanted: map[piece]bool{}}
+	g.add(r, mark, func(string) bool { return true })
+	all := map[string]bool{}
+	for p := range g.wanted {
+		all[fmt.Sprint(mark.Key, p)] = true
+	}
+	return all
+}
+
 func checkShared(t *rapid.T, have, next []Rule) {
 	names := map[string]bool{}
 	for _, r := range next {
-		if len(r.Allowed) > MaxPortRanges || !validName.MatchString(r.Name) || names[r.Name] {
+		if len(r.Allowed) > MaxPortRanges || len(r.Description) > maxDescription || !validName.MatchString(r.Name) || names[r.Name] {
 			t.Fatalf("rule %s with %d ranges, names so far %v", r.Name, len(r.Allowed), names)
 		}
 		names[r.Name] = true
 		for _, h := range have {
-			for what := range open([]Rule{h}) {
-				if open([]Rule{r})[what] && h.Name != r.Name {
+			for what := range pieces(h) {
+				if pieces(r)[what] && h.Name != r.Name {
 					t.Fatalf("%s moved from %s to %s", what, h.Name, r.Name)
 				}
 			}
@@ -168,8 +236,13 @@ func removes(c Change) int {
 }
 
 func TestOtherDescriptionsAreNoSharedMarks(t *testing.T) {
-	mark := formatSharedMark(sharedMark{"prod", "key"})
-	for _, description := range []string{"", "{}", mark + " ", FormatMark(owner()), strings.Replace(mark, "prod", "", 1), strings.Replace(mark, "}", `,"x":"y"}`, 1)} {
+	mark := formatSharedMark(sharedMark{"prod", "key", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}})
+	if !(Rule{Description: mark}).IsSharedBy("prod") {
+		t.Fatalf("%s is a mark", mark)
+	}
+	for _, description := range []string{"", "{}", mark + " ", FormatMark(owner()), strings.Replace(mark, "prod", "", 1), mark[:len(mark)-1] + `,"x":"y"}`,
+		strings.Replace(mark, "tcp:80-81", "tcp:80,tcp:81", 1), strings.Replace(mark, "80", "0", 1), strings.Replace(mark, "tcp", "icmp", 1), strings.Replace(mark, "udp:53", "", 1),
+	} {
 		if (Rule{Description: description}).IsSharedBy("prod") || (Rule{Description: description}).IsSharedBy("") {
 			t.Errorf("%q was taken for a mark", description)
 		}

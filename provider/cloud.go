@@ -131,7 +131,10 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		return nil, err
 	}
 	if rules, ok := c.firewall.(*firewallgce.Firewall); ok {
-		rules.Roster, rules.ClusterID = roster(settings, services.Lister()), settings.ClusterID
+		rules.Roster = roster(settings, services.Lister())
+		if c.config.LoadBalancer.Firewall == options.FirewallManaged {
+			rules.ClusterID = settings.ClusterID
+		}
 	}
 	recorder := newRecorder(ctx, kube)
 	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)

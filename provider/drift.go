@@ -56,16 +56,16 @@ func (l *loadBalancer) lookAtFirewall(ctx context.Context) {
 // not yet gone included, and those that have left type LoadBalancer but not yet
 // our hands. services leaves out other load balancers' Services, but no more.
 func roster(settings plan.Settings, services corelisters.ServiceLister) firewall.Roster {
-	return func() []firewall.Claim {
+	return func() []firewall.Owner {
 		shown, _ := services.List(labels.Everything()) // From memory; never an error.
-		var claims []firewall.Claim
+		var owners []firewall.Owner
 		for _, svc := range shown {
 			if svc.Spec.Type != v1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc) {
 				continue
 			}
-			claims = append(claims, firewall.Claim{Owner: settings.Owner(svc), Ports: plan.FirewallPorts(svc)})
+			owners = append(owners, settings.Owner(svc))
 		}
-		return claims
+		return owners
 	}
 }
 

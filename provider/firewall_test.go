@@ -177,8 +177,8 @@ func TestOnlyLoadBalancersAreInTheRoster(t *testing.T) {
 		}
 	}
 	var names []string
-	for _, claim := range roster(plan.Settings{ClusterID: "alpha"}, corelisters.NewServiceLister(memory))() {
-		names = append(names, claim.Owner.Service.Name)
+	for _, owner := range roster(plan.Settings{ClusterID: "alpha"}, corelisters.NewServiceLister(memory))() {
+		names = append(names, owner.Service.Name)
 	}
 	slices.Sort(names)
 	if diff := cmp.Diff([]string{"balanced", "leaving"}, names); diff != "" {

@@ -121,8 +121,7 @@ func (o *openings) close(ctx context.Context, owner firewall.Owner, mode options
 	delete(o.last, owner.UID)
 	o.mu.Unlock()
 	if mode == options.FirewallReport {
-		_, err := o.firewall.Ensure(ctx, firewall.Spec{Owner: owner, Report: true})
-		return err
+		return o.firewall.Abandon(ctx, owner)
 	}
 	return o.firewall.Delete(ctx, owner)
 }

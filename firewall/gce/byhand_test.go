@@ -177,6 +177,87 @@ func TestAServiceThatFailedOrIsGoneDoesNotDrift(t *testing.T) {
 	}
 }
 
+func TestAServiceDeletedInReportModeIsNotLookedAfter(t *testing.T) {
+	w := newWorld(t, "node")
+	w.mustEnsure(t, testSpec())
+	if _, err := w.Ensure(t.Context(), reported(nil)); err != nil {
+		t.Fatal(err)
+	}
+	err := w.Abandon(t.Context(), testOwner())
+	w.wantDrifted(t)
+	w.runByHand(t, err)
+	w.wantDrifted(t)
+	if rules := w.rules(t); len(rules) != 0 {
+		t.Errorf("left: %v", rules)
+	}
+}
+
+func TestWhatIsOpenForAServiceInReportModeStaysAndNoMore(t *testing.T) {
+	inReport := func(s firewall.Spec, ports ...uint16) firewall.Spec {
+		s = portSpec(s.Owner.Service.Name, ports...)
+		s.Report = true
+		return s
+	}
+	a, b := portSpec("a", 80, 81), portSpec("b", 80, 443)
+	for name, restarts := range map[string]bool{"one process": false, "restarted in between": true} {
+		t.Run(name, func(t *testing.T) {
+			w := sharing(t, a, b)
+			again := func() {
+				if restarts {
+					w = w.restart(firewall.Shared, a, b)
+				}
+			}
+			w.mustEnsure(t, a)
+			w.mustEnsure(t, b)
+			again()
+			w.mustEnsure(t, inReport(a, 80, 81))
+			w.wantOpen(t, 1, a, b)
+			_, err := w.Ensure(t.Context(), inReport(a, 81, 443, 8080))
+			if err == nil || !strings.Contains(err.Error(), "tcp:81,tcp:443,tcp:8080") {
+				t.Errorf("error %v, want a command that opens the new port", err)
+			}
+			again()
+			if err := w.Delete(t.Context(), b.Owner); err != nil {
+				t.Fatal(err)
+			}
+			w.wantOpen(t, 1, a)
+			w.mustEnsure(t, portSpec("a", 443))
+			w.wantOpen(t, 1, portSpec("a", 443))
+		})
+	}
+}
+
+func TestWhatWasSharedIsClosedByHandIfEverythingIs(t *testing.T) {
+	a, b := portSpec("a", 80, 443), portSpec("b", 443, 8080)
+	w := sharing(t, a, b)
+	w.mustEnsure(t, a)
+	w.mustEnsure(t, b)
+	w = w.restart(firewall.Shared, a, b)
+	w.ClusterID = ""
+	w.runByHand(t, w.Abandon(t.Context(), a.Owner))
+	w.wantOpen(t, 1, b)
+	w.runByHand(t, w.Abandon(t.Context(), b.Owner))
+	w.wantOpen(t, 0)
+}
+
+func TestWithoutTheRightToSweepDriftIsNoticedAllTheSame(t *testing.T) {
+	a, gone := portSpec("a", 80), portSpec("gone", 443)
+	w := sharing(t, a, gone)
+	w.mustEnsure(t, a)
+	w.mustEnsure(t, gone)
+	w = w.restart(firewall.Shared, a)
+	w.mustEnsure(t, a)
+	w.wantOpen(t, 1, a)
+	w.mustEnsure(t, gone)
+	w = w.restart(firewall.Shared, a)
+	w.forbid(t)
+	w.wantDrifted(t)
+	w.wantOpen(t, 1, a, gone)
+	w.sim.ClearFaults()
+	w.wantDrifted(t)
+	w.wantOpen(t, 1, a)
+}
+
 func TestASlowRuleDelaysNoOtherService(t *testing.T) {
 	w := newWorld(t, "node")
 	hour := &metav1.Duration{Duration: time.Hour}

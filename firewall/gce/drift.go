@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 )
 
 // left is how Ensure left the Services.
@@ -23,6 +24,7 @@ type outcome struct {
 	spec     firewall.Spec
 	byHand   bool
 	commands []string
+	cause    error
 }
 
 func newLeft() left { return left{services: map[firewall.Owner]outcome{}} }
@@ -33,7 +35,7 @@ func (l *left) remember(spec firewall.Spec, err error) {
 	var byHand *firewall.ByHandError
 	failed := err != nil
 	if errors.As(err, &byHand) {
-		o.byHand, o.commands, failed = true, byHand.Commands, false
+		o.byHand, o.commands, o.cause, failed = true, byHand.Commands, byHand.Cause, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,14 +62,14 @@ func (l *left) all() map[firewall.Owner]outcome {
 // rule it names one.
 func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	services := f.left.all()
-	if len(services) == 0 {
-		return nil, f.sweep(ctx)
+	if len(services) == 0 && f.ClusterID == "" {
+		return nil, nil
 	}
-	rules, err := f.list(ctx, "")
+	rules, err := f.sweep(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("comparing the firewall with what is wanted: %w", err)
 	}
-	repairs := f.sharedRepairs(rules, services)
+	repairs := f.sharedRepairs(rules)
 	var drifted []firewall.Owner
 	for _, owner := range slices.SortedFunc(maps.Keys(services), compareOwners) {
 		o := services[owner]
@@ -79,15 +81,23 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	return drifted, nil
 }
 
-// sweep removes shared rules that the last of all Services left behind, which
-// went without being deleted here. No Service is there any more that could be
-// ensured to that end.
-func (f *Firewall) sweep(ctx context.Context) error {
-	if f.ClusterID == "" || f.Roster == nil || len(f.Roster()) > 0 {
-		return nil
+// sweep closes in shared rules what is open for Services that are gone without
+// having been deleted here, and returns all rules.
+func (f *Firewall) sweep(ctx context.Context) ([]firewall.Rule, error) {
+	rules, err := f.list(ctx, "")
+	if err != nil || f.ClusterID == "" || f.Roster == nil {
+		return rules, err
 	}
-	_, _, err := f.share(ctx, firewall.Owner{ClusterID: f.ClusterID}, nil)
-	return err
+	owners := f.shares.owners(f.Roster())
+	swept := !slices.ContainsFunc(sharedAmong(rules, f.ClusterID), func(r firewall.Rule) bool { return !r.OpensOnlyFor(owners) })
+	if swept {
+		return rules, nil
+	}
+	// Not for want of the right to: then only they stay.
+	if _, _, err := f.share(ctx, firewall.Owner{ClusterID: f.ClusterID}, nil); err != nil && !gce.IsForbidden(err) {
+		return nil, err
+	}
+	return f.list(ctx, "")
 }
 
 func compareOwners(a, b firewall.Owner) int {
@@ -95,24 +105,20 @@ func compareOwners(a, b firewall.Owner) int {
 }
 
 // sharedRepairs are the changes that the shared rules need.
-func (f *Firewall) sharedRepairs(rules []firewall.Rule, services map[firewall.Owner]outcome) []firewall.Change {
-	if f.Roster == nil {
+func (f *Firewall) sharedRepairs(rules []firewall.Rule) []firewall.Change {
+	if f.ClusterID == "" || f.Roster == nil {
 		return nil
 	}
-	for owner := range services { // All of one cluster.
-		shared := slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.IsSharedBy(owner.ClusterID) })
-		return f.shareChanges(owner.ClusterID, shared)
-	}
-	return nil
+	return f.shareChanges(f.ClusterID, sharedAmong(rules, f.ClusterID))
 }
 
 // differs takes those of the repairs that it is going to have made.
 func (f *Firewall) differs(o outcome, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
 	if o.byHand {
-		commands, err := f.commands(o.spec.Owner, rules, want)
+		commands, err := f.commands(o.spec.Owner, rules, want, o.cause)
 		return err != nil || !slices.Equal(commands, o.commands)
 	}
-	own := slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.BelongsTo(o.spec.Owner) })
+	own := ownAmong(rules, o.spec.Owner)
 	if f.Layout != firewall.Shared {
 		return len(firewall.Changes(o.spec.Owner, own, want)) > 0
 	}

@@ -40,8 +40,8 @@ type Tagger interface {
 // Firewall implements firewall.Firewall. Its exported fields are set before it
 // is used.
 type Firewall struct {
-	// ClusterID is whose shared rules go when there are no Services any more.
-	// Empty: they stay.
+	// ClusterID is the cluster in whose shared rules is closed what is open for
+	// Services that are gone. Empty: in none, it is for somebody else to do.
 	ClusterID string
 	// Layout is how Services are spread over rules. Empty: one's own for each.
 	Layout firewall.Layout
@@ -89,17 +89,20 @@ func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
 	if gce.IsForbidden(err) {
 		return cmp.Or(f.report(ctx, owner, nil, err), err)
 	}
-	if err == nil {
-		f.shares.release(owner)
-	}
 	return err
 }
 
-// Exists implements firewall.Firewall. Of a Service that shares rules it cannot
-// be told whether a port is open for it or for another, until it was deleted.
+// Abandon implements firewall.Firewall.
+func (f *Firewall) Abandon(ctx context.Context, owner firewall.Owner) error {
+	f.left.forget(owner)
+	f.shares.forget(owner)
+	return f.report(ctx, owner, nil, nil)
+}
+
+// Exists implements firewall.Firewall.
 func (f *Firewall) Exists(ctx context.Context, owner firewall.Owner) (bool, error) {
 	own, shared, err := f.look(ctx, owner)
-	return len(own) > 0 || len(shared) > 0 && !f.shares.isReleased(owner), err
+	return len(own) > 0 || slices.ContainsFunc(shared, func(r firewall.Rule) bool { return r.OpensFor(owner) }), err
 }
 
 // desired computes the rules that a Service has, or would have if it did not
@@ -199,15 +202,15 @@ func (f *Firewall) look(ctx context.Context, owner firewall.Owner) (own, shared 
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking for firewall rules of Service %s: %w", owner.Service, err)
 	}
-	for _, rule := range rules {
-		switch {
-		case rule.BelongsTo(owner):
-			own = append(own, rule)
-		case rule.IsSharedBy(owner.ClusterID):
-			shared = append(shared, rule)
-		}
-	}
-	return own, shared, nil
+	return ownAmong(rules, owner), sharedAmong(rules, owner.ClusterID), nil
+}
+
+func ownAmong(rules []firewall.Rule, owner firewall.Owner) []firewall.Rule {
+	return slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.BelongsTo(owner) })
+}
+
+func sharedAmong(rules []firewall.Rule, clusterID string) []firewall.Rule {
+	return slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.IsSharedBy(clusterID) })
 }
 
 func (f *Firewall) list(ctx context.Context, filter string) ([]firewall.Rule, error) {
@@ -240,16 +243,21 @@ func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []fire
 	if err != nil && !gce.IsForbidden(err) {
 		return err
 	}
-	commands, err := f.commands(owner, rules, want)
+	commands, err := f.commands(owner, rules, want, cause)
 	if err != nil || len(commands) == 0 {
 		return err
 	}
 	return &firewall.ByHandError{Owner: owner, Commands: commands, Cause: cause}
 }
 
-func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule) ([]string, error) {
+// commands has what is open for owner in shared rules closed only if sweep is
+// not going to do it: such a command is outdated soon.
+func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, cause error) ([]string, error) {
 	everyTag := len(f.tags) == 0 // Then the tags are those that all nodes bear.
 	changes, err := firewall.Unmet(owner, rules, want, everyTag)
+	if len(want) == 0 && (cause != nil || f.ClusterID == "") {
+		changes = append(changes, firewall.LeaveShared(owner, sharedAmong(rules, owner.ClusterID))...)
+	}
 	return firewall.Gcloud(f.api.NetworkProject(), changes), err
 }
 

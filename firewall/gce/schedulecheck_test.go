@@ -62,10 +62,13 @@ func (s *schedule) check() error {
 		tags = s.nodeTags
 	}
 	var want []firewall.Rule
-	for _, spec := range s.wanted {
+	for uid, spec := range s.wanted {
 		rules, err := firewall.Desired(spec, firewall.Target{Network: "default", Tags: tags})
 		if err != nil {
 			return err
+		}
+		if had, reports := s.frozen[uid]; reports {
+			rules = had
 		}
 		want = append(want, rules...)
 	}

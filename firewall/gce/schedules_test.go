@@ -66,12 +66,13 @@ type schedule struct {
 	sim      *gcesim.Sim
 	tags     []string // As configured; none: those that the nodes bear.
 	firewall *Firewall
-	wanted   map[types.UID]firewall.Spec // No ports: deleted.
-	gone     map[types.UID]bool          // Deleted successfully.
-	nodeTags []string                    // What all nodes bear.
-	tampered map[string]bool             // Rules that somebody else changed.
-	mustStay map[string]bool             // What has to be open at every moment.
-	broken   error                       // What must never be seen, was.
+	wanted   map[types.UID]firewall.Spec   // No ports: deleted.
+	gone     map[types.UID]bool            // Deleted successfully.
+	nodeTags []string                      // What all nodes bear.
+	tampered map[string]bool               // Rules that somebody else changed.
+	mustStay map[string]bool               // What has to be open at every moment.
+	frozen   map[types.UID][]firewall.Rule // What Services in report mode had.
+	broken   error                         // What must never be seen, was.
 }
 
 // crashing lets a number of requests through. With the next one the process
@@ -114,19 +115,19 @@ func (s *schedule) start(transport http.RoundTripper) error {
 	}
 	s.firewall = New(client, gce.NewInstances(client, time.Nanosecond), s.tags)
 	s.firewall.Layout = pick(s, firewall.PerService, firewall.Shared)
-	s.firewall.Roster = s.roster
+	s.firewall.Roster, s.firewall.ClusterID = s.roster, "prod"
 	return nil
 }
 
 // roster lists the Services whose finalizers would still be there.
-func (s *schedule) roster() []firewall.Claim {
-	var claims []firewall.Claim
-	for uid, spec := range s.wanted {
+func (s *schedule) roster() []firewall.Owner {
+	var owners []firewall.Owner
+	for uid := range s.wanted {
 		if !s.gone[uid] {
-			claims = append(claims, firewall.Claim{Owner: ownerOf(uid), Ports: spec.Ports})
+			owners = append(owners, ownerOf(uid))
 		}
 	}
-	return claims
+	return owners
 }
 
 // The rules of somebody without a mark, and of another cluster.
@@ -136,10 +137,10 @@ const (
 )
 
 // theirMark is that of a rule which Services of another cluster share.
-const theirMark = `{"hostport-ccm.io/cluster-id":"another","hostport-ccm.io/shared-by":"key-v4"}`
+const theirMark = `{"hostport-ccm.io/cluster-id":"another","hostport-ccm.io/shared-by":"key-v4","hostport-ccm.io/open":{"abcdefgh":"udp:53"}}`
 
 func newSchedule(seed uint64) (*schedule, error) {
-	s := &schedule{rand: rand.New(rand.NewPCG(seed, 0)), wanted: map[types.UID]firewall.Spec{}, gone: map[types.UID]bool{}, nodeTags: []string{"node"}, tampered: map[string]bool{}}
+	s := &schedule{rand: rand.New(rand.NewPCG(seed, 0)), wanted: map[types.UID]firewall.Spec{}, gone: map[types.UID]bool{}, frozen: map[types.UID][]firewall.Rule{}, nodeTags: []string{"node"}, tampered: map[string]bool{}}
 	if s.rand.IntN(2) == 0 {
 		s.tags = []string{"node"}
 	}
@@ -179,7 +180,7 @@ func runSchedule(seed uint64) error {
 			return fmt.Errorf("after the faults: %w", err)
 		}
 	}
-	if err := s.check(); err != nil {
+	if err := errors.Join(s.check(), s.reportForAWhile()); err != nil {
 		return err
 	}
 	for uid := range s.wanted {
@@ -262,13 +263,12 @@ func ownerOf(uid types.UID) firewall.Owner {
 func (s *schedule) edit() {
 	uid := pick[types.UID](s, "u1", "u2")
 	spec := firewall.Spec{Owner: ownerOf(uid), Nodes: []string{node("n1"), node("n2")}}
-	for range s.rand.IntN(4) {
-		spec.Ports = append(spec.Ports, firewall.Port{Protocol: pick(s, v1.ProtocolTCP, v1.ProtocolUDP), Port: uint16(80 + s.rand.IntN(4))})
-	}
+	spec.Ports = s.somePorts()
 	for range s.rand.IntN(4) {
 		spec.SourceRanges = append(spec.SourceRanges, netip.MustParsePrefix(pick(s, "0.0.0.0/0", "192.0.2.0/24", "::/0", "2001:db8::/32")))
 	}
 	s.wanted[uid], s.gone[uid] = spec, false
+	delete(s.frozen, uid)
 	if s.rand.IntN(3) > 0 {
 		_ = s.try(context.Background(), uid) // Under faults anything may fail.
 		return
@@ -281,6 +281,14 @@ func (s *schedule) edit() {
 	must(s.start(s.sim.Client().Transport))
 }
 
+func (s *schedule) somePorts() []firewall.Port {
+	var ports []firewall.Port
+	for range s.rand.IntN(4) {
+		ports = append(ports, firewall.Port{Protocol: pick(s, v1.ProtocolTCP, v1.ProtocolUDP), Port: uint16(80 + s.rand.IntN(4))})
+	}
+	return ports
+}
+
 // must is for what only a mistake in this test makes fail.
 func must(err error) {
 	if err != nil {
@@ -290,11 +298,16 @@ func must(err error) {
 
 // try does what the controller would do for a Service.
 func (s *schedule) try(ctx context.Context, uid types.UID) error {
-	if len(s.wanted[uid].Ports) == 0 {
+	spec := s.wanted[uid]
+	if len(spec.Ports) == 0 && !spec.Report {
 		err := s.firewall.Delete(ctx, ownerOf(uid))
 		s.gone[uid] = err == nil
 		return err
 	}
-	_, err := s.firewall.Ensure(ctx, s.wanted[uid])
+	_, err := s.firewall.Ensure(ctx, spec)
+	var byHand *firewall.ByHandError
+	if spec.Report && errors.As(err, &byHand) {
+		return nil
+	}
 	return err
 }

@@ -16,18 +16,14 @@ type shares struct {
 	// that the one before has made the changes of all who waited.
 	turn chan struct{}
 
-	mu     sync.Mutex
-	claims map[firewall.Owner]claim
-}
-
-// claim is what is known of one Service.
-type claim struct {
-	rules    []firewall.Rule
-	released bool
+	mu sync.Mutex
+	// claims are the rules that Services would have for themselves. One that is
+	// not here keeps what is open for it.
+	claims map[firewall.Owner][]firewall.Rule
 }
 
 func newShares() shares {
-	return shares{turn: make(chan struct{}, 1), claims: map[firewall.Owner]claim{}}
+	return shares{turn: make(chan struct{}, 1), claims: map[firewall.Owner][]firewall.Rule{}}
 }
 
 // errNoRoster keeps a mistake in wiring from closing ports.
@@ -36,58 +32,57 @@ var errNoRoster = errors.New("shared firewall rules cannot be changed without kn
 func (s *shares) set(owner firewall.Owner, rules []firewall.Rule) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.claims[owner] = claim{rules: rules}
+	s.claims[owner] = rules
 }
 
 // wants says whether owner's claim is still what it wants.
 func (s *shares) wants(owner firewall.Owner, want []firewall.Rule) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.EqualFunc(s.claims[owner].rules, want, func(a, b firewall.Rule) bool {
+	return slices.EqualFunc(s.claims[owner], want, func(a, b firewall.Rule) bool {
 		return a.Name == b.Name && len(firewall.Diff(a, b)) == 0
 	})
 }
 
-// release says that nothing is open for owner any more.
-func (s *shares) release(owner firewall.Owner) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.claims[owner] = claim{released: true}
-}
-
-func (s *shares) isReleased(owner firewall.Owner) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.claims[owner].released
-}
-
-// forget makes owner a Service of which it is not known what it wants: its
-// ports stay as they are.
+// forget has owner keep what is open for it, as the marks of the rules say.
 func (s *shares) forget(owner firewall.Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.claims, owner)
 }
 
-// all returns what the Services want, and the ports of those of which it is
-// not known. Services that are gone are forgotten.
-func (s *shares) all(roster []firewall.Claim) (wanted []firewall.Rule, keep []firewall.Port) {
+// all returns what the Services want, and those that keep what they have.
+// Services that are gone are forgotten.
+func (s *shares) all(roster []firewall.Owner) (wanted []firewall.Rule, stay []firewall.Owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	present := map[firewall.Owner]bool{}
-	for _, r := range roster {
-		present[r.Owner] = true
-		if _, known := s.claims[r.Owner]; !known {
-			keep = append(keep, r.Ports...)
+	for _, owner := range roster {
+		present[owner] = true
+		if _, known := s.claims[owner]; !known {
+			stay = append(stay, owner)
 		}
 	}
-	for owner, c := range s.claims {
-		if len(c.rules) == 0 && !present[owner] {
+	for owner, rules := range s.claims {
+		if len(rules) == 0 && !present[owner] {
 			delete(s.claims, owner)
 		}
-		wanted = append(wanted, c.rules...)
+		wanted = append(wanted, rules...)
 	}
-	return wanted, keep
+	return wanted, stay
+}
+
+// owners are all Services for which something may be open.
+func (s *shares) owners(roster []firewall.Owner) []firewall.Owner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(roster)
+	for owner, rules := range s.claims {
+		if len(rules) > 0 {
+			all = append(all, owner)
+		}
+	}
+	return all
 }
 
 // share makes the shared rules equal to what all Services want, of which owner
@@ -120,6 +115,6 @@ func (f *Firewall) share(ctx context.Context, owner firewall.Owner, want []firew
 }
 
 func (f *Firewall) shareChanges(clusterID string, have []firewall.Rule) []firewall.Change {
-	wanted, keep := f.shares.all(f.Roster())
-	return firewall.ShareChanges(have, firewall.Share(clusterID, have, wanted, keep))
+	wanted, stay := f.shares.all(f.Roster())
+	return firewall.ShareChanges(have, firewall.Share(clusterID, have, wanted, stay))
 }

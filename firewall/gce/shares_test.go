@@ -24,17 +24,17 @@ import (
 func sharing(t *testing.T, specs ...firewall.Spec) world {
 	t.Helper()
 	w := newWorld(t, "node")
-	w.Layout = firewall.Shared
+	w.Layout, w.ClusterID = firewall.Shared, "prod"
 	w.Roster = rosterOf(specs...)
 	return w
 }
 
 func rosterOf(specs ...firewall.Spec) firewall.Roster {
-	var claims []firewall.Claim
+	var owners []firewall.Owner
 	for _, s := range specs {
-		claims = append(claims, firewall.Claim{Owner: s.Owner, Ports: s.Ports})
+		owners = append(owners, s.Owner)
 	}
-	return func() []firewall.Claim { return claims }
+	return func() []firewall.Owner { return owners }
 }
 
 func portSpec(name string, ports ...uint16) firewall.Spec {
@@ -135,7 +135,7 @@ func TestARestartClosesNothingOfServicesNotYetEnsured(t *testing.T) {
 // restart is a new process that knows these Services.
 func (w world) restart(layout firewall.Layout, roster ...firewall.Spec) world {
 	next := New(w.api, w.tagger, w.tags)
-	next.Layout, next.Roster = layout, rosterOf(roster...)
+	next.Layout, next.Roster, next.ClusterID = layout, rosterOf(roster...), w.ClusterID
 	return world{next, w.sim}
 }
 
@@ -263,7 +263,7 @@ func TestAThousandServicesWithDefaultRangesFitTheSmallestQuota(t *testing.T) {
 	for i := 0; i < len(specs); i += 100 {
 		w.mustEnsure(t, specs[i])
 	}
-	w.wantOpen(t, 10, specs...)
+	w.wantOpen(t, 12, specs...)
 	for _, r := range w.rules(t) {
 		if len(r.Allowed) > firewall.MaxPortRanges {
 			t.Errorf("rule %s has %d ranges", r.Name, len(r.Allowed))

@@ -19,6 +19,9 @@ func (Firewall) Ensure(context.Context, firewall.Spec) ([]string, error) { retur
 // Delete has nothing to close.
 func (Firewall) Delete(context.Context, firewall.Owner) error { return nil }
 
+// Abandon has nothing to say.
+func (Firewall) Abandon(context.Context, firewall.Owner) error { return nil }
+
 // Exists is always false: nothing was opened.
 func (Firewall) Exists(context.Context, firewall.Owner) (bool, error) { return false, nil }
 
