@@ -1,67 +1,143 @@
 package firewall
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
 
 // LetsIn says whether rules, all those of a network, let in everything that
-// want lets in. It errs on the side of no: ranges of several rules are not
-// pieced together, and rules that go by service accounts, source tags or
+// want lets in: each of its packets to each of its nodes, by whichever of the
+// rules. It errs on the side of no: a deny rule counts for all nodes, whatever
+// its targets, and rules that allow by service accounts, source tags or
 // destinations do not count. everyTag is as in Unmet.
 func LetsIn(rules []Rule, want Rule, everyTag bool) bool {
-	for _, source := range want.SourceRanges {
-		var open []Allow
-		for _, r := range rules {
-			if r.admits(want, source, everyTag) && !slices.ContainsFunc(rules, func(d Rule) bool { return d.overrules(r, want, source) }) {
-				open = append(open, r.Allowed...)
-			}
-		}
-		open = Merge(open)
-		for _, wanted := range Merge(want.Allowed) {
-			if !slices.ContainsFunc(open, func(o Allow) bool { return o.covers(wanted) }) {
-				return false
-			}
-		}
+	bearers := [][]string{want.TargetTags}
+	if !everyTag { // There may be a node for each that bears no other.
+		bearers = slices.Collect(slices.Chunk(want.TargetTags, 1))
 	}
-	return true
-}
-
-// admits says whether the rule speaks of all of want's nodes and of all
-// clients in the range source.
-func (r Rule) admits(want Rule, source string, everyTag bool) bool {
-	if r.Disabled || r.Direction != Ingress || r.Network != want.Network || len(r.Allowed) == 0 ||
-		len(r.DestinationRanges)+len(r.TargetServiceAccounts) > 0 {
-		return false
-	}
-	return r.reaches(want, everyTag) && slices.ContainsFunc(r.SourceRanges, func(s string) bool { return contains(s, source) })
-}
-
-func (r Rule) reaches(want Rule, everyTag bool) bool {
-	has := func(tag string) bool { return slices.Contains(r.TargetTags, tag) }
-	if len(r.TargetTags) == 0 || everyTag && slices.ContainsFunc(want.TargetTags, has) {
-		return true
-	}
-	return !slices.ContainsFunc(want.TargetTags, func(tag string) bool { return !has(tag) })
-}
-
-// overrules says whether the rule may deny some of what want lets in from
-// source before, or together with, the rule allowing it.
-func (r Rule) overrules(allowing, want Rule, source string) bool {
-	if r.Disabled || r.Direction != Ingress || r.Network != want.Network || r.Priority > allowing.Priority {
-		return false
-	}
-	meets := len(r.SourceRanges) == 0 || slices.ContainsFunc(r.SourceRanges, func(s string) bool { return contains(s, source) || contains(source, s) })
-	return meets && slices.ContainsFunc(r.Denied, func(d Allow) bool {
-		return slices.ContainsFunc(want.Allowed, d.overlaps)
+	return !slices.ContainsFunc(bearers, func(tags []string) bool {
+		inOrder := judgesOf(rules, want.Network, tags)
+		return slices.ContainsFunc(want.SourceRanges, func(source string) bool {
+			prefix, err := netip.ParsePrefix(source)
+			return err != nil || !letAllIn(inOrder, prefix.Masked(), Merge(want.Allowed))
+		})
 	})
 }
 
-// contains says whether outer holds all of inner.
-func contains(outer, inner string) bool {
-	o, errOuter := netip.ParsePrefix(outer)
-	i, errInner := netip.ParsePrefix(inner)
-	return errOuter == nil && errInner == nil && o.Bits() <= i.Bits() && o.Contains(i.Addr())
+// judge is a rule that applies to the nodes in question.
+type judge struct {
+	Rule
+	// sources are the ranges it applies to. anybody: it may apply to all.
+	sources []netip.Prefix
+	anybody bool
+}
+
+// judgesOf returns the rules for nodes with these tags in the order in which
+// they have a say: by priority, and what denies before what allows.
+func judgesOf(rules []Rule, network string, tags []string) []judge {
+	var judges []judge
+	for _, r := range rules {
+		if r.Disabled || r.Direction != Ingress || r.Network != network || !r.denies() && !r.allowsFor(tags) {
+			continue
+		}
+		j := judge{Rule: r}
+		for _, s := range r.SourceRanges {
+			if prefix, err := netip.ParsePrefix(s); err == nil {
+				j.sources = append(j.sources, prefix.Masked())
+			}
+		}
+		// By a tag or account it may deny anybody.
+		j.anybody = r.denies() && len(r.SourceTags)+len(r.SourceServiceAccounts) > 0 || r.denies() && len(j.sources) == 0
+		judges = append(judges, j)
+	}
+	slices.SortStableFunc(judges, func(a, b judge) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), len(b.Denied)-len(a.Denied))
+	})
+	return judges
+}
+
+func (r Rule) denies() bool { return len(r.Denied) > 0 }
+
+// allowsFor says whether the rule speaks of all nodes that bear the tags.
+func (r Rule) allowsFor(tags []string) bool {
+	if len(r.DestinationRanges)+len(r.TargetServiceAccounts) > 0 {
+		return false
+	}
+	return len(r.TargetTags) == 0 || slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(r.TargetTags, tag) })
+}
+
+// letAllIn says whether the rules let wanted in from all of source. A range of
+// which some rule knows a part only is judged half by half.
+func letAllIn(inOrder []judge, source netip.Prefix, wanted []Allow) bool {
+	if slices.ContainsFunc(inOrder, func(j judge) bool { return j.knowsPartOf(source) }) {
+		low, high := halves(source)
+		return letAllIn(inOrder, low, wanted) && letAllIn(inOrder, high, wanted)
+	}
+	for _, j := range inOrder {
+		if !j.knows(source) {
+			continue
+		}
+		if slices.ContainsFunc(j.Denied, func(d Allow) bool { return slices.ContainsFunc(wanted, d.overlaps) }) {
+			return false
+		}
+		wanted = without(wanted, j.Allowed)
+	}
+	return len(wanted) == 0
+}
+
+// knows says whether the rule applies to all of source.
+func (j judge) knows(source netip.Prefix) bool {
+	return j.anybody || slices.ContainsFunc(j.sources, func(s netip.Prefix) bool {
+		return s.Bits() <= source.Bits() && s.Contains(source.Addr())
+	})
+}
+
+// knowsPartOf says whether it applies to some of source and maybe not to the
+// rest.
+func (j judge) knowsPartOf(source netip.Prefix) bool {
+	return !j.knows(source) && slices.ContainsFunc(j.sources, source.Overlaps)
+}
+
+// halves splits a range of more than one address.
+func halves(p netip.Prefix) (low, high netip.Prefix) {
+	bits := p.Bits()
+	last := p.Addr().AsSlice()
+	last[bits/8] |= 0x80 >> (bits % 8)
+	addr, _ := netip.AddrFromSlice(last)
+	return netip.PrefixFrom(p.Addr(), bits+1), netip.PrefixFrom(addr, bits+1)
+}
+
+// without returns what of allows is left when taken are gone.
+func without(allows, taken []Allow) []Allow {
+	for _, t := range taken {
+		var left []Allow
+		for _, a := range allows {
+			left = append(left, a.without(t)...)
+		}
+		allows = left
+	}
+	return allows
+}
+
+func (a Allow) without(b Allow) []Allow {
+	switch {
+	case b.covers(a):
+		return nil
+	case a.Protocol != b.Protocol || !a.overlaps(b):
+		return []Allow{a}
+	}
+	if everyPort(a) {
+		a.From, a.To = 1, 65535
+	}
+	var left []Allow
+	if a.From < b.From {
+		left = append(left, Allow{a.Protocol, a.From, b.From - 1})
+	}
+	if b.To < a.To {
+		left = append(left, Allow{a.Protocol, b.To + 1, a.To})
+	}
+	return left
 }
 
 func (a Allow) covers(b Allow) bool {
