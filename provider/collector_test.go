@@ -60,7 +60,7 @@ func newLand(fatal func(...any), owners ...firewall.Owner) *land {
 	l := &land{kube: fake.NewClientset(stored...), firewall: fw, sets: sets, memory: services, events: record.NewFakeRecorder(100)}
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	l.collector = newCollector(&loadBalancer{
-		settings: settings, kube: l.kube, openings: newOpenings(fw), reporter: newReporter(l.events),
+		settings: settings, kube: l.kube, openings: newOpenings(fw, nil), reporter: newReporter(l.events),
 		daemonSets: daemonSetsOf(l.kube, settings, appslisters.NewDaemonSetLister(sets)),
 		configMaps: configMapsOf(l.kube, settings, corelisters.NewConfigMapLister(maps)),
 		mirrors:    mirrorsOf(l.kube, settings, corelisters.NewServiceLister(l.memory)),
@@ -369,7 +369,7 @@ func TestNothingIsCollectedBeforeMemoryIsFilled(t *testing.T) {
 func TestInReportModeObjectsAreCollectedAndRulesAreNot(t *testing.T) {
 	gone := owner("alpha", "web", "1-uid")
 	l := newLand(t.Fatal, gone)
-	l.kinds[0] = newOpenings(l.firewall).leftovers("alpha", options.FirewallReport)
+	l.kinds[0] = newOpenings(l.firewall, nil).leftovers("alpha", options.FirewallReport)
 	l.show(t.Fatal, map[firewall.Owner]sighting{gone: {}})
 	if err := l.collect(t.Context()); err != nil {
 		t.Error(err)

@@ -19,6 +19,7 @@ import (
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -80,6 +81,10 @@ func (l *latencyLab) causes() [][]event {
 			event{name: "node back", once: l.createNode, services: common, want: l.ips},
 		},
 		{
+			event{name: "node gone, and the cloud does not answer", once: func() { l.hush(); l.deleteNode() }, services: common, want: without},
+			event{name: "node back", once: func() { l.answer(); l.createNode() }, services: common, want: l.ips},
+		},
+		{
 			out("endpoint of policy Local gone", []string{"local"}, func(string) { l.endpoints("local", l.names()[:len(without)]...) }),
 			back("endpoint of policy Local ready", []string{"local"}, func(string) { l.endpoints("local", l.names()...) }),
 		},
@@ -135,6 +140,8 @@ type latencyLab struct {
 	// one cause. ips are the nodes' addresses, node n<i+1> has the i-th.
 	everybody []string
 	ips       []string
+	// answer ends a silence of the cloud.
+	answer func()
 
 	mu   sync.Mutex
 	want []string
@@ -275,6 +282,13 @@ func (l *latencyLab) deleteNode() {
 	if err := l.kube.CoreV1().Nodes().Delete(context.Background(), l.last().Name, metav1.DeleteOptions{}); err != nil {
 		l.Fatal(err)
 	}
+}
+
+// hush has the cloud not answer.
+func (l *latencyLab) hush() {
+	silent := make(chan struct{})
+	l.firewall.FailWith(func(string, firewall.Owner) error { <-silent; return nil })
+	l.answer = func() { close(silent); l.firewall.FailWith(nil) }
 }
 
 func (l *latencyLab) createNode() {

@@ -17,7 +17,8 @@ import (
 // opened is what came of opening a Service's ports.
 type opened struct {
 	warnings []warning
-	// failed says that the ports may not be open and that we are to blame.
+	// failed says that the ports may not be open, or not yet, and that we are to
+	// blame.
 	failed bool
 	// again is after how long to try again; zero: when something happens.
 	again time.Duration
@@ -39,9 +40,12 @@ func (l *loadBalancer) open(ctx context.Context, svc *v1.Service, p *plan.Plan, 
 
 func resultOf(err error) opened {
 	var byHand *firewall.ByHandError
+	var underWay *underWayError
 	switch {
 	case err == nil:
 		return opened{}
+	case errors.As(err, &underWay):
+		return opened{failed: true, warnings: resultOf(underWay.before).warnings}
 	case errors.As(err, &byHand):
 		result := opened{warnings: commandWarnings(byHand)}
 		if byHand.Cause != nil {

@@ -27,9 +27,13 @@ const (
 // and each would cost a request to the cloud's API.
 type openings struct {
 	firewall firewall.Firewall
+	errands  *errands
+	patience time.Duration
 
 	mu   sync.Mutex
 	last map[types.UID]opening
+	// troubles are what the last errands failed with.
+	troubles map[types.UID]error
 }
 
 // opening is how a Service's firewall was left.
@@ -41,28 +45,66 @@ type opening struct {
 	doubtful bool
 }
 
-func newOpenings(f firewall.Firewall) *openings {
-	return &openings{firewall: f, last: map[types.UID]opening{}}
+// underWayError says that the firewall takes its time, and what was wrong when it
+// was last asked.
+type underWayError struct{ before error }
+
+func (*underWayError) Error() string { return "the firewall is being changed" }
+
+// newOpenings calls poke when the firewall, after it took its time, is done.
+func newOpenings(f firewall.Firewall, poke func(types.NamespacedName)) *openings {
+	return &openings{firewall: f, errands: newErrands(poke), patience: patience, last: map[types.UID]opening{}, troubles: map[types.UID]error{}}
 }
 
 // ensure makes what is open equal to spec. In mode none, nothing is open by our
 // doing; in mode report, the error is a *firewall.ByHandError while somebody
-// else has something to do. repaired says that the changes undo what somebody
-// else did.
+// else has something to do. It is an *underWayError while the outcome is not
+// known. repaired says that the changes undo what somebody else did.
 func (o *openings) ensure(ctx context.Context, spec firewall.Spec, mode options.FirewallMode) (changes []string, repaired bool, err error) {
 	spec.Report = mode == options.FirewallReport
 	wanted := fmt.Sprintf("%s %v", mode, spec)
+	earlier, err := o.finish(ctx, spec.Owner)
+	var underWay *underWayError
+	if errors.As(err, &underWay) || earlier.wanted == wanted {
+		return earlier.changes, earlier.repaired, err
+	}
 	last := o.get(spec.Owner.UID)
 	if last.wanted == wanted && !last.doubtful {
-		return nil, false, asError(last.byHand)
+		return earlier.changes, false, asError(last.byHand)
 	}
+	o.errands.start(ctx, spec.Owner, func() result { return o.change(ctx, spec, mode, wanted) })
+	done, err := o.finish(ctx, spec.Owner)
+	return append(earlier.changes, done.changes...), done.repaired, err
+}
+
+// finish waits for a Service's errand as long as there is patience, and
+// returns its outcome.
+func (o *openings) finish(ctx context.Context, owner firewall.Owner) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.patience)
+	defer cancel()
+	done, err := o.errands.finish(ctx, owner)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		return done, &underWayError{o.troubles[owner.UID]}
+	}
+	if done.wanted != "" {
+		o.troubles[owner.UID] = done.err
+	}
+	return done, done.err
+}
+
+// change asks the firewall.
+func (o *openings) change(ctx context.Context, spec firewall.Spec, mode options.FirewallMode, wanted string) result {
+	last, done := o.get(spec.Owner.UID), result{wanted: wanted}
 	if mode == options.FirewallNone {
-		err = o.firewall.Delete(ctx, spec.Owner)
+		done.err = o.firewall.Delete(ctx, spec.Owner)
 	} else {
-		changes, err = o.firewall.Ensure(ctx, spec)
+		done.changes, done.err = o.firewall.Ensure(ctx, spec)
 	}
-	o.set(spec.Owner.UID, wanted, err)
-	return changes, last.wanted == wanted && last.byHand == nil, err
+	o.set(spec.Owner.UID, wanted, done.err)
+	done.repaired = last.wanted == wanted && last.byHand == nil
+	return done
 }
 
 func asError(byHand *firewall.ByHandError) error {
@@ -107,6 +149,10 @@ func (o *openings) doubt(uid types.UID) {
 // exists says whether anything may be open for a Service. In report mode, which
 // does without the right to look, what cannot be seen may be open.
 func (o *openings) exists(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) (bool, error) {
+	var underWay *underWayError
+	if _, err := o.finish(ctx, owner); errors.As(err, &underWay) {
+		return true, nil
+	}
 	open, err := o.firewall.Exists(ctx, owner)
 	if mode == options.FirewallReport && gce.IsForbidden(err) {
 		return true, nil
@@ -117,8 +163,12 @@ func (o *openings) exists(ctx context.Context, owner firewall.Owner, mode option
 // close closes everything that was opened for owner. In report mode it says
 // what somebody else has to do, and is content with that.
 func (o *openings) close(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) error {
+	if _, err := o.errands.finish(ctx, owner); err != nil {
+		return fmt.Errorf("waiting for the last change: %w", ctx.Err())
+	}
 	o.mu.Lock()
 	delete(o.last, owner.UID)
+	delete(o.troubles, owner.UID)
 	o.mu.Unlock()
 	if mode == options.FirewallReport {
 		return o.firewall.Abandon(ctx, owner)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -17,13 +18,9 @@ func TestTheFirewallIsAskedWhenSomethingMayHaveChanged(t *testing.T) {
 	var failure error
 	fw := &firewall.Fake{}
 	fw.FailWith(func(string, firewall.Owner) error { asked++; return failure })
-	o := newOpenings(fw)
-	spec := firewall.Spec{
-		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: "web-uid"},
-		Ports:        []firewall.Port{{Protocol: "TCP", Port: 80}},
-		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
-		Nodes:        []string{"gce://p/z/n1"},
-	}
+	o := newOpenings(fw, nil)
+	o.patience = time.Minute
+	spec := specOfWeb()
 	for _, step := range []struct {
 		name  string
 		do    func() error
@@ -52,6 +49,15 @@ func TestTheFirewallIsAskedWhenSomethingMayHaveChanged(t *testing.T) {
 	}
 }
 
+func specOfWeb() firewall.Spec {
+	return firewall.Spec{
+		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: "web-uid"},
+		Ports:        []firewall.Port{{Protocol: "TCP", Port: 80}},
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+		Nodes:        []string{"gce://p/z/n1"},
+	}
+}
+
 func ensure(o *openings, spec firewall.Spec, managed bool) error {
 	mode := options.FirewallNone
 	if managed {
@@ -59,4 +65,49 @@ func ensure(o *openings, spec firewall.Spec, managed bool) error {
 	}
 	_, _, err := o.ensure(context.Background(), spec, mode)
 	return err
+}
+
+func TestWhoDoesNotWaitForTheFirewallComesBackForTheOutcome(t *testing.T) {
+	answer, poked := make(chan error), make(chan types.NamespacedName)
+	fw := &firewall.Fake{}
+	fw.FailWith(func(string, firewall.Owner) error { return <-answer })
+	o := newOpenings(fw, func(name types.NamespacedName) { poked <- name })
+	o.patience = 0
+	spec := specOfWeb()
+	down := errors.New("down")
+	wantUnderWay := func(before error) {
+		t.Helper()
+		var underWay *underWayError
+		if err := ensure(o, spec, true); !errors.As(err, &underWay) || !errors.Is(underWay.before, before) {
+			t.Fatalf("got %v, %v; want it under way after %v", err, underWay, before)
+		}
+	}
+	outcome := func(err error) {
+		t.Helper()
+		answer <- err
+		if name := <-poked; name != spec.Owner.Service {
+			t.Fatalf("poked %s", name)
+		}
+	}
+	wantUnderWay(nil)
+	wantUnderWay(nil) // And not asked twice: nobody would answer.
+	outcome(down)
+	if err := ensure(o, spec, true); !errors.Is(err, down) {
+		t.Fatalf("got %v, want the outcome", err)
+	}
+	wantUnderWay(down)
+	spec.Ports[0].Port = 81
+	wantUnderWay(down)
+	outcome(nil)
+	wantUnderWay(nil) // Of the other ports.
+	if open, err := o.exists(t.Context(), spec.Owner, options.FirewallManaged); !open || err != nil {
+		t.Errorf("what is being opened does not exist: %v", err)
+	}
+	closed := make(chan error)
+	go func() { closed <- o.close(t.Context(), spec.Owner, options.FirewallManaged) }()
+	outcome(nil)
+	answer <- nil
+	if err := <-closed; err != nil || len(fw.Rules()) > 0 {
+		t.Errorf("closed: %v, open: %v", err, fw.Rules())
+	}
 }
