@@ -1,6 +1,7 @@
 package gce
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -43,6 +44,22 @@ func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
 					t.Errorf("%v, %v", errFake, errReal)
 				}
 			},
+			"abandon": func(t *rapid.T) {
+				s := draw(t)
+				want, got := commandsIn(fake.Abandon(t.Context(), s.Owner)), commandsIn(real.Abandon(t.Context(), s.Owner))
+				if want != got {
+					t.Errorf("fake has %d commands, real %d", want, got)
+				}
+			},
+			"report": func(t *rapid.T) {
+				s := draw(t)
+				s.Report = true
+				told, errFake := fake.Ensure(t.Context(), s)
+				more, errReal := real.Ensure(t.Context(), s)
+				if commandsIn(errFake) != commandsIn(errReal) || len(told)+len(more) > 0 {
+					t.Errorf("fake: %v, real: %v, changes %v", errFake, errReal, append(told, more...))
+				}
+			},
 			"exists": func(t *rapid.T) {
 				s := draw(t)
 				want, errFake := fake.Exists(t.Context(), s.Owner)
@@ -53,4 +70,16 @@ func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
 			},
 		})
 	})
+}
+
+// commandsIn counts what is to be done by hand; -1: err says something else.
+func commandsIn(err error) int {
+	var byHand *firewall.ByHandError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &byHand):
+		return len(byHand.Commands)
+	}
+	return -1
 }

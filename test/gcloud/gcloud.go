@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,18 +74,37 @@ func Parse(command string) (Request, error) {
 		return Request{}, fmt.Errorf("not a command on firewall rules: %q", words)
 	}
 	r := Request{Method: methods[words[3]], Name: words[4], Body: map[string]any{}}
+	seen := map[string]bool{}
 	for _, word := range words[5:] {
+		name, _, _ := strings.Cut(word, "=")
+		if seen[name] {
+			return r, fmt.Errorf("%s is given twice", name)
+		}
+		seen[name] = true
 		if err := r.flag(words[3], word); err != nil {
 			return r, err
 		}
 	}
+	return r, r.complete()
+}
+
+// complete adds the name, and refuses what lacks something.
+func (r *Request) complete() error {
 	if r.Project == "" {
-		return r, errors.New("no --project")
+		return errors.New("no --project")
 	}
-	if r.Method == http.MethodPost {
+	switch r.Method {
+	case http.MethodPost:
+		if r.Body["allowed"] == nil {
+			return errors.New("create needs --allow")
+		}
 		r.Body["name"] = r.Name
+	case http.MethodPatch:
+		if len(r.Body) == 0 {
+			return errors.New("at least one property must be modified")
+		}
 	}
-	return r, nil
+	return nil
 }
 
 // lists are the flags that take lists, and the fields of the API they set.
@@ -101,7 +121,13 @@ func (r *Request) flag(verb, word string) error {
 	if verb == "delete" && flag != "--project" && flag != "--quiet" || verb != "create" && slices.Contains(onlyCreate, flag) {
 		return fmt.Errorf("%s knows no %s", verb, flag)
 	}
+	if bare := []string{"--quiet", "--disabled", "--no-disabled"}; hasValue == slices.Contains(bare, flag) {
+		return fmt.Errorf("%s: a value is missing or too many", word)
+	}
 	if field, isList := lists[flag]; isList {
+		if value == "" && verb == "create" {
+			return fmt.Errorf("%s is empty", flag)
+		}
 		r.Body[field] = nil
 		if value != "" {
 			r.Body[field] = strings.Split(value, ",")
@@ -111,37 +137,47 @@ func (r *Request) flag(verb, word string) error {
 	switch {
 	case flag == "--project":
 		r.Project = value
-	case flag == "--quiet" && verb == "delete" && !hasValue:
-	case (flag == "--disabled" || flag == "--no-disabled") && !hasValue:
+	case flag == "--quiet":
+	case flag == "--disabled", flag == "--no-disabled":
 		r.Body["disabled"] = flag == "--disabled"
 	case flag == "--network":
 		r.Body["network"] = "global/networks/" + value
+	case flag == "--direction" && value != "INGRESS" && value != "EGRESS":
+		return fmt.Errorf("no direction: %s", word)
 	case flag == "--direction", flag == "--description":
 		r.Body[strings.TrimPrefix(flag, "--")] = value
 	case flag == "--priority":
-		n, err := strconv.Atoi(value)
-		r.Body["priority"] = n
+		n, err := strconv.ParseUint(value, 10, 16)
+		r.Body["priority"] = int(n)
 		return err
 	case flag == "--allow":
-		r.Body["allowed"] = allowed(value)
+		var err error
+		r.Body["allowed"], err = allowed(value)
+		return err
 	default:
 		return fmt.Errorf("unknown flag %s", word)
 	}
 	return nil
 }
 
+// allowance is one item of --allow, by gcloud's own pattern.
+var allowance = regexp.MustCompile(`^([a-zA-Z0-9+.-]+)(?::(\d+(?:-\d+)?))?$`)
+
 // allowed reads "tcp:80,tcp:90-91,icmp".
-func allowed(value string) []map[string]any {
+func allowed(value string) ([]map[string]any, error) {
 	var list []map[string]any
 	for _, item := range strings.Split(value, ",") {
-		protocol, ports, some := strings.Cut(item, ":")
-		entry := map[string]any{"IPProtocol": protocol}
-		if some {
-			entry["ports"] = []string{ports}
+		match := allowance.FindStringSubmatch(item)
+		if match == nil {
+			return nil, fmt.Errorf("firewall rules must be of the form PROTOCOL[:PORT[-PORT]]; received %q", item)
+		}
+		entry := map[string]any{"IPProtocol": match[1]}
+		if match[2] != "" {
+			entry["ports"] = []string{match[2]}
 		}
 		list = append(list, entry)
 	}
-	return list
+	return list, nil
 }
 
 // split reads words as a POSIX shell does: single quotes, and backslashes

@@ -30,7 +30,12 @@ func TestWhatShellOrGcloudWouldNotTakeIsRefused(t *testing.T) {
 		"gcloud compute firewall-rules update r --project=p --network=n", "gcloud compute firewall-rules delete r --project=p --priority=1",
 		"gcloud compute firewall-rules create r --project=p --bogus=1", "gcloud compute firewall-rules create r --project=p --priority=x",
 		`gcloud compute firewall-rules create r --project=p --description={"a":"b"}`, "gcloud compute firewall-rules create r --project=$P",
-		"gcloud compute firewall-rules create r --project='p",
+		"gcloud compute firewall-rules create r --project='p", "gcloud compute firewall-rules create r --project=p --target-tags=x",
+		"gcloud compute firewall-rules create r --project=p --allow=tcp:80 --target-tags=", "gcloud compute firewall-rules create r --project=p --allow=tcp:80-",
+		"gcloud compute firewall-rules create r --project=p --allow=tcp:80 --direction=in", "gcloud compute firewall-rules update r --project=p",
+		"gcloud compute firewall-rules update r --project=p --priority=65536", "gcloud compute firewall-rules update r --project=p --priority",
+		"gcloud compute firewall-rules update r --project=p --disabled=true", "gcloud compute firewall-rules delete r r2 --project=p",
+		"gcloud compute firewall-rules delete r --project=p --project=q", "gcloud compute firewall-rules delete r --project=p --quiet=yes",
 	} {
 		if got, err := Parse(command); err == nil {
 			t.Errorf("%s was taken: %+v", command, got)
