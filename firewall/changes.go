@@ -37,6 +37,10 @@ func (c Change) String() string {
 	}
 	var why []string
 	for _, d := range c.Differences {
+		if d.Field == FieldDescription { // Long, and for programs.
+			why = append(why, "who shares it")
+			continue
+		}
 		why = append(why, d.String())
 	}
 	return fmt.Sprintf("%sd firewall rule %s: %s", c.Action, c.Rule.Name, strings.Join(why, ", "))

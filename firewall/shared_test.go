@@ -159,6 +159,20 @@ func TestMorePortsThanOneRuleHoldsStayWithoutAnyKnownService(t *testing.T) {
 	}
 }
 
+func TestWhatIsToldOfAChangeIsForPeople(t *testing.T) {
+	a, b := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 80)
+	have := Share("prod", nil, a, nil)
+	for want, wanted := range map[string][]Rule{
+		": who shares it": slices.Concat(a, b),
+		": who shares it, allowed [tcp:80] -> [tcp:80 tcp:443]": desiredBy("a", "0.0.0.0/0", 80, 443),
+	} {
+		changes := ShareChanges(have, Share("prod", have, wanted, nil))
+		if len(changes) != 1 || changes[0].String() != "updated firewall rule "+have[0].Name+want {
+			t.Errorf("changes %v, want %q", changes, want)
+		}
+	}
+}
+
 func TestOpeningComesBeforeClosing(t *testing.T) {
 	have := Share("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80, 81), desiredBy("b", "10.0.0.0/8", 80)...), nil)
 	want := Share("prod", have, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("c", "192.0.2.0/24", 80)...), nil)

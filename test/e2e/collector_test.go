@@ -54,7 +54,8 @@ func TestWhatAServiceLeftBehindIsCollected(t *testing.T) {
 	kept := newService(t, ns, "kept", nil, servicePort(v1.ProtocolTCP, 8081))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantAddresses(t, kept, time.Minute, externalIPs()...)
-	theirs := firewall.Owner{ClusterID: "another-cluster", UID: svc.UID}
+	// Of a cluster that was given the same id as ours.
+	theirs := firewall.Owner{ClusterID: "sandbox-0b5c3a0e-71d2-4c57-9d3f-3f1d0f6f2f11", UID: svc.UID}
 	theirs.Service.Namespace, theirs.Service.Name = svc.Namespace, svc.Name
 	insertRule(t, &compute.Firewall{
 		Name: "another-clusters", Description: firewall.FormatMark(theirs), TargetTags: []string{"another"},

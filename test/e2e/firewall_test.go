@@ -196,10 +196,13 @@ func TestServicesShareARuleAndGoBackToTheirOwn(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "one")
 	newBackend(t, ns, "two")
+	newBackend(t, ns, "three")
 	one := newService(t, ns, "one", nil, servicePort(v1.ProtocolTCP, 80))
 	two := newService(t, ns, "two", nil, servicePort(v1.ProtocolTCP, 8081))
+	three := newService(t, ns, "three", nil, servicePort(v1.ProtocolTCP, 8082))
 	wantOpen(t, getTCP, "one", 80, externalIPs()...)
 	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "three", 8082, externalIPs()...)
 
 	restore := setFirewallLayout(t, "shared")
 	t.Cleanup(restore)
@@ -212,12 +215,27 @@ func TestServicesShareARuleAndGoBackToTheirOwn(t *testing.T) {
 	})
 	wantOpen(t, getTCP, "one", 80, externalIPs()...)
 	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), one.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
+	editService(t, three, func(s *v1.Service) { s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"} })
+	remove := func(svc *v1.Service) {
+		if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		wantNothingLeft(t, svc)
 	}
-	wantNothingLeft(t, one)
+	remove(one)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "three", 8082, externalIPs()...)
+	remove(three)
+	eventually(t, time.Minute, "port 8082 is in no rule", func(ctx context.Context) error {
+		state, err := sim.State(ctx)
+		for _, rule := range state.Firewalls {
+			if err == nil && strings.Contains(fmt.Sprint(rule.Allowed), "8082") {
+				err = fmt.Errorf("rule %s has it: %v", rule.Name, rule.Allowed)
+			}
+		}
+		return err
+	})
 	restore()
 	wantRule(t, two, "tcp:8081")
 	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
