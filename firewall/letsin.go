@@ -67,21 +67,36 @@ func (r Rule) allowsFor(tags []string) bool {
 	return len(r.TargetTags) == 0 || slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(r.TargetTags, tag) })
 }
 
-// letAllIn says whether the rules let wanted in from all of source. A range of
-// which some rule knows a part only is judged half by half.
+// letAllIn says whether the rules let wanted in from all of source. Where that
+// hangs on rules that apply to a part of it only, each half is judged by itself.
 func letAllIn(inOrder []judge, source netip.Prefix, wanted []Allow) bool {
-	if slices.ContainsFunc(inOrder, func(j judge) bool { return j.knowsPartOf(source) }) {
-		low, high := halves(source)
-		return letAllIn(inOrder, low, wanted) && letAllIn(inOrder, high, wanted)
-	}
+	var concerned []judge
 	for _, j := range inOrder {
-		if !j.knows(source) {
-			continue
+		if j.knows(source) || j.knowsPartOf(source) {
+			concerned = append(concerned, j)
 		}
-		if slices.ContainsFunc(j.Denied, func(d Allow) bool { return slices.ContainsFunc(wanted, d.overlaps) }) {
+	}
+	if passes(concerned, source, wanted, false) {
+		return true // Even if all of source were denied what a part of it is.
+	}
+	if !passes(concerned, source, wanted, true) {
+		return false // Even if all of source were allowed what a part of it is.
+	}
+	low, high := halves(source)
+	return letAllIn(concerned, low, wanted) && letAllIn(concerned, high, wanted)
+}
+
+// passes takes rules that apply to a part of source for the better, or for the
+// worse.
+func passes(inOrder []judge, source netip.Prefix, wanted []Allow, better bool) bool {
+	for _, j := range inOrder {
+		all := j.knows(source)
+		if (all || !better) && slices.ContainsFunc(j.Denied, func(d Allow) bool { return slices.ContainsFunc(wanted, d.overlaps) }) {
 			return false
 		}
-		wanted = without(wanted, j.Allowed)
+		if all || better {
+			wanted = without(wanted, j.Allowed)
+		}
 	}
 	return len(wanted) == 0
 }
@@ -93,10 +108,9 @@ func (j judge) knows(source netip.Prefix) bool {
 	})
 }
 
-// knowsPartOf says whether it applies to some of source and maybe not to the
-// rest.
+// knowsPartOf says whether it applies to some of source.
 func (j judge) knowsPartOf(source netip.Prefix) bool {
-	return !j.knows(source) && slices.ContainsFunc(j.sources, source.Overlaps)
+	return slices.ContainsFunc(j.sources, source.Overlaps)
 }
 
 // halves splits a range of more than one address.

@@ -147,6 +147,22 @@ func TestLetsInSaysWhatHappensToEveryPacket(t *testing.T) {
 	}
 }
 
+func TestManyRangesAreJudgedWithoutTryingThemAll(t *testing.T) {
+	list := byHand()
+	list.Name, list.SourceRanges = "list", nil
+	for i := range 4000 {
+		list.SourceRanges = append(list.SourceRanges, netip.AddrFrom4([4]byte{byte(i >> 4), byte(i << 4), 1, 1}).String()+"/32")
+	}
+	for _, c := range []struct {
+		rules []Rule
+		want  bool
+	}{{[]Rule{list}, false}, {[]Rule{list, byHand()}, true}, {[]Rule{list, byHand(), deny(1, Allow{"tcp", 443, 443}, "255.255.255.255/32")}, false}} {
+		if got := LetsIn(c.rules, wanted(t), true); got != c.want {
+			t.Errorf("%d rules: %v", len(c.rules), got)
+		}
+	}
+}
+
 func addressesIn(prefix string) []netip.Addr {
 	var all []netip.Addr
 	p := netip.MustParsePrefix(prefix)
