@@ -122,6 +122,10 @@ func TestNodeStaysUninitialisedUntilWeInitialiseIt(t *testing.T) {
 // node is on and the controller manager runs afterwards in any case.
 func powerCycle(t *testing.T, node cluster.Node, between func()) {
 	t.Helper()
+	eventually(t, time.Minute, node.Name+" has a Lease, seconds after its first start", func(ctx context.Context) error {
+		_, err := client.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, node.Name, metav1.GetOptions{})
+		return err
+	})
 	if err := sandbox.StopNode(t.Context(), node.Name); err != nil {
 		t.Fatal(err)
 	}
