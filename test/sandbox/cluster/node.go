@@ -72,7 +72,11 @@ func (c *Cluster) startNode(_ context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
-	return c.daemon(n.Name, "kube-proxy", "kube-proxy", "--config", etc("kube-proxy.yaml"), "--hostname-override", n.Name)
+	return c.startKubeProxy(n)
+}
+
+func (c *Cluster) startKubeProxy(n Node) error {
+	return c.daemon(n.Name, "kube-proxy", "kube-proxy", "--config", c.hostDir(n.Name, "etc", "kube-proxy.yaml"), "--hostname-override", n.Name)
 }
 
 func (c *Cluster) writeNodeFiles(n Node) error {

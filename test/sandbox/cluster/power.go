@@ -50,6 +50,19 @@ func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	return c.startNode(ctx, n)
 }
 
+// RestartKubeProxy kills a node's kube-proxy without warning and starts another.
+func (c *Cluster) RestartKubeProxy(ctx context.Context, name string) error {
+	n, unlock, err := c.lockNode(name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := killAll(ctx, hostCgroup(name, "kube-proxy")); err != nil {
+		return err
+	}
+	return c.startKubeProxy(n)
+}
+
 func (c *Cluster) lockNode(name string) (Node, func(), error) {
 	if !c.Running() {
 		return Node{}, nil, ErrNotRunning
