@@ -21,7 +21,7 @@ type datapath struct {
 	direct bool
 }
 
-var datapaths = []datapath{{name: "proxy"}}
+var datapaths = []datapath{{name: "proxy"}, {name: "direct", direct: true}}
 
 // overDatapaths runs a test for each datapath, side by side.
 func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {

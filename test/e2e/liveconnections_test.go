@@ -3,13 +3,18 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -28,11 +33,20 @@ func TestDatapathLiveConnections(t *testing.T) {
 			for i, address := range externalIPs() {
 				live[address] = hold(t, (1000+i)/len(externalIPs()), net.JoinHostPort(address, strconv.Itoa(port)))
 			}
-			replaceProxies(t, svc, port, live)
-			for _, held := range live {
-				held.wantAlive(t)
+			if d.direct {
+				shakeDirect(t, svc, port, live)
+			} else {
+				replaceProxies(t, svc, port, live)
 			}
+			wantAllAlive(t, live)
 		})
+	}
+}
+
+func wantAllAlive(t *testing.T, live map[string]held) {
+	t.Helper()
+	for _, held := range live {
+		held.wantAlive(t)
 	}
 }
 
@@ -80,4 +94,80 @@ func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]hel
 		ended = append(ended, ends...)
 	}
 	t.Logf("%d connections ended, none earlier than %.2fs after its proxy was told to stop: %s", len(ended), first.Seconds(), strings.Join(causes(ended), "; "))
+}
+
+// shakeDirect does ten things to a Service without proxies that are to it what
+// its proxies' replacement is to one that has them. They end no connection.
+func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) {
+	t.Helper()
+	restored := func() *v1.Service {
+		return wantMirror(t, svc, int32(port), ips(cluster.Nodes(cluster.GCE), internalIP)...)
+	}
+	mirror, another := restored(), freePort()
+	type event struct {
+		what string
+		do   func()
+	}
+	var events []event
+	for _, node := range cluster.Nodes(cluster.GCE) {
+		events = append(events, event{"kube-proxy was killed on " + node.Name, func() { restartKubeProxy(t, node) }})
+	}
+	events = append(events,
+		event{"its mirror lost its status", func() { emptyStatus(t, mirror) }},
+		event{"its mirror was deleted", func() { deleteService(t, mirror) }},
+		event{"it got another port", func() {
+			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
+		}},
+		event{"it got source ranges", func() { editService(t, svc, onlyFrom(cluster.InternetIP)) }},
+		event{"it lost its source ranges", func() {
+			editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = nil })
+		}},
+		event{"the controller managers were killed", func() { killController(t) }},
+		event{"its mirror was missing for a while", func() {
+			scaleController(t, 0)
+			t.Cleanup(func() { scaleController(t, replicas) })
+			deleteService(t, mirror)
+			eventually(t, time.Minute, "no new connection is possible", func(ctx context.Context) error {
+				return isClosed(ctx, getTCP, externalIPs()[0], port)
+			})
+			wantAllAlive(t, live)
+			scaleController(t, replicas)
+		}},
+	)
+	for _, e := range events {
+		began := time.Now()
+		e.do()
+		restored()
+		wantOpen(t, getTCP, "web", port, externalIPs()...)
+		t.Logf("%s: all is as before after %.2fs", e.what, time.Since(began).Seconds())
+		wantAllAlive(t, live)
+	}
+}
+
+func deleteService(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	if err := client.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func emptyStatus(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	if _, err := client.CoreV1().Services(svc.Namespace).Patch(t.Context(), svc.Name, types.MergePatchType, []byte(`{"status": null}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func restartKubeProxy(t *testing.T, node cluster.Node) {
+	t.Helper()
+	if err := sandbox.RestartKubeProxy(t.Context(), node.Name); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "kube-proxy works on "+node.Name, func(ctx context.Context) error {
+		status, _, err := httpGet(ctx, from(node.Name), node.InternalIP, 10256, "/healthz")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("it says %d", status)
+		}
+		return err
+	})
 }
