@@ -15,7 +15,8 @@ import (
 )
 
 // Tests named TestBareMetal and TestGKE want a sandbox of that profile, all
-// others one of profile gce; the Makefile starts all three.
+// others one of profile gce, TestDualStack with both IP families. TestDatapath
+// runs with kube-proxy in either mode. The Makefile starts all four.
 
 func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.BareMetal) {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,8 +72,14 @@ func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
 	}
 }
 
-// clients are hosts of the internet, by the address that they have.
-var clients = map[string]string{cluster.InternetIP: cluster.Internet, cluster.Internet2IP: cluster.Internet2}
+// clientsOf returns hosts of the internet, by the address with which they come
+// to this one.
+func clientsOf(address string) map[string]string {
+	if netip.MustParseAddr(address).Is6() {
+		return map[string]string{cluster.InternetIPv6: cluster.Internet, cluster.Internet2IPv6: cluster.Internet2}
+	}
+	return map[string]string{cluster.InternetIP: cluster.Internet, cluster.Internet2IP: cluster.Internet2}
+}
 
 func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 	t.Parallel()
@@ -109,7 +116,7 @@ func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 // wantClientSeen checks which address backends see as that of each client.
 func wantClientSeen(t *testing.T, address string, port int, want func(client string) string) {
 	t.Helper()
-	for client, host := range clients {
+	for client, host := range clientsOf(address) {
 		for _, protocol := range protocols {
 			// Often, as it may depend on the backend.
 			for range 10 {

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"testing"
 	"time"
@@ -18,46 +19,63 @@ import (
 func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
 	t.Parallel()
 	overDatapaths(t, func(t *testing.T, d datapath) {
-		ns, port := newNamespace(t), freePort()
-		newBackend(t, ns, "web")
-		svc := d.newService(t, ns, onlyFrom(cluster.InternetIP), bothProtocols(port)...)
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
-		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-		arrived := countArrivals(t, "node1", cluster.Internet2IP, port)
-		wantBothClosed(t, cluster.Internet2, port, externalIPs()...)
-		if n := arrived(); n != 0 {
-			t.Errorf("the firewall let %d packets from %s through", n, cluster.Internet2IP)
-		}
-
-		openByHand(t, port)
-		wantBothClosed(t, cluster.Internet2, port, externalIPs()...)
-		if arrived() == 0 {
-			t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", cluster.Internet2IP)
-		}
-		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-
-		editService(t, svc, onlyFrom(cluster.Internet2IP))
-		wantBothOpen(t, cluster.Internet2, port, externalIPs()...)
-		for _, p := range protocols {
-			eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
-				return isClosed(ctx, p.getFrom(cluster.Internet), externalIPs()[0], port)
-			})
-		}
+		wantSourceRangesToHold(t, d, nil, cluster.InternetIP, cluster.Internet2IP, "0.0.0.0/0", externalIPs()...)
 	})
 }
 
-// onlyFrom lets one address in.
-func onlyFrom(address string) func(*v1.Service) {
-	return func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{address + "/32"} }
+// wantSourceRangesToHold lets in one client of two, then the other, to a Service
+// with these addresses. Everybody is the range that holds both.
+func wantSourceRangesToHold(t *testing.T, d datapath, change func(*v1.Service), one, other, everybody string, addresses ...string) {
+	t.Helper()
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	svc := d.newService(t, ns, func(s *v1.Service) {
+		onlyFrom(one)(s)
+		if change != nil {
+			change(s)
+		}
+	}, bothProtocols(port)...)
+	wantAddresses(t, svc, time.Minute, addresses...)
+	wantBothOpen(t, cluster.Internet, port, addresses...)
+	arrived := countArrivals(t, "node1", other, port)
+	wantBothClosed(t, cluster.Internet2, port, addresses...)
+	if n := arrived(); n != 0 {
+		t.Errorf("the firewall let %d packets from %s through", n, other)
+	}
+
+	openByHand(t, port, everybody)
+	wantBothClosed(t, cluster.Internet2, port, addresses...)
+	if arrived() == 0 {
+		t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", other)
+	}
+	wantBothOpen(t, cluster.Internet, port, addresses...)
+
+	editService(t, svc, onlyFrom(other))
+	wantBothOpen(t, cluster.Internet2, port, addresses...)
+	for _, p := range protocols {
+		eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
+			return isClosed(ctx, p.getFrom(cluster.Internet), addresses[0], port)
+		})
+	}
 }
 
-// openByHand makes a firewall rule that lets everybody reach a port of the
-// nodes, until the test ends.
-func openByHand(t *testing.T, port int) {
+// onlyFrom lets some addresses in.
+func onlyFrom(addresses ...string) func(*v1.Service) {
+	var ranges []string
+	for _, written := range addresses {
+		address := netip.MustParseAddr(written)
+		ranges = append(ranges, netip.PrefixFrom(address, address.BitLen()).String())
+	}
+	return func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = ranges }
+}
+
+// openByHand makes a firewall rule that lets a range of clients reach a port of
+// the nodes, until the test ends.
+func openByHand(t *testing.T, port int, clients string) {
 	t.Helper()
 	ports := []string{fmt.Sprint(port)}
 	insertRule(t, &compute.Firewall{
-		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{"0.0.0.0/0"},
+		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{clients},
 		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: ports}, {IPProtocol: "udp", Ports: ports}},
 	})
 }
@@ -74,11 +92,15 @@ func countArrivals(t *testing.T, node, client string, port int) func() int {
 		}
 		return out
 	}
-	table := fmt.Sprint("ip e2e-", port)
+	family := "ip"
+	if netip.MustParseAddr(client).Is6() {
+		family = "ip6"
+	}
+	table := fmt.Sprintf("%s e2e-%d", family, port)
 	nft(t.Context(), "add table "+table)
 	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table "+table) })
 	nft(t.Context(), "add chain "+table+" arrivals { type filter hook prerouting priority -300 ; }")
-	nft(t.Context(), fmt.Sprintf("add rule %s arrivals ip saddr %s th dport %d counter", table, client, port))
+	nft(t.Context(), fmt.Sprintf("add rule %s arrivals %s saddr %s th dport %d counter", table, family, client, port))
 	return func() int {
 		t.Helper()
 		var count int

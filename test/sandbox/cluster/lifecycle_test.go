@@ -25,8 +25,7 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 	ctx := t.Context()
 	before := footprint(t, c)
 
-	shape := DefaultShape()
-	shape.Profile = BareMetal
+	shape := Shape{Profile: BareMetal, KubeProxyMode: NFTables, IPFamily: DualStack} // whatever there is to leave behind
 	if err := c.Up(ctx, shape); err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +35,9 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 		wantError(t, stranger.Down(ctx, false), c.dir, "--force")
 	})
 	t.Run("another shape is refused while one is up", func(t *testing.T) {
-		wantError(t, c.Up(ctx, DefaultShape()), "profile baremetal", "profile gce", "make sandbox-down")
-		other := shape
-		other.KubeProxyMode = NFTables
-		wantError(t, c.Up(ctx, other), "iptables", "nftables", "make sandbox-down")
+		wantError(t, c.Up(ctx, Shape{GCE, NFTables, DualStack}), "profile baremetal", "profile gce", "make sandbox-down")
+		wantError(t, c.Up(ctx, Shape{BareMetal, IPTables, DualStack}), "nftables mode", "iptables mode")
+		wantError(t, c.Up(ctx, Shape{BareMetal, NFTables, IPv4Only}), "IP family dual", "IP family ipv4")
 	})
 	t.Run("two commands at once do not meet", func(t *testing.T) {
 		unlock, err := lock()
@@ -147,7 +145,7 @@ func footprint(t *testing.T, c *Cluster) map[string][]string {
 		"namespaces": {"ip", "netns", "list"},
 		"links":      {"ip", "-brief", "link"},
 		"mounts":     {"cat", "/proc/self/mounts"},
-		"sysctls":    {"sysctl", "vm.overcommit_memory", "kernel.panic", "kernel.panic_on_oops", "net.ipv4.ip_forward"},
+		"sysctls":    {"sysctl", "vm.overcommit_memory", "kernel.panic", "kernel.panic_on_oops", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.accept_dad"},
 	} {
 		out, err := c.run(ctx, nil, argv...)
 		if err != nil {

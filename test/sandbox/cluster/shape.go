@@ -86,13 +86,6 @@ func addFlag[T ~string](flags *flag.FlagSet, value *T, name string, values ...T)
 	})
 }
 
-// DefaultShape is what the flags say if none is given.
-func DefaultShape() Shape {
-	var s Shape
-	s.AddFlags(flag.NewFlagSet("", flag.ContinueOnError))
-	return s
-}
-
 // String describes the cluster in words that follow "with".
 func (s Shape) String() string {
 	return fmt.Sprintf("profile %s, kube-proxy in %s mode, IP family %s", s.Profile, s.KubeProxyMode, s.IPFamily)

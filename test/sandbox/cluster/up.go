@@ -54,6 +54,9 @@ func (c *Cluster) claim(shape Shape) error {
 	if c.Running() && c.shape != shape {
 		return fmt.Errorf("the cluster is up with %s: run `make sandbox-down` before starting one with %s", c.shape, shape)
 	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil && shape.IPFamily == DualStack {
+		return errors.New("this machine's kernel has no IPv6, so there can be no IP family dual: boot it without ipv6.disable=1, or choose ipv4")
+	}
 	for _, hidden := range []string{"/run/", "/var/lib/", "/var/log/"} {
 		if strings.HasPrefix(c.dir+"/", hidden) {
 			return fmt.Errorf("the checkout lies below %s, which every host of the sandbox has for itself: move it elsewhere", hidden)

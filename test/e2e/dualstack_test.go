@@ -1,0 +1,184 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// needDualStack skips a test that was asked for in a cluster without IPv6; the
+// Makefile asks for none there.
+func needDualStack(t *testing.T) {
+	t.Helper()
+	if sandbox.IPFamily() != cluster.DualStack {
+		t.Skip("it wants a sandbox that was started with -ip-family dual")
+	}
+}
+
+// externalIPv6s are the addresses of the nodes in a dual-stack sandbox.
+func externalIPv6s() []string {
+	var ips []string
+	for _, n := range cluster.Nodes(cluster.GCE) {
+		ips = append(ips, n.IPv6)
+	}
+	return ips
+}
+
+// inFamilies makes a Service have these IP families, the preferred one first.
+func inFamilies(families ...v1.IPFamily) func(*v1.Service) {
+	return func(svc *v1.Service) {
+		svc.Spec.IPFamilies = families
+		svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicyRequireDualStack)
+		if len(families) == 1 {
+			svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicySingleStack)
+		}
+	}
+}
+
+func TestDualStackNodesHaveAddressesOfBothFamilies(t *testing.T) {
+	needDualStack(t)
+	for _, want := range cluster.Nodes(cluster.GCE) {
+		node, err := client.CoreV1().Nodes().Get(t.Context(), want.Name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range []v1.NodeAddress{
+			{Type: v1.NodeInternalIP, Address: want.InternalIP},
+			{Type: v1.NodeExternalIP, Address: want.ExternalIP},
+			// The kubelet's --node-ip has it, so it counts as internal.
+			{Type: v1.NodeInternalIP, Address: want.IPv6},
+		} {
+			if !slices.Contains(node.Status.Addresses, address) {
+				t.Errorf("%s lacks %s %s: %v", want.Name, address.Type, address.Address, node.Status.Addresses)
+			}
+		}
+	}
+}
+
+func TestDualStackServiceAnswersOnEveryAddressAndIsClosedAgain(t *testing.T) {
+	needDualStack(t)
+	t.Parallel()
+	v4, v6 := externalIPs(), externalIPv6s()
+	for _, c := range []struct {
+		name      string
+		families  []v1.IPFamily
+		published []string
+		not       []string
+		rules     int
+	}{
+		{"IPv4 before IPv6", []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, slices.Concat(v4, v6), nil, 2},
+		{"IPv6 before IPv4", []v1.IPFamily{v1.IPv6Protocol, v1.IPv4Protocol}, slices.Concat(v6, v4), nil, 2},
+		{"IPv6 alone", []v1.IPFamily{v1.IPv6Protocol}, v6, v4, 1},
+		{"IPv4 alone", []v1.IPFamily{v1.IPv4Protocol}, v4, v6, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			overDatapaths(t, func(t *testing.T, d datapath) {
+				port, wrong, all := freePort(), freePort(), slices.Concat(v4, v6)
+				ns := newNamespace(t)
+				newBackend(t, ns, "web")
+				wantBothClosed(t, cluster.Internet, port, all...)
+
+				svc := d.newService(t, ns, inFamilies(c.families...), bothProtocols(port)...)
+				wantAddresses(t, svc, time.Minute, c.published...)
+				wantBothOpen(t, cluster.Internet, port, c.published...)
+				wantBothClosed(t, cluster.Internet, port, c.not...)
+				wantBothClosed(t, cluster.Internet, wrong, all...)
+				rules, err := rulesOf(t.Context(), svc)
+				if err != nil || len(rules) != c.rules {
+					t.Errorf("there are %d firewall rules, want %d (error: %v)", len(rules), c.rules, err)
+				}
+
+				if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				wantNothingLeft(t, svc)
+				wantBothClosed(t, cluster.Internet, port, all...)
+			})
+		})
+	}
+}
+
+func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
+	needDualStack(t)
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, inFamilies(v1.IPv4Protocol), bothProtocols(port)...)
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+
+		editService(t, svc, inFamilies(v1.IPv4Protocol, v1.IPv6Protocol))
+		both := slices.Concat(externalIPs(), externalIPv6s())
+		wantAddresses(t, svc, 2*time.Minute, both...)
+		wantBothOpen(t, cluster.Internet, port, both...)
+
+		editService(t, svc, func(s *v1.Service) {
+			inFamilies(v1.IPv4Protocol)(s)
+			s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]
+		})
+		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
+		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
+		wantBothClosed(t, cluster.Internet, port, externalIPv6s()...)
+	})
+}
+
+func TestDualStackSourceRangesOfIPv6HoldAtTheFirewallAndBehindIt(t *testing.T) {
+	needDualStack(t)
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		wantSourceRangesToHold(t, d, inFamilies(v1.IPv6Protocol), cluster.InternetIPv6, cluster.Internet2IPv6, "::/0", externalIPv6s()...)
+	})
+}
+
+func TestDualStackSourceRangesOfOneFamilyKeepTheOtherOut(t *testing.T) {
+	needDualStack(t)
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, func(s *v1.Service) {
+			inFamilies(v1.IPv4Protocol, v1.IPv6Protocol)(s)
+			onlyFrom(cluster.InternetIPv6)(s)
+		}, bothProtocols(port)...)
+		wantBothOpen(t, cluster.Internet, port, externalIPv6s()...)
+		openByHand(t, port, "0.0.0.0/0")
+		wantBothClosed(t, cluster.Internet, port, externalIPs()...)
+
+		editService(t, svc, onlyFrom(cluster.InternetIPv6, cluster.InternetIP))
+		wantBothOpen(t, cluster.Internet, port, slices.Concat(externalIPs(), externalIPv6s())...)
+	})
+}
+
+func TestDualStackClientsAddress(t *testing.T) {
+	needDualStack(t)
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newPod(t, ns, "web", "node1")
+		svc := d.newService(t, ns, func(s *v1.Service) {
+			inFamilies(v1.IPv6Protocol)(s)
+			s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
+		}, bothProtocols(port)...)
+		address := externalIPv6s()[0]
+		wantAddresses(t, svc, time.Minute, address)
+		wantBothOpen(t, cluster.Internet, port, address)
+		want := func(client string) string { return client }
+		if !d.direct {
+			proxy, err := client.CoreV1().Pods(cluster.ProductNamespace).Get(t.Context(), proxyOn(t, svc, "node1").name, metav1.GetOptions{})
+			if err != nil || len(proxy.Status.PodIPs) != 2 {
+				t.Fatalf("the proxy's addresses are %v, want two (error: %v)", proxy.Status.PodIPs, err)
+			}
+			want = func(string) string { return proxy.Status.PodIPs[1].IP }
+		}
+		wantClientSeen(t, address, port, want)
+	})
+}
