@@ -123,6 +123,9 @@ func TestTheStatusFollows(t *testing.T) {
 		"a status wiped by hand": {func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} })
 		}, []string{"203.0.113.1", "203.0.113.2"}},
+		"a status edited by hand": {func(c *cluster) {
+			c.edit("web", func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress[0].IP = "192.0.2.1" })
+		}, []string{"203.0.113.1", "203.0.113.2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cl := twoNodes(t)

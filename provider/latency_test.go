@@ -29,6 +29,10 @@ var (
 	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause happens in it")
 )
 
+// quiet lets pass what the last event left behind, so that the next does not ride
+// on it.
+const quiet = 150 * time.Millisecond
+
 // TestEveryCauseReachesTheStatus has everything happen that changes what is
 // true of a Service, and prints how long it takes from the request that tells the
 // API server to the patch of the status, of every Service that it concerns.
@@ -96,6 +100,9 @@ func (l *latencyLab) causes() [][]event {
 		},
 		{back("status wiped by somebody", l.everybody, func(name string) {
 			l.edit(name, func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} })
+		})},
+		{back("status edited by somebody", l.everybody, func(name string) {
+			l.edit(name, func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress[0].IP = "192.0.2.1" })
 		})},
 		{
 			back("port freed by a Service", []string{"loser"}, func(string) { l.edit("holder", tcp(79)) }),
@@ -172,6 +179,7 @@ func (l *latencyLab) patched(svc *v1.Service) {
 // await makes an event happen and returns how long each status took.
 func (l *latencyLab) await(e event) []time.Duration {
 	l.Helper()
+	time.Sleep(quiet)
 	l.mu.Lock()
 	l.want, l.took, l.began, l.done = e.want, nil, map[string]time.Time{}, make(chan struct{})
 	done := l.done

@@ -22,6 +22,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -171,6 +172,11 @@ func (h handler) OnUpdate(before, after any) {
 		h.ResourceEventHandler.OnUpdate(old, h.services.poked(shown))
 	case visible:
 		h.ResourceEventHandler.OnUpdate(old, shown)
+	}
+	if wasVisible && visible && wants(shown) && !servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &shown.Status.LoadBalancer) {
+		// By the controller, or by somebody who has no business there. With the
+		// delay of a Poke, as that one may not give in.
+		h.services.Poke(types.NamespacedName{Namespace: shown.Namespace, Name: shown.Name})
 	}
 }
 

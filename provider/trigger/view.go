@@ -71,8 +71,6 @@ func unseen(before, after *v1.Service) bool {
 		return false
 	case !equality.Semantic.DeepEqual(before.Spec, after.Spec):
 		return true // A selector, for instance, or the cluster IPs.
-	case servicehelper.HasLBFinalizer(before) && !servicehelper.HasLBFinalizer(after):
-		return true
 	}
-	return len(before.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0
+	return servicehelper.HasLBFinalizer(before) && !servicehelper.HasLBFinalizer(after)
 }

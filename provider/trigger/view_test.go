@@ -96,7 +96,6 @@ func TestUnseen(t *testing.T) {
 		"a cluster IP":               {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} }, true},
 		"a selector":                 {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"a": "b"} }, true},
 		"a finalizer that is gone":   {func(svc *v1.Service) { svc.Finalizers = nil }, true},
-		"a status wiped":             {func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress = nil }, true},
 		"a deletion, seen by itself": {func(svc *v1.Service) { deleting(svc); svc.Spec.ClusterIPs = nil }, false},
 	} {
 		t.Run(name, func(t *testing.T) {

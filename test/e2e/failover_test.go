@@ -20,9 +20,8 @@ import (
 func TestDeadNodeLeavesBeforeKubernetesNotices(t *testing.T) {
 	node := nodeWithoutController(t)
 	svc := newWeb(t)
-	off := time.Now()
 	powerCycle(t, node, func() {
-		wantGoneWhileReady(t, svc, node, off)
+		wantGoneWhileReady(t, svc, node)
 		wantNodeEvent(t, node, "LoadBalancerNodeDown")
 		wantRolloutWithout(t, svc, node)
 	})
@@ -56,8 +55,7 @@ func isNodeReady(node *v1.Node) bool {
 func TestLeadersOwnDeadNodeLeavesBeforeKubernetesNotices(t *testing.T) {
 	node := leadersNode(t)
 	svc := newWeb(t)
-	off := time.Now()
-	powerCycle(t, node, func() { wantGoneWhileReady(t, svc, node, off) })
+	powerCycle(t, node, func() { wantGoneWhileReady(t, svc, node) })
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 }
 
@@ -72,11 +70,12 @@ func newWeb(t *testing.T) *v1.Service {
 	return svc
 }
 
-// wantGoneWhileReady waits until the address of a node that was powered off
-// at some time has left, while Kubernetes still calls the node Ready. Kubernetes needs 40
+// wantGoneWhileReady waits until the address of a node that was just powered off
+// has left, while Kubernetes still calls the node Ready. Kubernetes needs 40
 // seconds or more to find out, so this is no race, however slow the machine.
-func wantGoneWhileReady(t *testing.T, svc *v1.Service, node cluster.Node, off time.Time) {
+func wantGoneWhileReady(t *testing.T, svc *v1.Service, node cluster.Node) {
 	t.Helper()
+	off := time.Now()
 	eventually(t, time.Minute, "the address of "+node.Name+" has left", func(ctx context.Context) error {
 		live, err := client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 		if err != nil {
