@@ -1,0 +1,75 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+)
+
+// A Service at the limits of what the API server takes: names of 63 characters,
+// 100 ports, and no node ports.
+func TestServiceAtTheLimitsIsServedAndChangesWithoutReplacingItsProxies(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "one")
+	newBackend(t, ns, "two")
+	var ports []v1.ServicePort
+	for i := range int32(100) {
+		ports = append(ports, servicePort(v1.ProtocolTCP, 20000+i))
+		ports[i].Name = fmt.Sprintf("p%062d", i)
+	}
+	svc := newService(t, ns, "s"+strings.Repeat("x", 62), func(s *v1.Service) {
+		s.Spec.Selector = map[string]string{"app": "one"}
+		s.Spec.AllocateLoadBalancerNodePorts = ptr.To(false)
+	}, ports...)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "one", 20000, externalIPs()...)
+	wantOpen(t, getTCP, "one", 20099, externalIPs()...)
+
+	before := proxies(t, svc)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Selector = map[string]string{"app": "two"} })
+	wantOpen(t, getTCP, "two", 20000, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports[7].Name = "renamed" })
+	editService(t, svc, func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityClientIP })
+	editService(t, svc, withAnnotation(drainSeconds, "0"))
+	wantOpen(t, getTCP, "two", 20099, externalIPs()...)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	if diff := cmp.Diff(before, proxies(t, svc), cmp.AllowUnexported(proxy{})); diff != "" {
+		t.Errorf("proxies were replaced or restarted (-before +after):\n%s", diff)
+	}
+}
+
+func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
+	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
+		return isLeftBehind(ctx, svc)
+	})
+	editService(t, svc, func(s *v1.Service) {
+		s.Spec.Type = v1.ServiceTypeLoadBalancer
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 81), servicePort(v1.ProtocolUDP, 53)}
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 81, externalIPs()...)
+	wantOpen(t, getUDP, "web", 53, externalIPs()...)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	// Renumbered, one removed, another protocol.
+	editService(t, svc, func(s *v1.Service) {
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 53), servicePort(v1.ProtocolUDP, 82)}
+	})
+	wantOpen(t, getTCP, "web", 53, externalIPs()...)
+	wantOpen(t, getUDP, "web", 82, externalIPs()...)
+	wantClosed(t, getTCP, 81, externalIPs()...)
+	wantRule(t, svc, "tcp:53", "udp:82")
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
