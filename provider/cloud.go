@@ -138,7 +138,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	}
 	recorder := newRecorder(ctx, kube)
 	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)
-	c.balancer.around = around
+	c.balancer.around, c.balancer.nodes = around, shared.Core().V1().Nodes().Lister()
 	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,6 +45,14 @@ func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[stri
 		}
 	}
 	return held, late
+}
+
+// running returns the names of the nodes that serve the Service as things are, or
+// are about to: a taint that keeps new pods off a node does not end that.
+func (l *loadBalancer) running(svc *v1.Service, now direct) map[string]bool {
+	running := publish.Running(l.proxies(svc))
+	maps.Copy(running, now.nodes)
+	return running
 }
 
 // proxies returns the Service's proxy pods, in any state.

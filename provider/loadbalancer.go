@@ -13,6 +13,7 @@ import (
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -48,6 +49,7 @@ type loadBalancer struct {
 	translated bool
 
 	kube       kubernetes.Interface
+	nodes      corelisters.NodeLister
 	pods       corelisters.PodNamespaceLister
 	configMaps objects[*v1.ConfigMap]
 	daemonSets objects[*appsv1.DaemonSet]
@@ -105,8 +107,10 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // EnsureLoadBalancer makes everything a Service should have, and returns what
 // its status should be. A Service that asks for the impossible is told so by an
 // event, and stays as it is until it is edited: ImplementedElsewhere makes the
-// service controller leave it at that.
-func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, nodes []*v1.Node) (*v1.LoadBalancerStatus, error) {
+// service controller leave it at that. The nodes that the controller names are
+// without those that are on their way out, of which the last may still serve.
+func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
+	nodes, _ := l.nodes.List(labels.Everything()) // From memory; never an error.
 	nodes = l.watch.Mask(nodes)
 	if l.own != nil {
 		nodes = l.own.addTo(ctx, nodes)
@@ -118,7 +122,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	}
 	now := l.served(svc, nodes)
 	held, late := l.holders(svc, now)
-	o, p, err := l.plan(svc, nodes, held)
+	o, p, err := l.plan(svc, nodes, held, l.running(svc, now))
 	if err != nil {
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
 		return nil, cloudprovider.ImplementedElsewhere
@@ -174,7 +178,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	return status, wrong, l.follow(ctx, svc, w, now, status, served)
 }
 
-func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][]*v1.Pod) (options.Options, *plan.Plan, error) {
+func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][]*v1.Pod, running map[string]bool) (options.Options, *plan.Plan, error) {
 	o, err := options.Parse(svc.Annotations, l.defaults)
 	if err != nil {
 		return o, nil, err
@@ -187,6 +191,7 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 		Services: l.around.Services(),
 		Defaults: l.defaults,
 		Pods:     held,
+		Running:  running,
 	})
 	return o, p, err
 }

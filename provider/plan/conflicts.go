@@ -38,6 +38,9 @@ type Rivals struct {
 	// Pods are those of others that have host ports, by protocol and port as
 	// PortKey writes them.
 	Pods map[string][]*v1.Pod
+	// Running names the nodes where a proxy of the Service in question runs, or
+	// kube-proxy serves it.
+	Running map[string]bool
 }
 
 // PortKey names a port of a node.

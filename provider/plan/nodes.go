@@ -19,7 +19,7 @@ import (
 // come and go.
 func chooseNodes(nodes []*v1.Node, o options.Options) []*v1.Node {
 	wanted := nodeaffinity.NewLazyErrorNodeSelector(nodeSelector(o.NodeSelector))
-	tolerated := append(slices.Clone(daemonTolerations), o.Tolerations...)
+	tolerated := tolerations(o)
 	var chosen []*v1.Node
 	for _, node := range nodes {
 		matches, err := wanted.Match(node)
@@ -29,6 +29,10 @@ func chooseNodes(nodes []*v1.Node, o options.Options) []*v1.Node {
 	}
 	slices.SortFunc(chosen, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
 	return chosen
+}
+
+func tolerations(o options.Options) []v1.Toleration {
+	return append(slices.Clone(daemonTolerations), o.Tolerations...)
 }
 
 func tolerates(tolerations []v1.Toleration, node *v1.Node) bool {

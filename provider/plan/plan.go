@@ -82,6 +82,7 @@ func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, riv
 	if len(svc.Spec.Ports) == 0 {
 		return Make(s, svc, o, nodes)
 	}
+	nodes = unrepelled(nodes, o, rivals.Running)
 	conflicts := s.Conflicts(svc, o, nodes, rivals)
 	served := Without(svc, conflicts)
 	if len(served.Spec.Ports) == 0 {

@@ -88,11 +88,11 @@ func preferLocal(in Input, serving []*v1.Node) []*v1.Node {
 
 // keep returns what stays published while no node is known to serve. The first
 // of these that there are:
-//   - published nodes that are healthy, as their proxies may just be replaced;
+//   - published nodes that are healthy, as their proxies may just be replaced,
+//     and those that are to be removed, as long as they are Ready and serve;
 //   - published nodes that are not leaving: one that lost the API server may
 //     still forward;
-//   - published nodes that are to be removed, as long as they are Ready and
-//     serve;
+//   - any nodes that are to be removed, as long as they are Ready and serve;
 //   - published nodes that were deselected, until one of those selected in
 //     their place serves. If none can, they go.
 func keep(in Input) []*v1.Node {
@@ -101,10 +101,14 @@ func keep(in Input) []*v1.Node {
 	forwarding := func(node *v1.Node) bool {
 		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && serves(in, node)
 	}
-	for _, ok := range []func(*v1.Node) bool{healthy, staying, forwarding} {
+	alive := func(node *v1.Node) bool { return healthy(node) || forwarding(node) }
+	for _, ok := range []func(*v1.Node) bool{alive, staying} {
 		if kept := filter(published, ok); len(kept) > 0 {
 			return kept
 		}
+	}
+	if last := nodesWith(in, forwarding); len(last) > 0 && len(in.Previous.Ingress) > 0 {
+		return last
 	}
 	if successors := nodesWith(in, healthy); len(successors) == 0 {
 		return nil
@@ -152,6 +156,18 @@ func serves(in Input, node *v1.Node) bool {
 // HasProxy says whether one of the proxies is Ready on a node.
 func HasProxy(pods []*v1.Pod, node string) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
+}
+
+// Running returns the names of the nodes that have a proxy, ready or not, which
+// is not being stopped.
+func Running(pods []*v1.Pod) map[string]bool {
+	nodes := map[string]bool{}
+	for _, pod := range pods {
+		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" {
+			nodes[pod.Spec.NodeName] = true
+		}
+	}
+	return nodes
 }
 
 // Ready says whether a proxy forwards. One that is being stopped does not.

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"pgregory.net/rapid"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -105,7 +106,11 @@ func TestStatus(t *testing.T) {
 		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
 		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
 		"but the last one as long as it serves":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
-		"and not once it serves no more":          {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")}, nil},
+		"and rather that one than one that may be dead": {
+			Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2, notReady)}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1", "203.0.113.2")},
+			[]string{"203.0.113.1"},
+		},
+		"and not once it serves no more": {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")}, nil},
 		"no node that is cordoned once its proxy is gone": {
 			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Pods: []*v1.Pod{pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
 		},
@@ -285,6 +290,9 @@ func drawInput(t *rapid.T) Input {
 		if rapid.IntRange(0, 3).Draw(t, "down") == 0 {
 			changes = append(changes, notReady)
 		}
+		if taint := rapid.SampledFrom([]string{"", "", servicecontroller.ToBeDeletedTaint, v1.TaintNodeOutOfService}).Draw(t, "taint"); taint != "" {
+			changes = append(changes, withTaint(taint))
+		}
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
 		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
 		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
@@ -352,6 +360,24 @@ func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
 			if !good(in.Nodes[i]) {
 				t.Fatalf("node %s is published and bad", name)
 			}
+		}
+	})
+}
+
+// Whatever happens between two looks: nothing is withdrawn altogether while
+// anything may still serve.
+func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := drawInput(t)
+		in := drawInput(t)
+		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
+		mayServe := func(node *v1.Node) bool {
+			lives := isPublished(in, node) && !leaving(node)
+			forwards := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && serves(in, node)
+			return len(addresses(in, node)) > 0 && (lives || forwards)
+		}
+		if can := filter(in.Nodes, mayServe); len(can) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
+			t.Fatalf("nothing is published, and %s may serve", can[0].Name)
 		}
 	})
 }
