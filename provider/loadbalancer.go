@@ -157,6 +157,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 
 // serve makes what a Service needs on the way chosen.
 func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, w way, now direct, nodes []*v1.Node) (*v1.LoadBalancerStatus, []warning, error) {
+	p.LetRolloutPass(publish.WithoutProxy(nodes, p.Nodes, l.proxies(svc)))
 	if err := l.run(ctx, svc, p, w, now); err != nil {
 		return nil, nil, err
 	}
@@ -214,7 +215,6 @@ func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w
 	if done == updated {
 		l.nudge(ctx, svc)
 	}
-	p.LetRolloutPass(publish.WithoutProxy(p.Nodes, l.proxies(svc)))
 	_, _, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
 	return err
 }

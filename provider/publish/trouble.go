@@ -66,13 +66,26 @@ func TroubleOf(pod *v1.Pod) (Trouble, bool) {
 const portTaken = "free ports"
 
 // WithoutProxy counts the nodes on which no proxy can become ready until
-// something changes there: the node itself is not Ready, or another pod has the
-// port.
-func WithoutProxy(nodes []*v1.Node, pods []*v1.Pod) int {
-	return len(filter(nodes, func(node *v1.Node) bool {
-		return !HasProxy(pods, node.Name) && (!ready(node) || slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-			return targetNode(pod) == node.Name && waitsForPort(pod)
-		}))
+// something changes there: the node is gone or not Ready, or another pod has the
+// port. These are, as the DaemonSet controller counts, among the chosen and those
+// that have a pod, even one that will never end, as on a machine that is shut
+// down.
+func WithoutProxy(all, chosen []*v1.Node, pods []*v1.Pod) int {
+	var names, lives []string
+	for _, node := range chosen {
+		names = append(names, node.Name)
+	}
+	for _, pod := range pods {
+		names = append(names, targetNode(pod))
+	}
+	for _, node := range filter(all, ready) {
+		lives = append(lives, node.Name)
+	}
+	slices.Sort(names)
+	return len(slices.DeleteFunc(slices.Compact(names), func(name string) bool {
+		return HasProxy(pods, name) || slices.Contains(lives, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+			return targetNode(pod) == name && waitsForPort(pod)
+		})
 	}))
 }
 

@@ -101,20 +101,24 @@ func TestWithoutProxy(t *testing.T) {
 		pods []*v1.Pod
 		want int
 	}{
-		"a node that serves":                           {node(1), []*v1.Pod{pod(1, true)}, 0},
-		"a node whose proxy is being replaced":         {node(1), []*v1.Pod{pod(1, false)}, 0},
-		"a node whose proxy is to be started":          {node(1), nil, 0},
-		"a node that is not Ready":                     {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
-		"a node that died, its proxy not yet":          {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
-		"a node where another pod has the port":        {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
-		"another node than that of the pod that waits": {node(1), []*v1.Pod{pod(2, false, noPort)}, 0},
+		"a node that serves":                                       {node(1), []*v1.Pod{pod(1, true)}, 0},
+		"a node whose proxy is being replaced":                     {node(1), []*v1.Pod{pod(1, false)}, 0},
+		"a node whose proxy is to be started":                      {node(1), nil, 0},
+		"a node that is not Ready":                                 {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
+		"a node that died, its proxy not yet":                      {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
+		"a node where another pod has the port":                    {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
+		"a node that was left out, where another pod has the port": {node(1), []*v1.Pod{pod(2, false, noPort)}, 1},
+		"a dead node that was left out, whose pod cannot end":      {node(1), []*v1.Pod{pod(3, true, stopping)}, 1},
+		"a node that is gone, whose pod is not yet":                {node(1), []*v1.Pod{pod(9, false)}, 1},
+		"a node that was left out and ends its pod":                {node(1), []*v1.Pod{pod(2, true, stopping)}, 0},
 		"a node that is full": {
 			node(1), []*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))}, 0,
 		},
 		"a node whose image is missing": {node(1), []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""))}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := WithoutProxy([]*v1.Node{c.node}, c.pods); got != c.want {
+			others := []*v1.Node{node(2), node(3, notReady)}
+			if got := WithoutProxy(append(others, c.node), []*v1.Node{c.node}, c.pods); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
