@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -64,6 +65,9 @@ func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchT
 	if apierrors.IsNotFound(err) && bytes.Contains(data, []byte(removal)) {
 		// Its memory was a moment behind: the finalizer went with the Service.
 		return &v1.Service{}, nil
+	}
+	if err == nil && slices.Contains(subresources, "status") {
+		c.services.statuses.wrote(types.NamespacedName{Namespace: c.namespace, Name: name}, svc.Status.LoadBalancer)
 	}
 	return svc, err
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -44,6 +45,8 @@ type Services struct {
 	view  view
 	pokes atomic.Uint64
 	queue workqueue.TypedDelayingInterface[types.NamespacedName]
+	// statuses are written by the controller; others have no business there.
+	statuses *contest
 
 	mu       sync.Mutex
 	synced   []cache.InformerSynced
@@ -55,10 +58,11 @@ var _ coreinformers.ServiceInformer = &Services{}
 // NewServices wraps an informer. classes says which Services are ours.
 func NewServices(real coreinformers.ServiceInformer, classes config.Classes) *Services {
 	return &Services{
-		real:   real,
-		view:   view{classes},
-		queue:  workqueue.NewTypedDelayingQueue[types.NamespacedName](),
-		synced: []cache.InformerSynced{real.Informer().HasSynced},
+		real:     real,
+		view:     view{classes},
+		queue:    workqueue.NewTypedDelayingQueue[types.NamespacedName](),
+		statuses: newContest(),
+		synced:   []cache.InformerSynced{real.Informer().HasSynced},
 	}
 }
 
@@ -174,9 +178,20 @@ func (h handler) OnUpdate(before, after any) {
 		h.ResourceEventHandler.OnUpdate(old, shown)
 	}
 	if wasVisible && visible && wants(shown) && !servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &shown.Status.LoadBalancer) {
-		// By the controller, or by somebody who has no business there. With the
-		// delay of a Poke, as that one may not give in.
-		h.services.Poke(types.NamespacedName{Namespace: shown.Namespace, Name: shown.Name})
+		h.services.statusChanged(shown)
+	}
+}
+
+// statusChanged has a status looked at that somebody else may have written.
+func (s *Services) statusChanged(svc *v1.Service) {
+	service := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	truce := s.statuses.seen(service, svc.Status.LoadBalancer)
+	if truce > time.Second {
+		klog.Background().Info("Somebody else writes the status of a Service that is served here, again and again: is another load balancer controller serving it too? Have only one do so, by its loadBalancerClass",
+			"service", service, "nextLook", truce)
+	}
+	if truce > 0 {
+		s.PokeAfter(service, truce)
 	}
 }
 
@@ -191,6 +206,7 @@ func (h handler) OnDelete(obj any) {
 	if !ok {
 		return
 	}
+	h.services.statuses.forget(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
 	if shown, visible := h.services.view.of(svc); visible {
 		h.ResourceEventHandler.OnUpdate(shown, h.services.poked(shown))
 	}
