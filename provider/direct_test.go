@@ -318,8 +318,8 @@ func TestALiveServiceChangesItsDatapath(t *testing.T) {
 func TestAModeThatTurnsUnsafeEndsDirectAtOnce(t *testing.T) {
 	turn := func(c *cluster) {
 		must[*v1.ConfigMap](c)(c.kube.CoreV1().ConfigMaps("kube-system").Update(c.Context(), inMode("ipvs"), metav1.UpdateOptions{}))
-		if !c.balancer.kubeProxy.look(c.Context()) {
-			c.Error("the change goes unnoticed")
+		if news, err := c.balancer.kubeProxy.look(c.Context()); !news || err != nil {
+			c.Errorf("the change goes unnoticed: %v", err)
 		}
 		c.edit("web", func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "example.com/touched", "yes") })
 		c.eventually("the mirror is gone", func() bool { return c.mirror("web") == nil })

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -48,62 +47,77 @@ func (k *kubeProxy) is() (mode config.KubeProxyMode, unknown string) {
 	return k.mode, k.unknown
 }
 
-// look reads the mode, and says whether it is another than before. While the
-// API is in trouble, the last known mode holds.
-func (k *kubeProxy) look(ctx context.Context) (changed bool) {
+// look reads the mode, and says whether it is another than before. The error says
+// that the API is in trouble; the last known mode holds meanwhile.
+func (k *kubeProxy) look(ctx context.Context) (changed bool, err error) {
 	if k.told != "" {
-		return false
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	mode, err := k.read(ctx)
+	mode, reason, err := k.read(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err != nil && k.mode != "" && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
-		klog.FromContext(ctx).Error(err, "Taking kube-proxy's mode for what it was", "mode", k.mode)
-		return false
+	if err != nil && k.mode != "" {
+		return false, err
 	}
 	before := k.mode
-	k.mode, k.unknown = mode, ""
-	if err != nil {
-		k.unknown = err.Error()
-	}
-	return before != mode
+	k.mode, k.unknown = mode, reason
+	return before != mode, err
 }
 
-func (k *kubeProxy) read(ctx context.Context) (config.KubeProxyMode, error) {
+// read returns the mode, or why it is not known. The error is trouble that may
+// pass.
+func (k *kubeProxy) read(ctx context.Context) (mode config.KubeProxyMode, unknown string, err error) {
 	found, err := k.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeProxyConfigMap, metav1.GetOptions{})
+	const configMap = "ConfigMap " + metav1.NamespaceSystem + "/" + kubeProxyConfigMap
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", fmt.Errorf("there is no ConfigMap %s/%s (%w)", metav1.NamespaceSystem, kubeProxyConfigMap, err)
+		return "", "there is no " + configMap, nil
+	case apierrors.IsForbidden(err):
+		return "", "hostport-ccm may not read " + configMap, nil
 	case err != nil:
-		return "", fmt.Errorf("ConfigMap %s/%s cannot be read (%w)", metav1.NamespaceSystem, kubeProxyConfigMap, err)
+		return "", configMap + " cannot be read", fmt.Errorf("reading %s: %w", configMap, err)
 	}
-	return kubeProxyModeOf(found)
+	if mode, unknown = kubeProxyModeOf(found.Data[kubeProxyConfigKey]); unknown != "" {
+		unknown = configMap + " " + unknown
+	}
+	return mode, unknown, nil
 }
 
 // kubeProxyModeOf reads a KubeProxyConfiguration. Its default on Linux is
 // iptables.
-func kubeProxyModeOf(configMap *v1.ConfigMap) (config.KubeProxyMode, error) {
-	var written struct{ Kind, Mode string }
-	text := configMap.Data[kubeProxyConfigKey]
+func kubeProxyModeOf(text string) (mode config.KubeProxyMode, unknown string) {
+	var written struct {
+		Kind string
+		Mode config.KubeProxyMode
+	}
 	if err := yaml.Unmarshal([]byte(text), &written); err != nil || written.Kind != "KubeProxyConfiguration" {
-		return "", fmt.Errorf("ConfigMap %s/%s has no KubeProxyConfiguration in %s", configMap.Namespace, configMap.Name, kubeProxyConfigKey)
+		return "", "has no KubeProxyConfiguration in " + kubeProxyConfigKey
 	}
-	switch mode := config.KubeProxyMode(written.Mode); mode {
+	switch written.Mode {
 	case "":
-		return config.KubeProxyIPTables, nil
+		return config.KubeProxyIPTables, ""
 	case config.KubeProxyIPTables, config.KubeProxyNFTables, config.KubeProxyIPVS:
-		return mode, nil
+		return written.Mode, ""
 	}
-	return "", fmt.Errorf("ConfigMap %s/%s has mode %q, which hostport-ccm does not know", configMap.Namespace, configMap.Name, written.Mode)
+	return "", fmt.Sprintf("says mode %q, which hostport-ccm does not know", written.Mode)
 }
 
-// watch looks again and again until ctx is done, and calls changed when the
-// mode is another.
-func (k *kubeProxy) watch(ctx context.Context, every time.Duration, changed func()) {
-	wait.JitterUntilWithContext(ctx, func(ctx context.Context) {
-		if k.look(ctx) {
+// run looks at the start, until there is an answer if it comes soon: what is
+// served directly must not be given up for one failed request. Then it looks
+// again and again until ctx is done, and calls changed when the mode is another.
+func (k *kubeProxy) run(ctx context.Context, every time.Duration, changed func()) {
+	_ = wait.PollUntilContextTimeout(ctx, time.Second, lookTimeout, true, func(ctx context.Context) (bool, error) {
+		_, err := k.look(ctx)
+		return err == nil, nil
+	})
+	go wait.JitterUntilWithContext(ctx, func(ctx context.Context) {
+		news, err := k.look(ctx)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Taking the mode of kube-proxy for what it was")
+		}
+		if news {
 			changed()
 		}
 	}, every, 0.1, true)

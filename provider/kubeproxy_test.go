@@ -2,7 +2,9 @@ package provider
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,7 +49,9 @@ func TestTheModeOfKubeProxyIsFoundOut(t *testing.T) {
 				kube = fake.NewClientset(c.configMap)
 			}
 			k := &kubeProxy{kube: kube}
-			k.look(t.Context())
+			if _, err := k.look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			mode, unknown := k.is()
 			if mode != c.want || !strings.Contains(unknown, c.unknown) || (unknown == "") != (c.unknown == "") {
 				t.Errorf("got %q, %q", mode, unknown)
@@ -58,28 +62,49 @@ func TestTheModeOfKubeProxyIsFoundOut(t *testing.T) {
 
 func TestTheLastKnownModeHoldsWhileTheAPIIsInTrouble(t *testing.T) {
 	kube := fake.NewClientset(inMode("nftables"))
-	var trouble error
+	trouble := apierrors.NewServiceUnavailable("down")
 	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) { return trouble != nil, nil, trouble })
 	k := &kubeProxy{kube: kube}
-	if !k.look(t.Context()) || k.look(t.Context()) {
-		t.Error("only the first look brings news")
+	look := func(news, fails bool, want config.KubeProxyMode) {
+		t.Helper()
+		changed, err := k.look(t.Context())
+		if mode, _ := k.is(); changed != news || (err != nil) != fails || mode != want {
+			t.Errorf("changed %t, error %v, mode %q", changed, err, mode)
+		}
 	}
+	look(false, true, "")
+	trouble = nil
+	look(true, false, config.KubeProxyNFTables)
+	look(false, false, config.KubeProxyNFTables)
 	trouble = apierrors.NewServiceUnavailable("down")
-	if mode, _ := k.is(); k.look(t.Context()) || mode != config.KubeProxyNFTables {
-		t.Errorf("mode %q", mode)
-	}
+	look(false, true, config.KubeProxyNFTables)
 	trouble = apierrors.NewForbidden(v1.Resource("configmaps"), "kube-proxy", nil)
-	if !k.look(t.Context()) {
-		t.Error("a right that is taken away goes unnoticed")
-	}
-	if mode, unknown := k.is(); mode != "" || !strings.Contains(unknown, "cannot be read") {
-		t.Errorf("got %q, %q", mode, unknown)
+	look(true, false, "")
+}
+
+func TestAChangedModeIsToldOnce(t *testing.T) {
+	kube := fake.NewClientset(inMode("ipvs"))
+	var looks atomic.Int32
+	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+		// The first look is at the start, and tells nobody.
+		if looks.Add(1) > 1 {
+			return true, inMode("nftables"), nil
+		}
+		return false, nil, nil
+	})
+	told := make(chan bool)
+	k := &kubeProxy{kube: kube}
+	k.run(t.Context(), time.Millisecond, func() { told <- true })
+	<-told
+	if mode, _ := k.is(); mode != config.KubeProxyNFTables {
+		t.Errorf("mode %q", mode)
 	}
 }
 
 func TestWhatTheCloudConfigSaysGoesFirst(t *testing.T) {
 	k := &kubeProxy{kube: fake.NewClientset(inMode("ipvs")), told: config.KubeProxyNFTables}
-	if mode, _ := k.is(); k.look(t.Context()) || mode != config.KubeProxyNFTables {
+	changed, err := k.look(t.Context())
+	if mode, _ := k.is(); changed || err != nil || mode != config.KubeProxyNFTables {
 		t.Errorf("mode %q", mode)
 	}
 }
