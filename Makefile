@@ -59,7 +59,7 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce >&2; $(E2E) -skip '^Test(BareMetal|GKE|DualStack)' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|DualStack)' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' ./test/e2e; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
 

@@ -91,6 +91,9 @@ func (c *Cluster) save(complete bool) error {
 // Profile returns the profile of the cluster; empty if it never came up.
 func (c *Cluster) Profile() Profile { return c.shape.Profile }
 
+// KubeProxyMode returns the mode of the nodes' kube-proxies.
+func (c *Cluster) KubeProxyMode() KubeProxyMode { return c.shape.KubeProxyMode }
+
 // IPFamily returns the IP families of the cluster; empty if it never came up.
 func (c *Cluster) IPFamily() IPFamily { return c.shape.IPFamily }
 
