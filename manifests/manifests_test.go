@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -111,7 +113,7 @@ func TestEverythingIsInOurNamespace(t *testing.T) {
 			if o.GetName() != namespace {
 				t.Errorf("namespace %s, want %s", o.GetName(), namespace)
 			}
-		case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
+		case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding, *admissionv1.ValidatingAdmissionPolicy, *admissionv1.ValidatingAdmissionPolicyBinding:
 		case *rbacv1.Role:
 			reader := o.GetNamespace() == metav1.NamespaceSystem && cmp.Equal(object.Rules, kubeProxyConfig)
 			if !reader && o.GetNamespace() != namespace {
@@ -148,6 +150,21 @@ func TestOnlyTheComponentDirectMayWriteServices(t *testing.T) {
 		if strings.HasPrefix(path, "overlays/") && strings.Contains(string(read(t, path)), "components") {
 			t.Errorf("%s has components, which are for the user to add", path)
 		}
+	}
+}
+
+func TestThePolicyForMirrorsNamesThemAndUs(t *testing.T) {
+	policy, binding := of[*admissionv1.ValidatingAdmissionPolicy](t)[0], of[*admissionv1.ValidatingAdmissionPolicyBinding](t)[0]
+	account := of[*v1.ServiceAccount](t)[0]
+	user := fmt.Sprintf("%q", "system:serviceaccount:"+account.Namespace+":"+account.Name)
+	if got := policy.Spec.Validations[0].Expression; !strings.Contains(got, user) {
+		t.Errorf("it does not let %s write: %s", user, got)
+	}
+	if got := policy.Spec.MatchConditions[0].Expression; !strings.Contains(got, fmt.Sprintf("%q", plan.MirrorClass)) {
+		t.Errorf("it is not about class %s: %s", plan.MirrorClass, got)
+	}
+	if binding.Spec.PolicyName != policy.Name {
+		t.Errorf("the binding is of policy %s, there is %s", binding.Spec.PolicyName, policy.Name)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -158,10 +159,25 @@ func TestDirectMirrorIsKept(t *testing.T) {
 
 	services := client.CoreV1().Services(ns)
 	edited := mirror.DeepCopy()
-	edited.Labels, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = nil, 81, nil
+	edited.Spec.Ports[0].Port = 10250
+	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a user takes the kubelet's port: %v", err)
+	}
+	edited = mirror.DeepCopy()
+	edited.Labels, edited.Annotations = nil, nil
 	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if again := wantMirror(t, svc, 80, internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) {
+		t.Errorf("the edited mirror was not restored but became %+v", again)
+	}
+	withoutPolicy(t)
+	edited = mirror.DeepCopy()
+	edited.ResourceVersion, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = "", 81, nil
+	eventually(t, time.Minute, "the mirror's ports are edited", func(ctx context.Context) error {
+		_, err := services.Update(ctx, edited, metav1.UpdateOptions{})
+		return err
+	})
 	if again := wantMirror(t, svc, 80, internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
@@ -173,6 +189,25 @@ func TestDirectMirrorIsKept(t *testing.T) {
 	}
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
+
+// withoutPolicy takes the policy for mirrors out of force until the test ends.
+func withoutPolicy(t *testing.T) {
+	t.Helper()
+	bindings := client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
+	binding, err := bindings.Get(t.Context(), "hostport-ccm-mirrors", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bindings.Delete(t.Context(), binding.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		binding.ResourceVersion = ""
+		if _, err := bindings.Create(context.WithoutCancel(t.Context()), binding, metav1.CreateOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // stream connects to a port of all addresses, again and again, until it is
@@ -281,6 +316,42 @@ func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 			t.Errorf("from direct to proxies, of %d new connections failed: %v", made, count(failed))
 		}
 	}
+}
+
+func TestDirectLeavesAPodItsHostPort(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	nodes := cluster.Nodes(cluster.GCE)
+	holder := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "holder-1"},
+		Spec: v1.PodSpec{
+			NodeName: nodes[0].Name, TerminationGracePeriodSeconds: new(int64),
+			Containers: []v1.Container{{
+				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever,
+				Args:  []string{"netexec", fmt.Sprintf("--http-port=%d", backendPort)},
+				Ports: []v1.ContainerPort{{ContainerPort: backendPort, HostPort: 8090}},
+			}},
+		},
+	}
+	pods := client.CoreV1().Pods(ns)
+	if _, err := pods.Create(t.Context(), holder, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the pod has its port", func(ctx context.Context) error {
+		_, err := askTCP(ctx, from(nodes[1].Name), nodes[0].InternalIP, 8090, whoAreYou)
+		return err
+	})
+	svc := newService(t, ns, "web", by(options.DatapathDirect), servicePort(v1.ProtocolTCP, 8090))
+	wantAddresses(t, svc, time.Minute, externalIPs()[1:]...)
+	wantMirror(t, svc, 8090, ips(nodes[1:], internalIP)...)
+	wantOpen(t, getTCP, "web", 8090, externalIPs()[1:]...)
+	wantOpen(t, getTCP, "holder", 8090, externalIPs()[0])
+	wantWarning(t, svc, "HostPortTaken", nodes[0].Name, ns+"/holder-1", "8090/TCP")
+	if err := pods.Delete(t.Context(), holder.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 8090, externalIPs()...)
 }
 
 func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
