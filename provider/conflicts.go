@@ -16,6 +16,7 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 )
@@ -23,7 +24,8 @@ import (
 // holders returns the pods of others that have the Service's ports. Who asks for
 // a port that is served on the same node already does not have it: where a proxy
 // is ready the kubelet turns such a pod away; where kube-proxy serves, the pod
-// runs, and is late.
+// runs, and is late. In mode nftables the pod has it all the same, as the rules of
+// host ports go before kube-proxy's.
 func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[string][]*v1.Pod) {
 	ours := map[string]bool{}
 	for _, proxy := range l.proxies(svc) {
@@ -33,11 +35,12 @@ func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[stri
 			}
 		}
 	}
+	mode, _ := l.kubeProxy.is()
 	held, late = map[string][]*v1.Pod{}, map[string][]*v1.Pod{}
 	for key, pods := range l.around.Holders(svc) {
 		for _, pod := range pods {
 			switch node := pod.Spec.NodeName; {
-			case now.nodes[node] && now.ports.Has(key):
+			case now.nodes[node] && now.ports.Has(key) && mode != config.KubeProxyNFTables:
 				late[key] = append(late[key], pod)
 			case !ours[node+" "+key]:
 				held[key] = append(held[key], pod)

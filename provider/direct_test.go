@@ -368,6 +368,17 @@ func TestAPodsHostPortIsNotTakenFromIt(t *testing.T) {
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
+func TestInModeNFTablesAPodThatComesLaterHasItsHostPortToo(t *testing.T) {
+	c := twoNatted(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect)))
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("late", "n2", 80), metav1.CreateOptions{}))
+	c.publishes("web", "203.0.113.1")
+	c.mirrors("web", "10.0.0.1")
+	c.eventually("a warning explains the node", func() bool { return c.hasEvent("Warning HostPortTaken web:", "node n2", "apps/late", "80/TCP") })
+}
+
 func TestAMirrorHasNoPortOfOthers(t *testing.T) {
 	c := twoNatted(t)
 	c.config.LoadBalancer.ReservedPorts = []string{"22"}
@@ -478,6 +489,7 @@ func TestOnBareMetalNoPortOfOthersIsServed(t *testing.T) {
 
 func TestOnBareMetalAPodsHostPortIsNotTakenFromIt(t *testing.T) {
 	c := onMetal(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
 	c.start()
 	c.create(service("web", by(options.DatapathDirect)))
 	c.publishesAs("web", vip, vip)
