@@ -46,7 +46,7 @@ func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
 	spec := &want.Spec
 	spec.LoadBalancerClass, spec.AllocateLoadBalancerNodePorts = ptr.To("hostport-ccm.io/mirror"), ptr.To(false)
 	spec.ClusterIP, spec.ClusterIPs, spec.ExternalIPs, spec.LoadBalancerIP, spec.HealthCheckNodePort = "", nil, nil, "", 0
-	spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+	spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24", "::/128"}
 	spec.Ports[0], spec.Ports[1] = spec.Ports[1], spec.Ports[0]
 	spec.Ports[0].NodePort, spec.Ports[1].NodePort = 0, 0
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -86,6 +86,24 @@ func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
 	}
 	if got := mustMake(t, service(), options.Default()).Mirror.Spec.LoadBalancerSourceRanges; got != nil {
 		t.Errorf("a Service without ranges: %v", got)
+	}
+}
+
+func TestRangesOfOneFamilyLetNobodyOfTheOtherIn(t *testing.T) {
+	for name, c := range map[string]struct {
+		families     []v1.IPFamily
+		ranges, want []string
+	}{
+		"IPv6 alone is named": {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
+		"IPv4 alone is named": {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24", "::/128"}},
+		"both are named":      {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24", "2001:db8::/32"}, []string{"192.0.2.0/24", "2001:db8::/32"}},
+		"only one that the Service does not have is named": {[]v1.IPFamily{v1.IPv4Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
+		"nobody is asked for the one it does not have":     {[]v1.IPFamily{v1.IPv4Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24"}},
+	} {
+		svc := service(func(svc *v1.Service) { svc.Spec.IPFamilies, svc.Spec.LoadBalancerSourceRanges = c.families, c.ranges })
+		if diff := cmp.Diff(c.want, mustMake(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
+			t.Errorf("%s: ranges differ (-want +got):\n%s", name, diff)
+		}
 	}
 }
 
