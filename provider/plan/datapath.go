@@ -53,7 +53,7 @@ func (c Cluster) Obstacle(svc *v1.Service, conflicts []Conflict) *Obstacle {
 	if c.Translated {
 		return mirrorObstacle(svc)
 	}
-	return c.ownObstacle(conflicts)
+	return c.ownObstacle(svc, conflicts)
 }
 
 // mirrorObstacle: without a selector nobody writes the mirror's endpoints.
@@ -64,10 +64,17 @@ func mirrorObstacle(svc *v1.Service) *Obstacle {
 	return &Obstacle{"the Service has no selector, and so its mirror would have no endpoints: use datapath proxy", false}
 }
 
-// ownObstacle: kube-proxy serves all ports that the Service's own spec names.
-func (c Cluster) ownObstacle(conflicts []Conflict) *Obstacle {
+// ownObstacle: kube-proxy serves all ports that the Service's own spec names, to
+// the clients that the spec names.
+func (c Cluster) ownObstacle(svc *v1.Service, conflicts []Conflict) *Obstacle {
 	if c.IPMode == v1.LoadBalancerIPModeProxy {
 		return &Obstacle{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
+	}
+	if _, where := writtenRanges(svc); where != inSpec {
+		return &Obstacle{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would let in everybody: write them into %s, or use datapath proxy", where, inSpec), true}
+	}
+	if out := shutOut(svc); len(out) > 0 {
+		return &Obstacle{fmt.Sprintf("kube-proxy would let in everybody over %s, of which %s has no range: add one, or use datapath proxy", out[0], inSpec), true}
 	}
 	if len(conflicts) == 0 {
 		return nil

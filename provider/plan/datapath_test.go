@@ -34,6 +34,11 @@ func TestWantsDirect(t *testing.T) {
 func TestObstacles(t *testing.T) {
 	taken := []Conflict{{Message: "port 22/TCP is reserved"}}
 	selecting := func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} }
+	ranged := func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }
+	dual := func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol} }
+	annotated := func(svc *v1.Service) {
+		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24"}
+	}
 	for name, c := range map[string]struct {
 		cluster   Cluster
 		svc       *v1.Service
@@ -51,6 +56,11 @@ func TestObstacles(t *testing.T) {
 		"none without a selector and mirror":  {Cluster{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
 		"none for a mirror with some ports":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), taken, nil, false},
 		"ports of others on bare metal":       {Cluster{KubeProxy: config.KubeProxyIPTables}, service(selecting), taken, []string{"port 22/TCP is reserved"}, true},
+		"no range of a family on bare metal":  {Cluster{KubeProxy: config.KubeProxyIPTables}, service(ranged, dual), nil, []string{"everybody over IPv6", "spec.loadBalancerSourceRanges"}, true},
+		"none with a range of each family":    {Cluster{KubeProxy: config.KubeProxyIPTables}, service(ranged), nil, nil, false},
+		"none without ranges on bare metal":   {Cluster{KubeProxy: config.KubeProxyIPTables}, service(dual), nil, nil, false},
+		"ranges that kube-proxy does not see": {Cluster{KubeProxy: config.KubeProxyIPTables}, service(annotated), nil, []string{"annotation service.beta", "spec.loadBalancerSourceRanges"}, true},
+		"none with those for a mirror":        {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting, annotated, dual), nil, nil, false},
 		"mode Proxy by config on bare metal":  {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
 		"none with mode Proxy for a mirror":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
 		"none with mode VIP by config either": {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},

@@ -2,8 +2,6 @@ package plan
 
 import (
 	"maps"
-	"net/netip"
-	"slices"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -71,29 +69,21 @@ func mirroredPorts(svc *v1.Service) []v1.ServicePort {
 }
 
 // nobody is a range of each IP family that no client is in.
-var nobody = map[v1.IPFamily]netip.Prefix{
-	v1.IPv4Protocol: netip.MustParsePrefix("0.0.0.0/32"),
-	v1.IPv6Protocol: netip.MustParsePrefix("::/128"),
-}
+var nobody = map[v1.IPFamily]string{v1.IPv4Protocol: "0.0.0.0/32", v1.IPv6Protocol: "::/128"}
 
 // mirroredRanges is empty if the user wrote none: so it is in a Service that lets
-// everybody in. The ranges have been read before. If they are all of one family,
-// nobody of the other is let in; kube-proxy, which sorts them by family and takes
-// none for no restriction, would let in everybody.
+// everybody in. The ranges have been read before.
 func mirroredRanges(svc *v1.Service) []string {
 	if written, _ := writtenRanges(svc); len(written) == 0 {
 		return nil
 	}
 	ranges, _ := SourceRanges(svc)
-	for _, family := range svc.Spec.IPFamilies {
-		none := nobody[family]
-		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == none.Addr().Is4() }) {
-			ranges = append(ranges, none)
-		}
-	}
 	var list []string
 	for _, r := range ranges {
 		list = append(list, r.String())
+	}
+	for _, family := range shutOut(svc) {
+		list = append(list, nobody[family])
 	}
 	return list
 }

@@ -34,13 +34,30 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	return sortRanges(ranges), nil
 }
 
+// inSpec is where a Service's ranges usually are, and all that kube-proxy reads.
+const inSpec = "spec.loadBalancerSourceRanges"
+
 // writtenRanges returns the ranges as the user wrote them, and where.
 func writtenRanges(svc *v1.Service) (written []string, where string) {
 	old := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey])
 	if len(svc.Spec.LoadBalancerSourceRanges) == 0 && old != "" {
 		return strings.Split(old, ","), "annotation " + v1.AnnotationLoadBalancerSourceRangesKey
 	}
-	return svc.Spec.LoadBalancerSourceRanges, "spec.loadBalancerSourceRanges"
+	return svc.Spec.LoadBalancerSourceRanges, inSpec
+}
+
+// shutOut returns the IP families of a Service of which its ranges let nobody in,
+// as they are all of the other. kube-proxy, which sorts them by family and takes
+// none for no restriction, would let in everybody.
+func shutOut(svc *v1.Service) []v1.IPFamily {
+	ranges, _ := SourceRanges(svc)
+	var out []v1.IPFamily
+	for _, family := range svc.Spec.IPFamilies {
+		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == (family == v1.IPv4Protocol) }) {
+			out = append(out, family)
+		}
+	}
+	return out
 }
 
 // canonical writes an IPv4 range as such that is written in IPv6 form:
