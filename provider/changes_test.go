@@ -149,6 +149,7 @@ func (c *cluster) endpoints(name string, nodes ...string) {
 
 func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
 	c := twoNodes(t)
+	c.endpoints("web", "n1", "n2") // without any, who is published first would stay the only one
 	c.start()
 	c.serve(service("web", func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }))
 	c.endpoints("web", "n2")

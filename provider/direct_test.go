@@ -234,6 +234,7 @@ func TestWhereDirectCannotBeHad(t *testing.T) {
 			if tt.change != nil {
 				tt.change(svc)
 			}
+			c.endpoints("web", "n1", "n2") // without any, who is published first would stay the only one
 			c.start()
 			return c, svc
 		}
