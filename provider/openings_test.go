@@ -35,6 +35,7 @@ func TestTheFirewallIsAskedWhenSomethingMayHaveChanged(t *testing.T) {
 		{"after somebody changed it", func() error { o.doubt(spec.Owner.UID); return ensure(o, spec, true) }, 1},
 		{"after it was looked at", func() error { return ensure(o, spec, true) }, 0},
 		{"closed", func() error { return o.close(ctx, spec.Owner, options.FirewallManaged) }, 1},
+		{"closed by hand", func() error { return o.close(ctx, spec.Owner, options.FirewallReport) }, 1},
 		{"after closing", func() error { return ensure(o, spec, true) }, 1},
 		{"failing", func() error { spec.Ports[0].Port = 82; failure = errors.New("down"); return ensure(o, spec, true) }, 1},
 		{"after a failure", func() error { failure = nil; return ensure(o, spec, true) }, 1},
