@@ -18,17 +18,21 @@ import (
 // their health: a node that is down for a while must not make firewall rules
 // come and go.
 func chooseNodes(nodes []*v1.Node, o options.Options) []*v1.Node {
-	wanted := nodeaffinity.NewLazyErrorNodeSelector(nodeSelector(o.NodeSelector))
+	wanted := nodeSelector(o.NodeSelector)
 	tolerated := tolerations(o)
 	var chosen []*v1.Node
 	for _, node := range nodes {
-		matches, err := wanted.Match(node)
-		if err == nil && matches && tolerates(tolerated, node) {
+		if chooses(wanted, node) && tolerates(tolerated, node) {
 			chosen = append(chosen, node)
 		}
 	}
 	slices.SortFunc(chosen, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
 	return chosen
+}
+
+func chooses(wanted *v1.NodeSelector, node *v1.Node) bool {
+	matches, err := nodeaffinity.NewLazyErrorNodeSelector(wanted).Match(node)
+	return err == nil && matches
 }
 
 func tolerations(o options.Options) []v1.Toleration {

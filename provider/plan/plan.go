@@ -35,7 +35,8 @@ type Plan struct {
 	// there are no objects.
 	Conflicts []Conflict
 	// Held are sentences about nodes that pods of others keep from the
-	// Service, and HeldNodes the names of these nodes.
+	// Service, or about why there are none, and HeldNodes the names of these
+	// nodes.
 	Held      []string
 	HeldNodes map[string]bool
 	Firewall  firewall.Spec
@@ -94,6 +95,9 @@ func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, riv
 	}
 	p.Conflicts = conflicts
 	p.HeldNodes, p.Held = heldNodes(served, p.Nodes, rivals.Pods)
+	if len(p.Nodes) == 0 && len(nodes) > 0 {
+		p.Held = []string{whyNone(nodes, o)}
+	}
 	return p, nil
 }
 

@@ -22,8 +22,9 @@ import (
 //   - where it adds or removes the standard finalizer, ours goes with it, in the
 //     same request; from a Service that is someone else's by now only ours is
 //     removed;
-//   - the events "Ensuring" and "Ensured", which it sends at every look at a
-//     Service, are dropped: they would tell of nothing and cost two writes each.
+//   - the events "Ensuring", "Ensured" and "UnAvailable", which it sends at every
+//     look at a Service, are dropped: they would tell of nothing new and cost a
+//     write each. That there is no node is told by package provider, with why.
 func (s *Services) Client(kube kubernetes.Interface) kubernetes.Interface { return client{kube, s} }
 
 type client struct {
@@ -104,10 +105,10 @@ func (c serviceClient) foreign(name string) bool {
 
 type eventClient struct{ typedcorev1.EventInterface }
 
-// routine are events that the controller sends whether or not there is
-// anything to do.
+// routine are events that the controller sends at every look, whether or not
+// there is anything new.
 func routine(event *v1.Event) bool {
-	return event.Reason == "EnsuringLoadBalancer" || event.Reason == "EnsuredLoadBalancer"
+	return slices.Contains([]string{"EnsuringLoadBalancer", "EnsuredLoadBalancer", "UnAvailableLoadBalancer"}, event.Reason)
 }
 
 func (c eventClient) CreateWithEventNamespace(event *v1.Event) (*v1.Event, error) {
