@@ -18,11 +18,11 @@ import (
 // their health: a node that is down for a while must not make firewall rules
 // come and go.
 func chooseNodes(nodes []*v1.Node, o options.Options) []*v1.Node {
-	wanted := nodeSelector(o.NodeSelector)
+	wanted := chosenBy(o.NodeSelector)
 	tolerated := tolerations(o)
 	var chosen []*v1.Node
 	for _, node := range nodes {
-		if chooses(wanted, node) && tolerates(tolerated, node) {
+		if wanted(node) && tolerates(tolerated, node) {
 			chosen = append(chosen, node)
 		}
 	}
@@ -30,9 +30,12 @@ func chooseNodes(nodes []*v1.Node, o options.Options) []*v1.Node {
 	return chosen
 }
 
-func chooses(wanted *v1.NodeSelector, node *v1.Node) bool {
-	matches, err := nodeaffinity.NewLazyErrorNodeSelector(wanted).Match(node)
-	return err == nil && matches
+func chosenBy(selected labels.Selector) func(*v1.Node) bool {
+	selector := nodeaffinity.NewLazyErrorNodeSelector(nodeSelector(selected))
+	return func(node *v1.Node) bool {
+		matches, err := selector.Match(node)
+		return err == nil && matches
+	}
 }
 
 func tolerations(o options.Options) []v1.Toleration {

@@ -13,12 +13,13 @@ import (
 // whyNone says, of nodes none of which was chosen, what is in the way on how
 // many of them.
 func whyNone(nodes []*v1.Node, o options.Options) string {
+	included, selected := chosenBy(labels.Everything()), chosenBy(o.NodeSelector)
 	var excluded, deselected, tainted int
 	for _, node := range nodes {
 		switch {
-		case !chooses(nodeSelector(labels.Everything()), node):
+		case !included(node):
 			excluded++
-		case !chooses(nodeSelector(o.NodeSelector), node):
+		case !selected(node):
 			deselected++
 		default:
 			tainted++
