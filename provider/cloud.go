@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -137,6 +138,9 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		}
 	}
 	recorder := newRecorder(ctx, kube)
+	if err := ours.Core().V1().Pods().Informer().AddIndexers(cache.Indexers{byService: serviceUID}); err != nil {
+		return nil, fmt.Errorf("preparing to find proxies by their Service: %w", err)
+	}
 	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)
 	c.balancer.around, c.balancer.nodes = around, shared.Core().V1().Nodes().Lister()
 	standard, err := servicecontroller.New(c, services.Client(kube), services, trigger.QuietNodes(shared.Core().V1().Nodes()), clusterName, utilfeature.DefaultFeatureGate)
@@ -169,7 +173,7 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 		forcedIPMode: lb.IPMode,
 		translated:   c.config.Provider == config.ProviderGCE,
 		kube:         kube,
-		pods:         ours.Core().V1().Pods().Lister().Pods(settings.Namespace),
+		pods:         ours.Core().V1().Pods().Informer().GetIndexer(),
 		configMaps:   configMapsOf(kube, settings, ours.Core().V1().ConfigMaps().Lister()),
 		daemonSets:   daemonSetsOf(kube, settings, ours.Apps().V1().DaemonSets().Lister()),
 		mirrors:      mirrorsOf(kube, settings, all),

@@ -12,7 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
@@ -58,9 +57,21 @@ func (l *loadBalancer) running(svc *v1.Service, now direct) map[string]bool {
 	return running
 }
 
+// byService is the index of proxies: each look at a Service asks for its own,
+// among those of all Services on all nodes.
+const byService = "service"
+
+func serviceUID(obj any) ([]string, error) {
+	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
+}
+
 // proxies returns the Service's proxy pods, in any state.
 func (l *loadBalancer) proxies(svc *v1.Service) []*v1.Pod {
-	pods, _ := l.pods.List(labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)})) // From memory; never an error.
+	found, _ := l.pods.ByIndex(byService, string(svc.UID)) // The index is there.
+	var pods []*v1.Pod
+	for _, pod := range found {
+		pods = append(pods, pod.(*v1.Pod))
+	}
 	return pods
 }
 

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
 
@@ -50,7 +51,7 @@ type loadBalancer struct {
 
 	kube       kubernetes.Interface
 	nodes      corelisters.NodeLister
-	pods       corelisters.PodNamespaceLister
+	pods       cache.Indexer
 	configMaps objects[*v1.ConfigMap]
 	daemonSets objects[*appsv1.DaemonSet]
 	mirrors    objects[*v1.Service]
