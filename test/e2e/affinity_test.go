@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -19,29 +20,29 @@ import (
 func TestDatapathSessionAffinityHoldsAndSwitches(t *testing.T) {
 	t.Parallel()
 	crowd := newCrowd(t)
-	overDatapaths(t, func(t *testing.T, d datapath) {
+	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		newBackend(t, ns, "web")
 		svc := d.newService(t, ns, nil, bothProtocols(port)...)
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
-		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-		wantAnswerers(t, 2, cluster.Internet, port)
+		wantAddresses(t, svc, time.Minute, d.addresses()...)
+		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
+		wantAnswerers(t, 2, cluster.Internet, port, d.addresses()...)
 
 		editService(t, svc, func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityClientIP })
 		// Another host, as a UDP flow keeps its backend: one that had a source port
 		// before would go on for whoever gets that port again.
-		wantAnswerers(t, 1, cluster.Internet2, port)
-		wantSticky(t, cluster.Internet2, port)
-		for _, address := range externalIPs() {
-			met := backendsOf(t, crowd, address, port)
-			t.Logf("by %s, %d clients met %d backends", address, len(crowd), len(met))
+		wantAnswerers(t, 1, cluster.Internet2, port, d.addresses()...)
+		wantSticky(t, cluster.Internet2, port, d.addresses()...)
+		for _, address := range d.addresses() {
+			met := backendsOf(t, crowd[d.family], address, port)
+			t.Logf("by %s, %d clients met %d backends", address, aCrowd, len(met))
 			if (len(met) > 1) != d.direct {
-				t.Errorf("by %s, %d clients met %v; they are different clients only where their addresses are kept", address, len(crowd), met)
+				t.Errorf("by %s, %d clients met %v; they are different clients only where their addresses are kept", address, aCrowd, met)
 			}
 		}
 
 		editService(t, svc, func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityNone })
-		wantAnswerers(t, 2, cluster.Internet, port)
+		wantAnswerers(t, 2, cluster.Internet, port, d.addresses()...)
 	})
 }
 
@@ -51,9 +52,9 @@ const aCrowd = 30
 
 // wantAnswerers waits until that many of two backends answer a host, by every
 // address.
-func wantAnswerers(t *testing.T, n int, host string, port int) {
+func wantAnswerers(t *testing.T, n int, host string, port int, addresses ...string) {
 	t.Helper()
-	for _, address := range externalIPs() {
+	for _, address := range addresses {
 		for _, p := range protocols {
 			eventually(t, time.Minute, fmt.Sprintf("%d backends answer by %s, port %d/%s", n, address, port, p.name), func(ctx context.Context) error {
 				names, err := answerers(ctx, p.ask, from(host), address, port, aCrowd)
@@ -82,10 +83,10 @@ func answerers(ctx context.Context, ask asker, dial dialler, address string, por
 
 // wantSticky checks that one backend answers many connections of a host, by
 // every address.
-func wantSticky(t *testing.T, host string, port int) {
+func wantSticky(t *testing.T, host string, port int, addresses ...string) {
 	t.Helper()
 	const many = 200
-	for _, address := range externalIPs() {
+	for _, address := range addresses {
 		for _, p := range protocols {
 			names, err := answerers(t.Context(), p.ask, from(host), address, port, many)
 			if err != nil || len(names) != 1 {
@@ -95,26 +96,28 @@ func wantSticky(t *testing.T, host string, port int) {
 	}
 }
 
-// newCrowd gives the internet host many more addresses and returns what dials
-// from each.
-func newCrowd(t *testing.T) []dialler {
+// crowd is what dials from each of many addresses, by IP family.
+type crowd map[v1.IPFamily][]dialler
+
+// newCrowd gives the internet host many more addresses, until the test ends.
+func newCrowd(t *testing.T) crowd {
 	t.Helper()
-	// All addresses of the route's range count as the host's own.
-	route := func(ctx context.Context, verb string) {
-		if _, err := sandbox.Exec(ctx, cluster.Internet, "ip", "route", verb, "local", "198.51.100.128/26", "dev", "lo"); err != nil {
-			t.Errorf("addresses of the crowd: %v", err)
+	all := crowd{}
+	for _, family := range families() {
+		for i := range aCrowd {
+			address, option := fmt.Sprintf("198.51.100.%d/32", 101+i), ""
+			if family == v1.IPv6Protocol {
+				// Nobody uses a deprecated address without asking for it.
+				address, option = fmt.Sprintf("2001:db8:51:100::%d/128", 101+i), "nodad preferred_lft 0"
+			}
+			ipAdd(t, cluster.Internet, "addr %s "+address+" dev eth0 "+option)
+			dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParsePrefix(address).Addr(), 0))}
+			all[family] = append(all[family], func(ctx context.Context, network, address string) (net.Conn, error) {
+				return sandbox.DialWith(ctx, dialer, cluster.Internet, network, address)
+			})
 		}
 	}
-	route(t.Context(), "replace")
-	t.Cleanup(func() { route(context.WithoutCancel(t.Context()), "del") })
-	var crowd []dialler
-	for i := range byte(aCrowd) {
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 51, 100, 128+i)}}
-		crowd = append(crowd, func(ctx context.Context, network, address string) (net.Conn, error) {
-			return sandbox.DialWith(ctx, dialer, cluster.Internet, network, address)
-		})
-	}
-	return crowd
+	return all
 }
 
 // backendsOf returns which backends answer some clients, each of which has to

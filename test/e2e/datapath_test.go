@@ -4,13 +4,14 @@ package e2e
 
 import (
 	"net"
-	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -20,14 +21,40 @@ type datapath struct {
 	name string
 	// direct says that no proxy is in the way.
 	direct bool
+	family v1.IPFamily
 }
 
-var datapaths = []datapath{{name: "proxy"}, {name: "direct", direct: true}}
+// datapathsOf returns the ways of a family's packets.
+func datapathsOf(family v1.IPFamily) []datapath {
+	return []datapath{{"proxy", false, family}, {"direct", true, family}}
+}
+
+// families are those that the sandbox has.
+func families() []v1.IPFamily {
+	if sandbox.IPFamily() == cluster.DualStack {
+		return []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+	}
+	return []v1.IPFamily{v1.IPv4Protocol}
+}
 
 // overDatapaths runs a test for each datapath, side by side.
 func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {
-	for _, d := range datapaths {
-		t.Run(d.name, func(t *testing.T) {
+	sideBySide(t, datapathsOf(v1.IPv4Protocol), test)
+}
+
+// overDatapathsAndFamilies runs a test for each datapath in each IP family that
+// the sandbox has, side by side.
+func overDatapathsAndFamilies(t *testing.T, test func(*testing.T, datapath)) {
+	var all []datapath
+	for _, family := range families() {
+		all = append(all, datapathsOf(family)...)
+	}
+	sideBySide(t, all, test)
+}
+
+func sideBySide(t *testing.T, list []datapath, test func(*testing.T, datapath)) {
+	for _, d := range list {
+		t.Run(d.name+" "+string(d.family), func(t *testing.T) {
 			t.Parallel()
 			test(t, d)
 		})
@@ -38,11 +65,34 @@ func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {
 func (d datapath) newService(t *testing.T, namespace string, change func(*v1.Service), ports ...v1.ServicePort) *v1.Service {
 	t.Helper()
 	return newService(t, namespace, "web", func(svc *v1.Service) {
-		withAnnotation("hostport-ccm.io/datapath", d.name)(svc)
+		withAnnotation(options.Datapath, d.name)(svc)
+		svc.Spec.IPFamilies = []v1.IPFamily{d.family}
 		if change != nil {
 			change(svc)
 		}
 	}, ports...)
+}
+
+// v4or6 returns the one of the datapath's family.
+func (d datapath) v4or6(v4, v6 string) string {
+	if d.family == v1.IPv6Protocol {
+		return v6
+	}
+	return v4
+}
+
+// address is what a node is published with.
+func (d datapath) address(node cluster.Node) string { return d.v4or6(node.ExternalIP, node.IPv6) }
+
+// addresses are those of all nodes.
+func (d datapath) addresses() []string { return ips(cluster.Nodes(cluster.GCE), d.address) }
+
+// clients are hosts of the internet, by the address that they have.
+func (d datapath) clients() map[string]string {
+	return map[string]string{
+		d.v4or6(cluster.InternetIP, cluster.InternetIPv6):   cluster.Internet,
+		d.v4or6(cluster.Internet2IP, cluster.Internet2IPv6): cluster.Internet2,
+	}
 }
 
 var portsTaken atomic.Int32
@@ -72,18 +122,9 @@ func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
 	}
 }
 
-// clientsOf returns hosts of the internet, by the address with which they come
-// to this one.
-func clientsOf(address string) map[string]string {
-	if netip.MustParseAddr(address).Is6() {
-		return map[string]string{cluster.InternetIPv6: cluster.Internet, cluster.Internet2IPv6: cluster.Internet2}
-	}
-	return map[string]string{cluster.InternetIP: cluster.Internet, cluster.Internet2IP: cluster.Internet2}
-}
-
 func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 	t.Parallel()
-	overDatapaths(t, func(t *testing.T, d datapath) {
+	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		backend := newPod(t, ns, "web", "node1")
 		newPod(t, ns, "web", "node2")
@@ -93,40 +134,42 @@ func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 		// A backend that meets itself, its neighbour, and a pod on a node without backends.
 		pods := []pod{backend, newPod(t, ns, "neighbour", "node1"), newPod(t, ns, "stranger", "node3")}
 
-		local := externalIPs("node3")
-		wantAddresses(t, svc, time.Minute, local...)
-		wantBothOpen(t, cluster.Internet, port, local...)
-		for _, address := range local {
-			if d.direct {
-				wantClientSeen(t, address, port, func(client string) string { return client })
-				continue
-			}
-			proxy := proxyOn(t, svc, nodeOf(address))
-			wantClientSeen(t, address, port, func(string) string { return proxy.ip })
+		nodes := cluster.Nodes(cluster.GCE)[:2]
+		wantAddresses(t, svc, time.Minute, ips(nodes, d.address)...)
+		wantBothOpen(t, cluster.Internet, port, ips(nodes, d.address)...)
+		if d.direct {
+			wantNoProxies(t, svc)
 		}
-		wantReachedByPods(t, pods, port, local...)
+		for _, node := range nodes {
+			for client, host := range d.clients() {
+				want := []string{client}
+				if !d.direct {
+					want = proxyOn(t, svc, node.Name).ips
+				}
+				wantClientSeen(t, host, d.address(node), port, want...)
+			}
+		}
+		wantReachedByPods(t, pods, port, ips(nodes, d.address)...)
 
 		editService(t, svc, func(s *v1.Service) { s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyCluster })
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
-		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-		wantReachedByPods(t, pods, port, externalIPs()...)
+		wantAddresses(t, svc, time.Minute, d.addresses()...)
+		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
+		wantReachedByPods(t, pods, port, d.addresses()...)
 	})
 }
 
-// wantClientSeen checks which address backends see as that of each client.
-func wantClientSeen(t *testing.T, address string, port int, want func(client string) string) {
+// wantClientSeen checks that backends see one of some addresses as that of a
+// client, whichever of them answers.
+func wantClientSeen(t *testing.T, host, address string, port int, want ...string) {
 	t.Helper()
-	for client, host := range clientsOf(address) {
-		for _, protocol := range protocols {
-			// Often, as it may depend on the backend.
-			for range 10 {
-				seen, err := protocol.ask(t.Context(), from(host), address, port, whoAmI)
-				if err != nil {
-					t.Fatalf("%s from %s to %s: %v", protocol.name, client, address, err)
-				}
-				if got, _, _ := net.SplitHostPort(seen); got != want(client) {
-					t.Errorf("%s from %s to %s: the backend saw %s, want %s", protocol.name, client, address, seen, want(client))
-				}
+	for _, p := range protocols {
+		for range 10 {
+			seen, err := p.ask(t.Context(), from(host), address, port, whoAmI)
+			if err != nil {
+				t.Fatalf("from %s to %s, port %d/%s: %v", host, address, port, p.name, err)
+			}
+			if client, _, _ := net.SplitHostPort(seen); !slices.Contains(want, client) {
+				t.Errorf("from %s to %s, port %d/%s: the backend saw %s, want %v", host, address, port, p.name, seen, want)
 			}
 		}
 	}

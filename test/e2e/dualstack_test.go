@@ -131,14 +131,6 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 	})
 }
 
-func TestDualStackSourceRangesOfIPv6HoldAtTheFirewallAndBehindIt(t *testing.T) {
-	needDualStack(t)
-	t.Parallel()
-	overDatapaths(t, func(t *testing.T, d datapath) {
-		wantSourceRangesToHold(t, d, inFamilies(v1.IPv6Protocol), cluster.InternetIPv6, cluster.Internet2IPv6, "::/0", externalIPv6s()...)
-	})
-}
-
 func TestDualStackSourceRangesOfOneFamilyKeepTheOtherOut(t *testing.T) {
 	needDualStack(t)
 	t.Parallel()
@@ -155,30 +147,5 @@ func TestDualStackSourceRangesOfOneFamilyKeepTheOtherOut(t *testing.T) {
 
 		editService(t, svc, onlyFrom(cluster.InternetIPv6, cluster.InternetIP))
 		wantBothOpen(t, cluster.Internet, port, slices.Concat(externalIPs(), externalIPv6s())...)
-	})
-}
-
-func TestDualStackClientsAddress(t *testing.T) {
-	needDualStack(t)
-	t.Parallel()
-	overDatapaths(t, func(t *testing.T, d datapath) {
-		ns, port := newNamespace(t), freePort()
-		newPod(t, ns, "web", "node1")
-		svc := d.newService(t, ns, func(s *v1.Service) {
-			inFamilies(v1.IPv6Protocol)(s)
-			s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
-		}, bothProtocols(port)...)
-		address := externalIPv6s()[0]
-		wantAddresses(t, svc, time.Minute, address)
-		wantBothOpen(t, cluster.Internet, port, address)
-		want := func(client string) string { return client }
-		if !d.direct {
-			proxy, err := client.CoreV1().Pods(cluster.ProductNamespace).Get(t.Context(), proxyOn(t, svc, "node1").name, metav1.GetOptions{})
-			if err != nil || len(proxy.Status.PodIPs) != 2 {
-				t.Fatalf("the proxy's addresses are %v, want two (error: %v)", proxy.Status.PodIPs, err)
-			}
-			want = func(string) string { return proxy.Status.PodIPs[1].IP }
-		}
-		wantClientSeen(t, address, port, want)
 	})
 }

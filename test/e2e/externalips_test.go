@@ -54,23 +54,26 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 // giveAddress adds an address to a node, and a way to it, until the test ends.
 func giveAddress(t *testing.T, node cluster.Node, address string) {
 	t.Helper()
-	for host, words := range map[string]string{
-		node.Name:       "addr %s " + address + "/32 dev eth0",
-		cluster.Gateway: "route %s " + address + "/32 via " + node.InternalIP,
-	} {
-		ip := func(ctx context.Context, verb string) error {
-			_, err := sandbox.Exec(ctx, host, append([]string{"ip"}, strings.Fields(fmt.Sprintf(words, verb))...)...)
-			return err
-		}
-		if err := ip(t.Context(), "add"); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := ip(context.WithoutCancel(t.Context()), "del"); err != nil {
-				t.Errorf("clean up: %v", err)
-			}
-		})
+	ipAdd(t, node.Name, "addr %s "+address+"/32 dev eth0")
+	ipAdd(t, cluster.Gateway, "route %s "+address+"/32 via "+node.InternalIP)
+}
+
+// ipAdd runs the program ip on a host, with "add" for %s in its words, and with
+// "del" when the test ends.
+func ipAdd(t *testing.T, host, words string) {
+	t.Helper()
+	ip := func(ctx context.Context, verb string) error {
+		_, err := sandbox.Exec(ctx, host, append([]string{"ip"}, strings.Fields(fmt.Sprintf(words, verb))...)...)
+		return err
 	}
+	if err := ip(t.Context(), "add"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ip(context.WithoutCancel(t.Context()), "del"); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	})
 }
 
 // annotateNode sets a Node's external addresses; empty removes them.

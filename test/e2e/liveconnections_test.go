@@ -21,7 +21,7 @@ import (
 
 // One after the other, as what happens to one Service would disturb the other.
 func TestDatapathLiveConnections(t *testing.T) {
-	for _, d := range datapaths {
+	for _, d := range datapathsOf(v1.IPv4Protocol) {
 		t.Run(d.name, func(t *testing.T) {
 			ns, port := newNamespace(t), freePort()
 			newBackend(t, ns, "web")

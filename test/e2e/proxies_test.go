@@ -25,8 +25,10 @@ import (
 // proxy is a proxy pod that is not being stopped.
 type proxy struct {
 	name, uid, node, ip string
-	health              int
-	restarts            int32
+	// ips are its addresses of all families.
+	ips      []string
+	health   int
+	restarts int32
 }
 
 // proxiesOf returns the ready proxies of a Service, by node.
@@ -38,11 +40,15 @@ func proxiesOf(ctx context.Context, svc *v1.Service) ([]proxy, error) {
 	var all []proxy
 	for _, pod := range pods.Items {
 		if pod.DeletionTimestamp == nil && isReady(pod) {
-			all = append(all, proxy{
+			p := proxy{
 				name: pod.Name, uid: string(pod.UID), node: pod.Spec.NodeName, ip: pod.Status.PodIP,
 				health:   pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Port.IntValue(),
 				restarts: pod.Status.ContainerStatuses[0].RestartCount,
-			})
+			}
+			for _, ip := range pod.Status.PodIPs {
+				p.ips = append(p.ips, ip.IP)
+			}
+			all = append(all, p)
 		}
 	}
 	slices.SortFunc(all, func(a, b proxy) int { return strings.Compare(a.node, b.node) })

@@ -101,7 +101,7 @@ func TestDatapathWipedRulesAreRepaired(t *testing.T) {
 	}
 }
 
-// wipe removes a proxy's rules, waits until they are repaired, and returns
+// wipe removes a proxy's rules, waits until their repair has ended, and returns
 // whether the proxy was seen not ready meanwhile.
 func wipe(t *testing.T, p proxy, table string) (sawNotReady bool) {
 	t.Helper()

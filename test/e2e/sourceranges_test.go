@@ -18,45 +18,35 @@ import (
 
 func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
 	t.Parallel()
-	overDatapaths(t, func(t *testing.T, d datapath) {
-		wantSourceRangesToHold(t, d, nil, cluster.InternetIP, cluster.Internet2IP, "0.0.0.0/0", externalIPs()...)
-	})
-}
-
-// wantSourceRangesToHold lets in one client of two, then the other, to a Service
-// with these addresses. Everybody is the range that holds both.
-func wantSourceRangesToHold(t *testing.T, d datapath, change func(*v1.Service), one, other, everybody string, addresses ...string) {
-	t.Helper()
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := d.newService(t, ns, func(s *v1.Service) {
-		onlyFrom(one)(s)
-		if change != nil {
-			change(s)
+	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		one := d.v4or6(cluster.InternetIP, cluster.InternetIPv6)
+		other := d.v4or6(cluster.Internet2IP, cluster.Internet2IPv6)
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, onlyFrom(one), bothProtocols(port)...)
+		wantAddresses(t, svc, time.Minute, d.addresses()...)
+		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
+		arrived := countArrivals(t, "node1", other, port)
+		wantBothClosed(t, cluster.Internet2, port, d.addresses()...)
+		if n := arrived(); n != 0 {
+			t.Errorf("the firewall let %d packets from %s through", n, other)
 		}
-	}, bothProtocols(port)...)
-	wantAddresses(t, svc, time.Minute, addresses...)
-	wantBothOpen(t, cluster.Internet, port, addresses...)
-	arrived := countArrivals(t, "node1", other, port)
-	wantBothClosed(t, cluster.Internet2, port, addresses...)
-	if n := arrived(); n != 0 {
-		t.Errorf("the firewall let %d packets from %s through", n, other)
-	}
 
-	openByHand(t, port, everybody)
-	wantBothClosed(t, cluster.Internet2, port, addresses...)
-	if arrived() == 0 {
-		t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", other)
-	}
-	wantBothOpen(t, cluster.Internet, port, addresses...)
+		openByHand(t, port, d.v4or6("0.0.0.0/0", "::/0"))
+		wantBothClosed(t, cluster.Internet2, port, d.addresses()...)
+		if arrived() == 0 {
+			t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", other)
+		}
+		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
 
-	editService(t, svc, onlyFrom(other))
-	wantBothOpen(t, cluster.Internet2, port, addresses...)
-	for _, p := range protocols {
-		eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
-			return isClosed(ctx, p.getFrom(cluster.Internet), addresses[0], port)
-		})
-	}
+		editService(t, svc, onlyFrom(other))
+		wantBothOpen(t, cluster.Internet2, port, d.addresses()...)
+		for _, p := range protocols {
+			eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
+				return isClosed(ctx, p.getFrom(cluster.Internet), d.addresses()[0], port)
+			})
+		}
+	})
 }
 
 // onlyFrom lets some addresses in.
@@ -69,13 +59,13 @@ func onlyFrom(addresses ...string) func(*v1.Service) {
 	return func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = ranges }
 }
 
-// openByHand makes a firewall rule that lets a range of clients reach a port of
-// the nodes, until the test ends.
-func openByHand(t *testing.T, port int, clients string) {
+// openByHand makes a firewall rule that lets everybody reach a port of the
+// nodes, until the test ends.
+func openByHand(t *testing.T, port int, everybody string) {
 	t.Helper()
 	ports := []string{fmt.Sprint(port)}
 	insertRule(t, &compute.Firewall{
-		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{clients},
+		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{everybody},
 		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: ports}, {IPProtocol: "udp", Ports: ports}},
 	})
 }
@@ -96,7 +86,7 @@ func countArrivals(t *testing.T, node, client string, port int) func() int {
 	if netip.MustParseAddr(client).Is6() {
 		family = "ip6"
 	}
-	table := fmt.Sprintf("%s e2e-%d", family, port)
+	table := fmt.Sprint("inet e2e-", port)
 	nft(t.Context(), "add table "+table)
 	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table "+table) })
 	nft(t.Context(), "add chain "+table+" arrivals { type filter hook prerouting priority -300 ; }")

@@ -19,18 +19,13 @@ import (
 
 func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
 	t.Parallel()
-	overDatapaths(t, func(t *testing.T, d datapath) {
+	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		backend := newPod(t, ns, "web", "node1")
 		svc := d.newService(t, ns, nil, servicePort(v1.ProtocolUDP, int32(port)))
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
-		wantOpen(t, getUDP, "web", port, externalIPs()...)
-		var all flows
-		for _, address := range externalIPs() {
-			for range 8 {
-				all = append(all, newFlow(t, address, port))
-			}
-		}
+		wantAddresses(t, svc, time.Minute, d.addresses()...)
+		wantOpen(t, getUDP, "web", port, d.addresses()...)
+		all := newFlows(t, port, d.addresses()...)
 		all.wantAnsweredBy(t, backend)
 
 		next := newPod(t, ns, "web", "node2")
@@ -43,8 +38,8 @@ func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
 
 		if !d.direct {
 			deletePod(t, proxyOn(t, svc, "node1"))
-			wantAddresses(t, svc, time.Minute, externalIPs("node1")...)
-			wantAddresses(t, svc, time.Minute, externalIPs()...)
+			wantAddresses(t, svc, time.Minute, d.addresses()[1:]...)
+			wantAddresses(t, svc, time.Minute, d.addresses()...)
 			all.wantAnsweredBy(t, last)
 		}
 	})
@@ -63,6 +58,18 @@ type flows []*flow
 
 // flowPause is the time between two packets of a flow.
 const flowPause = 50 * time.Millisecond
+
+// newFlows starts some flows to each address.
+func newFlows(t *testing.T, port int, addresses ...string) flows {
+	t.Helper()
+	var all flows
+	for _, address := range addresses {
+		for range 8 {
+			all = append(all, newFlow(t, address, port))
+		}
+	}
+	return all
+}
 
 // newFlow starts a flow from the internet that ends with the test.
 func newFlow(t *testing.T, address string, port int) *flow {
