@@ -1,8 +1,8 @@
 package provider
 
 import (
-	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,35 +37,43 @@ type warning struct {
 // reasonExternalIPsInvalid is of events on Nodes.
 const reasonExternalIPsInvalid = "ExternalIPsInvalid"
 
-// reporter sends a warning once and not again until it has gone in between:
-// Ensure runs often, and every time finds the same.
+// retell is after how long a warning is sent again that still holds: the API
+// server forgets events after an hour.
+const retell = 50 * time.Minute
+
+// reporter sends a warning once and not again before retell, unless it has gone
+// in between: Ensure runs often, and every time finds the same.
 type reporter struct {
 	recorder record.EventRecorder
+	now      func() time.Time
 
-	mu   sync.Mutex
-	told map[types.UID][]string
+	mu sync.Mutex
+	// told is when a warning was last sent, by its key.
+	told map[types.UID]map[string]time.Time
 }
 
 func newReporter(recorder record.EventRecorder) *reporter {
-	return &reporter{recorder: recorder, told: map[types.UID][]string{}}
+	return &reporter{recorder: recorder, now: time.Now, told: map[types.UID]map[string]time.Time{}}
 }
 
-// warn sends those of the warnings that were not there last time. all is
+// warn sends those of the warnings that were not there last time, or a long time
+// ago. all is
 // everything that is wrong with the Service now.
 func (r *reporter) warn(svc *v1.Service, all []warning) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before := r.told[svc.UID]
+	before, now, told := r.told[svc.UID], r.now(), map[string]time.Time{}
 	delete(r.told, svc.UID)
 	for _, w := range all {
 		key := w.reason + " " + w.key
 		if w.key == "" {
 			key += w.message
 		}
-		r.told[svc.UID] = append(r.told[svc.UID], key)
-		if !slices.Contains(before, key) {
+		if told[key] = before[key]; now.Sub(before[key]) >= retell {
+			told[key] = now
 			r.recorder.Event(svc, v1.EventTypeWarning, w.reason, w.message)
 		}
+		r.told[svc.UID] = told
 	}
 }
 

@@ -117,7 +117,11 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		nodes = l.own.addTo(ctx, nodes)
 	}
 	var wrong []warning
-	defer func() { l.reporter.warn(svc, wrong) }()
+	defer func() {
+		if l.reporter.warn(svc, wrong); len(wrong) > 0 {
+			l.services.PokeAfter(nameOf(svc), retell)
+		}
+	}()
 	for _, sentence := range options.Unknown(svc.Annotations) {
 		wrong = append(wrong, warning{reason: reasonUnknownAnnotation, message: sentence})
 	}
