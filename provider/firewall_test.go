@@ -203,19 +203,17 @@ func TestAFirewallThatIsSlowKeepsNoBadAddress(t *testing.T) {
 	c.eventually("the proxies have the port", func() bool { return len(c.daemonSet("web").Spec.Template.Spec.Containers[0].Ports) == 2 })
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
-	c.proxy("web", "n2", ready)
-	c.proxy("web", "n1", notReady)
+	// Whose coming is seen after that status.
 	c.create(service("new", tcp(81)))
 	c.proxy("new", "n1", ready)
-	c.eventually("the new Service has been looked at", func() bool { return c.service("new").Finalizers != nil })
+	c.proxy("web", "n2", ready)
+	c.proxy("web", "n1", notReady)
 	c.publishes("web", "203.0.113.1") // The last one stays, and none is added.
 	c.publishes("new")
 	close(answer)
 	c.publishes("web", "203.0.113.2")
 	c.publishes("new", "203.0.113.1")
-	if n := c.countEvents("Normal FirewallChanged web:", "443"); n != 1 {
-		t.Errorf("%d events tell of the change: %v", n, c.events())
-	}
+	c.eventually("an event tells of the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "443") == 1 })
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())
 	}
