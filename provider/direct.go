@@ -138,8 +138,9 @@ func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
 // it would take a pod's port from it: on the way to the proxies, each until its
 // proxy is ready.
 func directNodes(p *plan.Plan, w way, all []*v1.Node, pods []*v1.Pod, now direct) []*v1.Node {
+	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
-		joins := w.direct && slices.Contains(p.Nodes, node)
+		joins := w.direct && chosen[node.Name]
 		stays := now.nodes[node.Name] && !publish.HasProxy(pods, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
@@ -258,10 +259,15 @@ func datapathWarnings(w way, p *plan.Plan, late []string) []warning {
 	if w.fallback != "" {
 		list = append(list, warning{reason: reasonDatapathFallback, message: w.fallback})
 	}
-	if w.direct {
-		for _, sentence := range slices.Concat(p.Held, late) {
-			list = append(list, warning{reason: reasonHostPortTaken, message: sentence})
-		}
+	if !w.direct {
+		return list
+	}
+	reason := reasonHostPortTaken
+	if len(p.Nodes) == 0 {
+		reason = publish.ReasonUnschedulable
+	}
+	for _, sentence := range slices.Concat(p.Held, late) {
+		list = append(list, warning{reason: reason, message: sentence})
 	}
 	return list
 }

@@ -173,6 +173,27 @@ func TestAMirrorShowsThePublishedNodesOnly(t *testing.T) {
 	c.mirrors("web", "10.0.0.2")
 }
 
+func TestTheLastNodeThatIsToBeRemovedServesOnWithoutProxies(t *testing.T) {
+	c := newCluster(t, natted(1))
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
+	c.start()
+	c.create(service("web", by(options.DatapathDirect)))
+	c.publishes("web", "203.0.113.1")
+	leaving := natted(1)
+	leaving.Spec.Taints = []v1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Effect: v1.TaintEffectNoSchedule}}
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(t.Context(), leaving, metav1.UpdateOptions{}))
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(t.Context(), natted(2), metav1.CreateOptions{}))
+	c.publishes("web", "203.0.113.2")
+	c.mirrors("web", "10.0.0.2")
+	leaving = natted(2)
+	leaving.Spec.Taints = []v1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Effect: v1.TaintEffectNoSchedule}}
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(t.Context(), leaving, metav1.UpdateOptions{}))
+	c.create(service("later", by(options.DatapathDirect), tcp(81))) // Who is handled after the taint came.
+	c.eventually("the later one is looked at", func() bool { return c.mirror("later") != nil })
+	c.publishes("web", "203.0.113.2")
+	c.mirrors("web", "10.0.0.2")
+}
+
 func TestPolicyLocalFollowsTheEndpointsWithoutProxies(t *testing.T) {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},

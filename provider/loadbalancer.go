@@ -239,14 +239,14 @@ func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
 }
 
 func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod, served []*v1.Node) *v1.LoadBalancerStatus {
-	modes := l.modes(p, served)
+	modes, chosen := l.modes(p, served), publish.Names(p.Nodes)
 	var ports []v1.PortStatus
 	if len(p.Conflicts) > 0 || len(served) > 0 && modes.Direct != "" {
 		ports = publish.Ports(svc, p.Conflicts)
 	}
 	return publish.Status(publish.Input{
 		Nodes:     p.Nodes,
-		Others:    slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return slices.Contains(p.Nodes, n) }),
+		Others:    slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return chosen[n.Name] }),
 		Pods:      pods,
 		Direct:    publish.Names(served),
 		Local:     svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
