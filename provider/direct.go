@@ -63,6 +63,13 @@ func (l *loadBalancer) served(svc *v1.Service, nodes []*v1.Node) direct {
 
 func (d direct) any() bool { return d.mirror != nil || len(d.nodes) > 0 }
 
+// forsaken says that a Service shows addresses where nothing serves it. So one
+// is left whose mirror had to go, when what had to follow failed or was cut short.
+func (l *loadBalancer) forsaken(svc *v1.Service, now direct) bool {
+	_, proxies := l.daemonSets.known(svc)
+	return !proxies && !now.any() && len(svc.Status.LoadBalancer.Ingress) > 0
+}
+
 // way is how a Service is to be served from now on.
 type way struct {
 	direct bool

@@ -2,9 +2,11 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
@@ -298,6 +301,19 @@ func TestARefusedServiceStaysAsItWas(t *testing.T) {
 	}
 }
 
+func TestARefusedServiceThatNothingServesShowsNoAddresses(t *testing.T) {
+	c := twoNatted(t)
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect)))
+	c.forbid("create", "exceeded quota: small, requested: services=1, used: services=5")
+	if err := c.kube.Tracker().Delete(v1.SchemeGroupVersion.WithResource("services"), "default", plan.Name(service("web"))); err != nil {
+		t.Fatal(err)
+	}
+	c.publishes("web")
+	c.settle()
+	c.nothingLeft("web")
+}
+
 func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	c := twoNatted(t)
 	c.takeOver = time.Hour
@@ -364,6 +380,21 @@ func TestAModeThatTurnsUnsafeEndsDirectAtOnce(t *testing.T) {
 		c.start()
 		c.serveDirectly(service("web", by(options.DatapathDirect)))
 		turn(c)
+		c.publishes("web")
+		c.settle()
+		c.nothingLeft("web")
+	})
+	t.Run("even if the firewall fails at first", func(t *testing.T) {
+		c := twoNatted(t, inMode("iptables"))
+		c.config.LoadBalancer.KubeProxyMode = ""
+		c.start()
+		c.serveDirectly(service("web", by(options.DatapathDirect)))
+		var asked atomic.Bool
+		c.firewall.FailWith(func(string, firewall.Owner) error { asked.Store(true); return errors.New("down") })
+		turn(c)
+		c.eventually("the firewall was asked", asked.Load)
+		c.firewall.FailWith(nil)
+		c.edit("web", func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "example.com/touched", "again") })
 		c.publishes("web")
 		c.settle()
 		c.nothingLeft("web")

@@ -144,7 +144,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	w, err := l.choose(ctx, svc, o, p, &now)
 	if obstacle := (*plan.Obstacle)(nil); errors.As(err, &obstacle) {
 		wrong = append(wrong, warning{reason: reasonRefused, message: obstacle.Error()})
-		if !w.ended {
+		if !w.ended && !l.forsaken(svc, now) {
 			return nil, cloudprovider.ImplementedElsewhere
 		}
 		told, err := l.withdraw(ctx, svc)
