@@ -120,15 +120,18 @@ func (l *loadBalancer) removeProxies(ctx context.Context, svc *v1.Service) error
 	return l.configMaps.remove(ctx, svc)
 }
 
-// removeMirror leaves the mirror of a Service that is being deleted to the
-// garbage collector if it has to: it goes with its owner.
+// removeMirror goes without the right to delete mirrors as far as it can while the
+// Service stays with us, or goes too: kube-proxy is told to let go, and the rest is
+// left for later, or to the garbage collector, as a mirror goes with its owner.
 func (l *loadBalancer) removeMirror(ctx context.Context, svc *v1.Service) error {
 	err := l.mirrors.remove(ctx, svc)
-	if apierrors.IsForbidden(err) && svc.DeletionTimestamp != nil {
-		klog.FromContext(ctx).Info("The mirror of a Service is left to the garbage collector", "service", klog.KObj(svc), "reason", err.Error())
-		return nil
+	mirror, found := l.mirrors.known(svc)
+	if !apierrors.IsForbidden(err) || !found || svc.Spec.Type != v1.ServiceTypeLoadBalancer {
+		return err
 	}
-	return err
+	klog.FromContext(ctx).Info("The mirror of a Service cannot be deleted for now", "service", klog.KObj(svc), "reason", err.Error())
+	l.services.PokeAfter(nameOf(svc), recheckRights)
+	return l.tellMirror(svc, mirror, &v1.LoadBalancerStatus{})
 }
 
 // tellConditions writes the Service's conditions where they differ. The

@@ -88,7 +88,7 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 	var chosen way
 	obstacle := l.cluster().Obstacle(svc, p.Conflicts)
 	if obstacle != nil && obstacle.Unsafe && now.any() {
-		if err := l.mirrors.remove(ctx, svc); err != nil {
+		if err := l.removeMirror(ctx, svc); err != nil {
 			return chosen, err
 		}
 		*now, chosen.ended = direct{}, true
@@ -182,7 +182,7 @@ func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now d
 	if mirror != nil {
 		carried := publish.Carried(status, nodes)
 		if !w.direct && len(carried.Ingress) == 0 {
-			return l.mirrors.remove(ctx, svc)
+			return l.removeMirror(ctx, svc)
 		}
 		if err := l.tellMirror(svc, mirror, carried); err != nil {
 			return err

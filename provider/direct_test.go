@@ -314,6 +314,21 @@ func TestARefusedServiceThatNothingServesShowsNoAddresses(t *testing.T) {
 	c.nothingLeft("web")
 }
 
+func TestAMirrorThatMayNotBeDeletedStandsInNobodysWay(t *testing.T) {
+	c := twoNatted(t)
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect)))
+	c.forbid("delete", `User "x" cannot delete resource "services"`)
+	c.edit("web", by(options.DatapathProxy))
+	c.proxy("web", "n1", ready)
+	c.mirrors("web", "10.0.0.2")
+	c.proxy("web", "n2", ready)
+	c.mirrors("web")
+	c.edit("web", tcp(80, 81))
+	c.proxy("web", "n1", notReady)
+	c.publishes("web", "203.0.113.2")
+}
+
 func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	c := twoNatted(t)
 	c.takeOver = time.Hour

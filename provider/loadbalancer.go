@@ -203,12 +203,12 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 }
 
 // run makes the proxies, if the Service is to have them. The config comes first,
-// as they wait for it. A mirror that is on its way out is kept equal until then.
+// as they wait for it. A mirror that is on its way out is kept equal while it serves.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct) error {
 	if w.direct {
 		return nil
 	}
-	if now.mirror != nil {
+	if now.mirror != nil && len(now.nodes) > 0 {
 		if _, _, err := l.mirrors.ensure(ctx, svc, p.Mirror); err != nil {
 			return err
 		}
