@@ -39,26 +39,26 @@ func families() []v1.IPFamily {
 
 // overDatapaths runs a test for each datapath, side by side.
 func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {
-	sideBySide(t, datapathsOf(v1.IPv4Protocol), test)
+	for _, d := range datapathsOf(v1.IPv4Protocol) {
+		d.run(t, d.name, test)
+	}
 }
 
 // overDatapathsAndFamilies runs a test for each datapath in each IP family that
 // the sandbox has, side by side.
 func overDatapathsAndFamilies(t *testing.T, test func(*testing.T, datapath)) {
-	var all []datapath
 	for _, family := range families() {
-		all = append(all, datapathsOf(family)...)
+		for _, d := range datapathsOf(family) {
+			d.run(t, d.name+" "+string(family), test)
+		}
 	}
-	sideBySide(t, all, test)
 }
 
-func sideBySide(t *testing.T, list []datapath, test func(*testing.T, datapath)) {
-	for _, d := range list {
-		t.Run(d.name+" "+string(d.family), func(t *testing.T) {
-			t.Parallel()
-			test(t, d)
-		})
-	}
+func (d datapath) run(t *testing.T, name string, test func(*testing.T, datapath)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		test(t, d)
+	})
 }
 
 // newService makes a Service that is served by this datapath.
