@@ -32,6 +32,8 @@ type contest struct {
 // ownWrite is our last write of a status.
 type ownWrite struct {
 	status v1.LoadBalancerStatus
+	// before is the write before it, which may be seen after it was made.
+	before v1.LoadBalancerStatus
 	at     time.Time
 	// truce is how long was waited before it.
 	truce time.Duration
@@ -45,7 +47,8 @@ func newContest() *contest {
 func (c *contest) wrote(service types.NamespacedName, status v1.LoadBalancerStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.own[service] = ownWrite{status, c.now(), c.own[service].truce}
+	last := c.own[service]
+	c.own[service] = ownWrite{status, last.status, c.now(), last.truce}
 }
 
 // seen returns after how long a status is to be looked at that was seen to have
@@ -56,6 +59,9 @@ func (c *contest) seen(service types.NamespacedName, status v1.LoadBalancerStatu
 	last, written := c.own[service]
 	if written && servicehelper.LoadBalancerStatusEqual(&last.status, &status) {
 		return 0
+	}
+	if written && servicehelper.LoadBalancerStatusEqual(&last.before, &status) {
+		return burst // Ours, or somebody went back to it.
 	}
 	answer := c.now().Sub(last.at) < contested
 	if !answer || last.truce == 0 {

@@ -70,3 +70,18 @@ func TestAStatusThatIsEditedNowAndThenIsPutRightAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestOurOwnWriteThatIsSeenLateIsNobodyElses(t *testing.T) {
+	r := newRival()
+	for range 20 {
+		first, second := r.status(), r.status()
+		r.wrote(contestedService, first)
+		r.wrote(contestedService, second)
+		if got := r.seen(contestedService, first); got > burst {
+			t.Fatalf("after %d writes: waited %s", r.writes, got)
+		}
+		if got := r.seen(contestedService, second); got != 0 {
+			t.Fatalf("our last write is taken for another's: waited %s", got)
+		}
+	}
+}
