@@ -83,15 +83,24 @@ func portWarnings(p *plan.Plan) []warning {
 	return []warning{{reason: reasonPortsNotServed, message: publish.Sentences(p.Conflicts)}}
 }
 
+// nodeWarnings is one warning for a Service without nodes. How many nodes of others
+// come and go meanwhile is no news.
+func nodeWarnings(p *plan.Plan) []warning {
+	if p.NoNodes == "" {
+		return nil
+	}
+	return []warning{{reason: publish.ReasonUnschedulable, message: p.NoNodes, key: "no nodes"}}
+}
+
 // proxyWarnings explains proxies that cannot start. Where it is known who has
-// their port, the scheduler's guess is left out.
+// their port, or that no node is chosen, the scheduler's guess is left out.
 func proxyWarnings(p *plan.Plan, pods []*v1.Pod) []warning {
 	var list []warning
 	for _, sentence := range p.Held {
 		list = append(list, warning{reason: publish.ReasonUnschedulable, message: sentence})
 	}
 	for _, t := range publish.Troubles(pods) {
-		if t.Reason != publish.ReasonUnschedulable || len(p.Held) == 0 {
+		if t.Reason != publish.ReasonUnschedulable || len(p.Held) == 0 && p.NoNodes == "" {
 			list = append(list, warning{t.Reason, t.Message, t.Reason})
 		}
 	}

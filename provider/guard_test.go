@@ -56,7 +56,7 @@ func TestThatNoNodeServesIsToldOnceAndWhy(t *testing.T) {
 	c.eventually("it is told", func() bool {
 		return c.hasEvent("Warning ProxyUnschedulable web:", "of 3 nodes", "1 are kept from load balancers", "1 do not match annotation "+options.NodeSelector, "1 have taints")
 	})
-	c.editNode("n1", func(n *v1.Node) { n.Labels["x"] = "y" })
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(t.Context(), node("n4", "203.0.113.4"), metav1.CreateOptions{}))
 	c.edit("web", func(svc *v1.Service) { svc.Annotations[options.DrainSeconds] = "12" })
 	c.eventually("it was looked at again", func() bool { return strings.Contains(fmt.Sprint(c.configMap("web").Data), "12") })
 	if n := c.countEvents("Warning", " web:"); n != 1 {

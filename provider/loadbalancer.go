@@ -132,7 +132,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
 		return nil, cloudprovider.ImplementedElsewhere
 	}
-	wrong = append(wrong, portWarnings(p)...)
+	wrong = append(wrong, slices.Concat(portWarnings(p), nodeWarnings(p))...)
 	if err := l.tellConditions(ctx, svc, p.Conflicts); err != nil {
 		return nil, err
 	}

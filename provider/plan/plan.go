@@ -34,9 +34,10 @@ type Plan struct {
 	// Conflicts are the ports left out of all that follows. If none remains,
 	// there are no objects.
 	Conflicts []Conflict
+	// NoNodes says why there are none, if there are nodes in the cluster.
+	NoNodes string
 	// Held are sentences about nodes that pods of others keep from the
-	// Service, or about why there are none, and HeldNodes the names of these
-	// nodes.
+	// Service, and HeldNodes the names of these nodes.
 	Held      []string
 	HeldNodes map[string]bool
 	Firewall  firewall.Spec
@@ -96,7 +97,7 @@ func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, riv
 	p.Conflicts = conflicts
 	p.HeldNodes, p.Held = heldNodes(served, p.Nodes, rivals.Pods)
 	if len(p.Nodes) == 0 && len(nodes) > 0 {
-		p.Held = []string{whyNone(nodes, o)}
+		p.NoNodes = whyNone(nodes, o)
 	}
 	return p, nil
 }
