@@ -122,10 +122,13 @@ func (l *loadBalancer) cluster() plan.Cluster {
 	return plan.Cluster{KubeProxy: mode, Unknown: unknown, Translated: l.translated, IPMode: l.forcedIPMode}
 }
 
-// mirrorRefused explains an API server that does not let us have a mirror. It
-// leaves out what changes from try to try. A namespace that is going is no
-// reason: its Service goes too.
+// mirrorRefused explains an API server that does not let us have a mirror, or a
+// stranger in its place. It leaves out what changes from try to try. A namespace
+// that is going is no reason: its Service goes too.
 func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
+	if taken := (*notOursError)(nil); errors.As(err, &taken) {
+		return &plan.Obstacle{Message: taken.Error() + ", or use datapath proxy"}
+	}
 	var reply apierrors.APIStatus
 	if !apierrors.IsForbidden(err) || apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || !errors.As(err, &reply) {
 		return nil

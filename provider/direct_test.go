@@ -314,6 +314,32 @@ func TestARefusedServiceThatNothingServesShowsNoAddresses(t *testing.T) {
 	c.nothingLeft("web")
 }
 
+func TestAStrangerInTheMirrorsPlaceIsLeftAlone(t *testing.T) {
+	for choice, reason := range map[options.DatapathChoice]string{options.DatapathAuto: "DatapathFallback", options.DatapathDirect: "LoadBalancerRefused"} {
+		t.Run(string(choice), func(t *testing.T) {
+			c := twoNatted(t)
+			c.endpoints("web", "n1", "n2")
+			c.start()
+			c.serve(service("web"))
+			taken := service(plan.Name(service("web")), func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
+			c.create(taken)
+			c.edit("web", by(choice))
+			c.edit("web", local)
+			c.eventually("a warning says why", func() bool {
+				return c.hasEvent("Warning "+reason+" web:", taken.Name+" exists and is not ours", "use datapath proxy")
+			})
+			c.settle()
+			c.publishes("web", "203.0.113.1", "203.0.113.2")
+			if c.daemonSet("web") == nil || !cmp.Equal(taken.Spec, c.mirror("web").Spec) {
+				t.Errorf("it lost its proxies, or the stranger is %v", c.mirror("web"))
+			}
+			if got := c.warnings("web"); len(got) != 1 {
+				t.Errorf("want one warning, got %q", got)
+			}
+		})
+	}
+}
+
 func TestAMirrorThatMayNotBeDeletedStandsInNobodysWay(t *testing.T) {
 	c := twoNatted(t)
 	c.start()

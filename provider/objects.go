@@ -50,6 +50,11 @@ type objects[T metav1.Object] struct {
 	update func(have, want T) (T, bool)
 }
 
+// notOursError says that an object stands where ours is to be.
+type notOursError struct{ text string }
+
+func (e *notOursError) Error() string { return e.text }
+
 // ensure makes the object equal to want, and returns it. Memory may be behind:
 // where it contradicts the API server, the latter is asked.
 func (o objects[T]) ensure(ctx context.Context, svc *v1.Service, want T) (have T, done change, err error) {
@@ -78,8 +83,8 @@ func (o objects[T]) ensure(ctx context.Context, svc *v1.Service, want T) (have T
 // bring updates an object that is there.
 func (o objects[T]) bring(ctx context.Context, svc *v1.Service, have, want T) (T, change, error) {
 	if !o.settings.Owns(svc, have) {
-		return have, unchanged, fmt.Errorf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
-			o.kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)
+		return have, unchanged, &notOursError{fmt.Sprintf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
+			o.kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)}
 	}
 	next, differs := o.update(have, want)
 	if !differs {
