@@ -272,12 +272,8 @@ func datapathWarnings(w way, p *plan.Plan, late []string) []warning {
 	if !w.direct {
 		return list
 	}
-	reason := reasonHostPortTaken
-	if len(p.Nodes) == 0 {
-		reason = publish.ReasonUnschedulable
-	}
 	for _, sentence := range slices.Concat(p.Held, late) {
-		list = append(list, warning{reason: reason, message: sentence})
+		list = append(list, warning{reason: reasonHostPortTaken, message: sentence})
 	}
 	return list
 }
