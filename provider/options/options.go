@@ -15,6 +15,7 @@ const Prefix = "hostport-ccm.io/"
 const (
 	// NodeSelector restricts the nodes that serve the Service, by a label
 	// selector as kubectl takes it: "pool=edge,!slow". Default: all nodes.
+	// Those excluded from load balancers never serve.
 	NodeSelector = Prefix + "node-selector"
 
 	// MaxNodes publishes the addresses of at most this many nodes, spread
@@ -30,8 +31,8 @@ const (
 	// Default: by the cloud config.
 	NodeAddresses = Prefix + "addresses"
 
-	// Tolerations lets proxies run on tainted nodes: a JSON or YAML list as
-	// in a pod's spec. It replaces the list in the cloud config.
+	// Tolerations lets tainted nodes serve, with a proxy or directly: a JSON or
+	// YAML list as in a pod's spec. It replaces the list in the cloud config.
 	Tolerations = Prefix + "tolerations"
 
 	// PriorityClassName is the priority class of the proxy pods.
