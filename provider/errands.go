@@ -21,7 +21,7 @@ const (
 )
 
 // errands are calls of the firewall, one at a time for each Service. A cloud
-// takes seconds to change a rule, and up to a minute to fail; who sent for it
+// takes seconds to change a rule, and minutes to fail; who sent for it
 // does not wait that long.
 type errands struct {
 	// poke has a Service come back for a result that it did not wait for.

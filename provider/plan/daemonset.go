@@ -34,8 +34,8 @@ const (
 )
 
 // daemonSet runs one proxy per node. Its pods change only with the Service's
-// port numbers, protocols and IP families, its options other than the drain time, and the
-// image.
+// port numbers, protocols and IP families, its options other than the drain
+// time, and the image.
 func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSet {
 	ds := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},

@@ -35,8 +35,8 @@ const running = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // WatchAround pokes Services when somebody takes or frees a port that they
 // want, when somebody edits or deletes their mirror, and, if their policy is
-// Local, when their endpoints move. Call it before
-// the service controller is made, and Run afterwards.
+// Local, when their endpoints move. Call it before the service controller is
+// made, and Run afterwards.
 func (s *Services) WatchAround(kube kubernetes.Interface) (*Around, error) {
 	a := &Around{
 		services: s,

@@ -24,7 +24,8 @@ const usage = `usage: go run ./test/sandbox COMMAND
   demo [FLAGS]                  start it and show a Service being served
   status                        what runs where
   kubectl ARG...                kubectl as the cluster's administrator
-  exec HOST -- CMD ARG...       run a command on a host: gw, internet, control, node1, node2, node3
+  exec HOST -- CMD ARG...       run a command on a host: gw, internet, internet2,
+                                control, node1, node2, node3
   stop NODE                     power a node off
   start NODE                    power it on again
 `
