@@ -482,6 +482,7 @@ func TestAMirrorHasNoPortOfOthers(t *testing.T) {
 	if ports := c.mirror("web").Spec.Ports; len(ports) != 1 || ports[0].Port != 80 {
 		t.Errorf("ports %v", ports)
 	}
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	c.edit("web", tcp(22))
 	c.losesAllPorts("web", "22/TCP", "reserved")
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -35,6 +36,8 @@ type kubeProxy struct {
 	mu      sync.Mutex
 	mode    config.KubeProxyMode
 	unknown string
+	// doubted says that the last look found no mode, after one that did.
+	doubted bool
 }
 
 // is returns the mode, or why it is not known.
@@ -48,7 +51,9 @@ func (k *kubeProxy) is() (mode config.KubeProxyMode, unknown string) {
 }
 
 // look reads the mode, and says whether it is another than before. The error says
-// that the API is in trouble; the last known mode holds meanwhile.
+// that the API is in trouble; the last known mode holds meanwhile. That there is
+// none any more is believed at the second look: an API server that has just
+// started may deny what it has.
 func (k *kubeProxy) look(ctx context.Context) (changed bool, err error) {
 	if k.told != "" {
 		return false, nil
@@ -58,11 +63,14 @@ func (k *kubeProxy) look(ctx context.Context) (changed bool, err error) {
 	mode, reason, err := k.read(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err == nil && mode == "" && k.mode != "" && !k.doubted {
+		k.doubted, err = true, errors.New(reason)
+	}
 	if err != nil && k.mode != "" {
 		return false, err
 	}
 	before := k.mode
-	k.mode, k.unknown = mode, reason
+	k.mode, k.unknown, k.doubted = mode, reason, false
 	return before != mode, err
 }
 

@@ -79,6 +79,11 @@ func TestTheLastKnownModeHoldsWhileTheAPIIsInTrouble(t *testing.T) {
 	trouble = apierrors.NewServiceUnavailable("down")
 	look(false, true, config.KubeProxyNFTables)
 	trouble = apierrors.NewForbidden(v1.Resource("configmaps"), "kube-proxy", nil)
+	look(false, true, config.KubeProxyNFTables)
+	trouble = nil
+	look(false, false, config.KubeProxyNFTables)
+	trouble = apierrors.NewForbidden(v1.Resource("configmaps"), "kube-proxy", nil)
+	look(false, true, config.KubeProxyNFTables)
 	look(true, false, "")
 }
 
