@@ -244,28 +244,44 @@ func wantNothingLeft(t *testing.T, svc *v1.Service) {
 }
 
 func isLeftBehind(ctx context.Context, svc *v1.Service) error {
+	left, err := remnants(ctx, svc)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("left are %s", strings.Join(left, ", "))
+	}
+	return err
+}
+
+// remnants names what was made for a Service and is there.
+func remnants(ctx context.Context, svc *v1.Service) (names []string, err error) {
 	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, ownedBy(svc))
 	if err != nil {
-		return err
+		return nil, err
+	}
+	for _, set := range sets.Items {
+		names = append(names, "DaemonSet "+set.Name)
 	}
 	maps, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).List(ctx, ownedBy(svc))
 	if err != nil {
-		return err
+		return nil, err
+	}
+	for _, m := range maps.Items {
+		names = append(names, "ConfigMap "+m.Name)
 	}
 	mirrors, err := client.CoreV1().Services(metav1.NamespaceAll).List(ctx, ownedBy(svc))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var rules []gcesim.Firewall
-	if sandbox.Profile().OnGCE() {
-		if rules, err = rulesOf(ctx, svc); err != nil {
-			return err
-		}
+	for _, mirror := range mirrors.Items {
+		names = append(names, "mirror "+mirror.Name)
 	}
-	if n := len(sets.Items) + len(maps.Items) + len(mirrors.Items) + len(rules); n > 0 {
-		return fmt.Errorf("%d DaemonSets, %d ConfigMaps, %d mirrors, %d firewall rules are left", len(sets.Items), len(maps.Items), len(mirrors.Items), len(rules))
+	if !sandbox.Profile().OnGCE() {
+		return names, nil
 	}
-	return nil
+	rules, err := rulesOf(ctx, svc)
+	for _, rule := range rules {
+		names = append(names, "rule "+rule.Name)
+	}
+	return names, err
 }
 
 // wantWarning waits for a Warning event about a Service that holds all words.
