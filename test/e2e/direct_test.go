@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -239,12 +241,31 @@ func stream(t *testing.T, port int, addresses ...string) (stop func() (made int,
 	}
 }
 
+// sourcePorts counts those that connectOnce has used.
+var sourcePorts atomic.Int32
+
+// dialFresh connects from a source port that it has not used before. A node may
+// remember for half a minute a connection that did not end in good order, and
+// takes one from the same port for the same.
+func dialFresh(ctx context.Context, address string) (net.Conn, error) {
+	const first, last = 1024, 65535
+	for {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{
+			IP: net.ParseIP(cluster.InternetIP), Port: first + int(sourcePorts.Add(1))%(last-first),
+		}}
+		conn, err := sandbox.DialWith(ctx, dialer, cluster.Internet, "tcp", address)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return conn, err
+		}
+	}
+}
+
 // connectOnce opens a connection and reads an answer. It has the patience of a
 // client that sends its first packet again and again.
 func connectOnce(ctx context.Context, address string, port int) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	conn, err := from(cluster.Internet)(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+	conn, err := dialFresh(ctx, net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return err
 	}
