@@ -71,7 +71,7 @@ func wantAnswerers(t *testing.T, n int, host string, port int, addresses ...stri
 func answerers(ctx context.Context, ask asker, dial dialler, address string, port, n int) ([]string, error) {
 	var names []string
 	for range n {
-		name, err := ask(ctx, dial, address, port, whoAreYou)
+		name, err := surely(ask)(ctx, dial, address, port, whoAreYou)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +63,18 @@ func askUDP(ctx context.Context, dial dialler, address string, port int, questio
 	buffer := make([]byte, 1500)
 	n, err := conn.Read(buffer)
 	return strings.TrimSpace(string(buffer[:n])), err
+}
+
+// surely asks again where no answer came in time: datagrams may get lost.
+func surely(ask asker) asker {
+	return func(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
+		for range 3 {
+			if answer, err = ask(ctx, dial, address, port, question); !errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+		}
+		return answer, err
+	}
 }
 
 // protocol is one that a backend can be asked over.
