@@ -1,0 +1,104 @@
+package provider
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+// onMetal is a cluster without a cloud.
+func onMetal(t *testing.T) *cluster {
+	c := newCluster(t, natted(1), natted(2))
+	c.config.Provider = config.ProviderNone
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+	c.config.LoadBalancer.ReservedPorts = []string{"22"}
+	c.own = &ownAddresses{}
+	return c
+}
+
+// publishesAs waits for both addresses in a mode.
+func (c *cluster) publishesAs(name string, modes ...v1.LoadBalancerIPMode) {
+	c.Helper()
+	c.publishes(name, "203.0.113.1", "203.0.113.2")
+	c.eventually(fmt.Sprintf("the modes of %s are %v", name, modes), func() bool {
+		entries := c.service(name).Status.LoadBalancer.Ingress
+		return len(entries) == 2 && *entries[0].IPMode == modes[0] && *entries[1].IPMode == modes[1]
+	})
+}
+
+func TestOnBareMetalTheServiceIsItsOwnMirror(t *testing.T) {
+	c := onMetal(t)
+	stop := c.start()
+	c.serve(service("web"))
+	c.publishesAs("web", proxied, proxied)
+	c.edit("web", by(options.DatapathDirect))
+	c.publishesAs("web", vip, vip)
+	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.configMap("web") == nil })
+	for _, node := range []string{"n1", "n2"} {
+		if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(service("web"))+"-"+node, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	before := c.service("web")
+	c.start()
+	c.settle()
+	if diff := cmp.Diff(before, c.service("web")); diff != "" {
+		t.Errorf("a restart changed it (-before +after):\n%s", diff)
+	}
+	c.edit("web", by(options.DatapathProxy))
+	c.proxy("web", "n1", ready)
+	c.publishesAs("web", proxied, vip)
+	c.proxy("web", "n2", ready)
+	c.publishesAs("web", proxied, proxied)
+	if c.mirror("web") != nil {
+		t.Error("there is a mirror")
+	}
+}
+
+func TestOnBareMetalNoPortOfOthersIsServed(t *testing.T) {
+	for choice, want := range map[options.DatapathChoice][]string{
+		options.DatapathDirect: {"Warning LoadBalancerRefused web:", "port 22/TCP is reserved"},
+		options.DatapathAuto:   {"Warning DatapathFallback web:", "port 22/TCP is reserved"},
+	} {
+		t.Run(string(choice), func(t *testing.T) {
+			c := onMetal(t)
+			c.start()
+			c.create(service("web", by(choice), local))
+			c.publishesAs("web", vip, vip)
+			c.edit("web", tcp(22, 80))
+			c.eventually("kube-proxy is told to leave it", func() bool {
+				return !slices.ContainsFunc(c.service("web").Status.LoadBalancer.Ingress, func(e v1.LoadBalancerIngress) bool { return *e.IPMode == vip })
+			})
+			c.eventually("a warning says why", func() bool { return c.hasEvent(want...) })
+			if choice == options.DatapathDirect {
+				c.publishes("web")
+				c.settle()
+				c.nothingLeft("web")
+			}
+		})
+	}
+}
+
+func TestOnBareMetalAPodsHostPortIsNotTakenFromIt(t *testing.T) {
+	c := onMetal(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
+	c.start()
+	c.create(service("web", by(options.DatapathDirect)))
+	c.publishesAs("web", vip, vip)
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("late", "n1", 80), metav1.CreateOptions{}))
+	c.eventually("a warning explains the pod", func() bool {
+		return c.hasEvent("Warning HostPortTaken web:", "apps/late asks for host port 80/TCP", "node n1")
+	})
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("first", "n2", 443), metav1.CreateOptions{}))
+	c.edit("web", tcp(80, 443))
+	c.publishes("web", "203.0.113.1")
+}

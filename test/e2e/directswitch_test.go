@@ -1,0 +1,150 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+// stream connects to a port of all addresses, again and again, until it is
+// stopped, and returns how many connections it made and what went wrong.
+func stream(t *testing.T, port int, addresses ...string) (stop func() (made int, failed []string)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var made int
+	var failed []string
+	for _, address := range addresses {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				err := connectOnce(context.WithoutCancel(ctx), address, port)
+				mu.Lock()
+				if made++; err != nil {
+					failed = append(failed, err.Error())
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (int, []string) {
+		cancel()
+		all.Wait()
+		return made, failed
+	}
+}
+
+// sourcePorts counts those that connectOnce has used.
+var sourcePorts atomic.Int32
+
+// dialFresh connects from a source port that it has not used before. A node may
+// remember for half a minute a connection that did not end in good order, and
+// takes one from the same port for the same.
+func dialFresh(ctx context.Context, address string) (net.Conn, error) {
+	const first, last = 1024, 65535
+	for {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{
+			IP: net.ParseIP(cluster.InternetIP), Port: first + int(sourcePorts.Add(1))%(last-first),
+		}}
+		conn, err := sandbox.DialWith(ctx, dialer, cluster.Internet, "tcp", address)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return conn, err
+		}
+	}
+}
+
+// connectOnce opens a connection and reads an answer. It has the patience of a
+// client that sends its first packet again and again.
+func connectOnce(ctx context.Context, address string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	conn, err := dialFresh(ctx, net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.0\r\n\r\n", whoAreYou); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(conn)
+	if err == nil && len(answer) == 0 {
+		err = fmt.Errorf("%s closed the connection without an answer", address)
+	}
+	return err
+}
+
+// count counts errors that say the same.
+func count(errors []string) map[string]int {
+	times := map[string]int{}
+	for _, e := range errors {
+		times[e]++
+	}
+	return times
+}
+
+func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+
+	stop := stream(t, 80, externalIPs()...)
+	editService(t, svc, by(options.DatapathDirect))
+	wantMirror(t, svc, 80, ips(cluster.Nodes(cluster.GCE), internalIP)...)
+	eventually(t, time.Minute, "the proxies are gone", func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(pods.Items))
+		}
+		return err
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	made, failed := stop()
+	t.Logf("from proxies to direct: %d connections, failed %v", made, count(failed))
+	if len(failed) > 0 {
+		t.Errorf("from proxies to direct %d of %d new connections failed", len(failed), made)
+	}
+
+	stop = stream(t, 80, externalIPs()...)
+	editService(t, svc, by(options.DatapathProxy))
+	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
+		list, err := client.CoreV1().Services(ns).List(ctx, ownedBy(svc))
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(list.Items))
+		}
+		return err
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	made, failed = stop()
+	t.Logf("from direct to proxies: %d connections, failed %v", made, count(failed))
+	for reason := range count(failed) {
+		// The hostPort of a proxy that is just starting goes before kube-proxy in
+		// mode nftables. What nobody serves yet is refused and not swallowed.
+		if sandbox.KubeProxyMode() == cluster.IPTables || !strings.Contains(reason, "connection refused") {
+			t.Errorf("from direct to proxies, of %d new connections failed: %v", made, count(failed))
+		}
+	}
+}
