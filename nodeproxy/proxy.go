@@ -64,7 +64,10 @@ type Proxy struct {
 	// must have been answered; zero after stale ones were flushed.
 	answerBy time.Time
 	// drain is the config's drain time, for Run.
-	drain   atomic.Int64
+	drain atomic.Int64
+	// farewellStep and farewellPatience are the constants of these names.
+	farewellStep, farewellPatience time.Duration
+
 	health  *health
 	metrics *metrics
 }
@@ -79,6 +82,9 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 		absent:  map[config.Family]bool{},
 		health:  newHealth(time.Now()),
 		metrics: newMetrics(),
+
+		farewellStep:     farewellStep,
+		farewellPatience: farewellPatience,
 	}
 	first, _, err := p.source.load()
 	if err != nil {
@@ -88,26 +94,39 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 	return p, nil
 }
 
-// Run syncs until ctx ends, and for the drain time that the config then says. It
-// returns after that even if a pass hangs: the pod's grace period is far too
-// long to be waited out. The rules stay in the kernel, which removes them with
-// the pod's network namespace.
+// Run syncs until ctx ends, for the drain time that the config then says, and
+// until it has said farewell to connections. It returns soon after that even if
+// a pass hangs: the pod's grace period is far too long to be waited out. The
+// rules stay in the kernel, which removes them with the pod's network namespace.
 func (p *Proxy) Run(ctx context.Context) {
-	loop, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	go p.loop(loop)
+	background := context.WithoutCancel(ctx)
+	serving, stop := context.WithCancel(background)
+	defer stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.loop(serving)
+		p.farewell(background)
+	}()
 	<-ctx.Done()
 	p.health.drain()
 	p.metrics.set(readyGauge, 0)
 	drain := time.Duration(p.drain.Load())
 	klog.FromContext(ctx).Info("Shutting down", "drain", drain)
-	time.Sleep(drain)
+	time.Sleep(drain - p.farewellStep) // the farewell's first step is still part of it
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(2*p.farewellStep + p.farewellPatience):
+		klog.FromContext(ctx).Info("Not waiting for a sync that hangs")
+	}
 }
 
+// loop makes passes until ctx ends, the last one to its end.
 func (p *Proxy) loop(ctx context.Context) {
 	wake := p.source.watch(ctx)
 	for ctx.Err() == nil {
-		next := time.NewTimer(p.pass(ctx))
+		next := time.NewTimer(p.pass(context.WithoutCancel(ctx)))
 		select {
 		case <-wake:
 		case <-next.C:

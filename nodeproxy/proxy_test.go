@@ -45,6 +45,7 @@ func newLab(t *testing.T, c config.Config) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.farewellStep = time.Millisecond
 	return l
 }
 
@@ -93,8 +94,14 @@ func (l *lab) wantMetric(t *testing.T, line string) {
 // wantRules checks that the kernel forwards what the config says.
 func (l *lab) wantRules(t *testing.T, c config.Config) {
 	t.Helper()
+	l.wantSet(t, rules.Wanted, c)
+}
+
+// wantSet checks that the kernel holds the rules that set makes of a config.
+func (l *lab) wantSet(t *testing.T, set func(config.Config, config.Family, []netip.Addr) rules.Set, c config.Config) {
+	t.Helper()
 	for family, fake := range l.fake.Tables {
-		want := rules.Wanted(c, family, l.fake.Addrs)
+		want := set(c, family, l.fake.Addrs)
 		held, err := rules.ParseSave(fake.Save())
 		if err != nil {
 			t.Fatal(err)

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
 // eventually waits for a condition that another goroutine brings about.
@@ -37,14 +41,61 @@ func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
 		return done
 	})
 	l.drain.Store(int64(50 * time.Millisecond)) // a config has whole seconds only
+	l.farewellPatience = time.Hour
 	stop()
 	eventually(t, "being not ready while draining", func() bool {
 		_, body := l.get("/readyz")
 		return strings.Contains(body, "being drained")
 	})
 	<-ended
-	l.wantRules(t, next)
+	l.wantSet(t, rules.Farewell, next)
 	l.wantMetric(t, "hostport_nodeproxy_ready 0")
+}
+
+func TestTheFarewellSparesWhatBeginsAtTheEndOfTheDrainTime(t *testing.T) {
+	for name, tc := range map[string]struct {
+		drain time.Duration
+		want  []string
+	}{
+		"with a drain time, connections are noted before the others are reset": {time.Millisecond, []string{"noted", "reset"}},
+		"without, they are reset at once":                                      {0, []string{"reset"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, web)
+			l.pass(t.Context())
+			recorder := &restores{Iptables: l.tables[config.IPv4].iptables}
+			l.tables[config.IPv4].iptables = recorder
+			l.drain.Store(int64(tc.drain))
+			l.farewell(t.Context())
+			if diff := cmp.Diff(tc.want, recorder.did); diff != "" {
+				t.Errorf("what was done (-want +got):\n%s", diff)
+			}
+			l.wantSet(t, rules.Farewell, web)
+		})
+	}
+}
+
+// restores records what becomes of connections.
+type restores struct {
+	Iptables
+	did []string
+}
+
+func (r *restores) Restore(ctx context.Context, text string) error {
+	did := "noted"
+	if strings.Contains(text, "REJECT") {
+		did = "reset"
+	}
+	r.did = append(r.did, did)
+	return r.Iptables.Restore(ctx, text)
+}
+
+func TestAFarewellThatFailsLeavesWhatServes(t *testing.T) {
+	l := newLab(t, web)
+	l.pass(t.Context())
+	l.fake.RestoreErr = errors.New("no such target")
+	l.farewell(t.Context())
+	l.wantRules(t, web)
 }
 
 func TestTheDrainTimeFollowsTheConfig(t *testing.T) {
@@ -58,26 +109,29 @@ func TestTheDrainTimeFollowsTheConfig(t *testing.T) {
 	}
 }
 
-// stuckKernel hangs in its first call until released.
+// stuckKernel hangs in every call until released.
 type stuckKernel struct {
 	Kernel
-	entered, release chan struct{}
+	enter   func()
+	release chan struct{}
 }
 
 func (k stuckKernel) Addresses() ([]netip.Addr, error) {
-	close(k.entered)
+	k.enter()
 	<-k.release
 	return nil, errors.New("released")
 }
 
 func TestAWedgedLoopIsNotLiveAndDoesNotHoldUpTheEnd(t *testing.T) {
 	l := newLab(t, web)
-	stuck := stuckKernel{l.kernel, make(chan struct{}), make(chan struct{})}
+	l.farewellPatience = 10 * time.Millisecond
+	entered := make(chan struct{})
+	stuck := stuckKernel{l.kernel, sync.OnceFunc(func() { close(entered) }), make(chan struct{})}
 	l.kernel = stuck
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); l.Run(ctx) }()
-	<-stuck.entered
+	<-entered
 	defer close(stuck.release)
 	if status, body := l.get("/healthz"); status != 200 {
 		t.Errorf("before its limit: /healthz = %d %s", status, body)

@@ -69,6 +69,15 @@ func (t *tables) program(ctx context.Context, want rules.Set, held rules.Held) e
 	return nil
 }
 
+// install makes the kernel equal to set, without confirming it.
+func (t *tables) install(ctx context.Context, set rules.Set) error {
+	held, err := t.read(ctx)
+	if err != nil {
+		return err
+	}
+	return t.iptables.Restore(ctx, set.Restore(held))
+}
+
 // confirm asks iptables for every single rule.
 func (t *tables) confirm(want rules.Set) error {
 	for _, chain := range want.Chains {

@@ -284,7 +284,7 @@ func (l *lab) start(flavour, config string, flags ...string) *proxy {
 
 func (p *proxy) stop() {
 	if p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = p.cmd.Process.Kill() // its farewell takes time
 		_ = p.cmd.Wait()
 	}
 }

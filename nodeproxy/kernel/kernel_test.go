@@ -67,7 +67,11 @@ func TestBothFlavoursTakeRepairAndReportTheRules(t *testing.T) {
 	for _, flavour := range []string{kernel.NFT, kernel.Legacy} {
 		for _, family := range config.Families {
 			t.Run(flavour+" "+string(family), func(t *testing.T) {
-				isolated(t, func(t *testing.T) { takesAndRepairs(t, flavour, rules.Wanted(c, family, ownAddresses(t))) })
+				isolated(t, func(t *testing.T) {
+					takesAndRepairs(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
+					takesAndRepairs(t, flavour, rules.Parting(c, family, ownAddresses(t)))
+					takesAndRepairs(t, flavour, rules.Farewell(c, family, ownAddresses(t)))
+				})
 			})
 		}
 	}

@@ -16,6 +16,9 @@
 // A wanted port is always recognised by the destination the client dialled
 // (conntrack's original tuple), never by the rewritten one, so that all tables
 // agree whatever was rewritten before.
+//
+// When the pod is about to go, TCP from clients that is let through takes one
+// chain more, which in the end resets connections: see Parting and Farewell.
 package rules
 
 import (
@@ -34,6 +37,7 @@ const (
 	chainSources     = "HOSTPORT-SOURCES"
 	chainPrerouting  = "HOSTPORT-PREROUTING"
 	chainPostrouting = "HOSTPORT-POSTROUTING"
+	chainFarewell    = "HOSTPORT-FAREWELL"
 )
 
 // Set is everything wanted in one IP family's tables.
@@ -82,6 +86,12 @@ const (
 // the config says, and nothing else. Addresses of the other family are ignored.
 // For a family without a cluster IP everything forwarded is dropped.
 func Wanted(c config.Config, family config.Family, addrs []netip.Addr) Set {
+	return build(c, family, addrs, accept)
+}
+
+// build returns Wanted's rules, with the given verdict on what wanted clients
+// send to wanted ports.
+func build(c config.Config, family config.Family, addrs []netip.Addr, verdict string) Set {
 	target, serves := c.ClusterIP(family)
 	var own []netip.Addr
 	for _, addr := range addrs {
@@ -94,19 +104,22 @@ func Wanted(c config.Config, family config.Family, addrs []netip.Addr) Set {
 			rule("-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu")}},
 		{Table: "filter", Name: chainInput, Hook: "INPUT", Rules: []Rule{
 			rule("-p tcp -m conntrack --ctstate INVALID -j DROP")}},
-		{Table: "filter", Name: chainSources, Rules: sources(c.Sources(family))},
+		{Table: "filter", Name: chainSources, Rules: sources(c.Sources(family), verdict)},
 		{Table: "filter", Name: chainForward, Hook: "FORWARD", Rules: forward(c.Ports, family, own)},
 		{Table: "nat", Name: chainPrerouting, Hook: "PREROUTING", Rules: prerouting(c.Ports, own, target)},
 		{Table: "nat", Name: chainPostrouting, Hook: "POSTROUTING", Rules: postrouting(own)},
 	}}
 }
 
-// sources accepts the wanted clients; the others fall out of the chain's end to
-// the drop that ends the calling chain.
-func sources(ranges []netip.Prefix) []Rule {
+// accept is the verdict that lets a packet through.
+const accept = "ACCEPT"
+
+// sources gives the verdict on the wanted clients; the others fall out of the
+// chain's end to the drop that ends the calling chain.
+func sources(ranges []netip.Prefix, verdict string) []Rule {
 	var out []Rule
 	for _, prefix := range ranges {
-		out = append(out, rule("-s "+prefix.String()+" -j ACCEPT"))
+		out = append(out, rule("-s "+prefix.String()+" -j "+verdict))
 	}
 	return out
 }

@@ -99,6 +99,47 @@ func TestWanted(t *testing.T) {
 	}
 }
 
+func TestFarewellDiffersFromWantedInWhatBecomesOfTCPFromClients(t *testing.T) {
+	c := config.Config{
+		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}},
+		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
+		SourceRanges: []string{"192.0.2.0/24", "2001:db8::/32"},
+	}
+	const (
+		begins = "FAREWELL -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
+		older  = "FAREWELL -p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
+		passes = "FAREWELL -j ACCEPT"
+	)
+	for name, tc := range map[string]struct {
+		set  func(config.Config, config.Family, []netip.Addr) rules.Set
+		want []string
+	}{
+		"parting notes what begins":                       {rules.Parting, []string{begins, passes}},
+		"farewell resets what did not, unless it is over": {rules.Farewell, []string{begins, older, passes}},
+	} {
+		for _, family := range config.Families {
+			t.Run(name+", "+string(family), func(t *testing.T) {
+				wanted, got := rules.Wanted(c, family, []netip.Addr{pod4, pod6}), tc.set(c, family, []netip.Addr{pod4, pod6})
+				want := slices.Clone(tc.want)
+				for _, line := range lines(wanted, "filter") {
+					if strings.HasPrefix(line, "SOURCES ") {
+						line = strings.Replace(line, "-j ACCEPT", "-j HOSTPORT-FAREWELL", 1)
+					}
+					want = append(want, line)
+				}
+				if diff := cmp.Diff(want, lines(got, "filter")); diff != "" {
+					t.Errorf("rules of table filter (-want +got):\n%s", diff)
+				}
+				for _, table := range []string{"mangle", "nat"} {
+					if diff := cmp.Diff(lines(wanted, table), lines(got, table)); diff != "" {
+						t.Errorf("rules of table %s (-wanted +got):\n%s", table, diff)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestProbeUsesNoChainOfTheRealRules(t *testing.T) {
 	fake := rules.NewFake()
 	probe := rules.Probe(config.IPv4)
@@ -198,7 +239,8 @@ func TestRestoreLeadsFromAnyStateToTheWantedOneAndTouchesNothingElse(t *testing.
 	rapid.Check(t, func(t *rapid.T) {
 		fake := rules.NewFake()
 		for step := range rapid.IntRange(1, 4).Draw(t, "steps") {
-			set := rules.Wanted(genConfig(t), config.IPv4, []netip.Addr{pod4, pod6})
+			build := rapid.SampledFrom([]func(config.Config, config.Family, []netip.Addr) rules.Set{rules.Wanted, rules.Parting, rules.Farewell}).Draw(t, "rules")
+			set := build(genConfig(t), config.IPv4, []netip.Addr{pod4, pod6})
 			held, err := rules.ParseSave(fake.Save())
 			if err != nil {
 				t.Fatal(err)

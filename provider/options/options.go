@@ -56,8 +56,9 @@ const (
 
 	// DrainSeconds is how long a proxy that is to stop, because it is replaced
 	// or deleted, goes on serving while its address leaves the status: 0 to
-	// 3600. Connections through it live that long. Make it longer than the DNS
-	// records live. It may be changed at any time. Default: 3.
+	// 3600. Connections through it live that long; then those in use are reset.
+	// Make it longer than the DNS records live. It may be changed at any time.
+	// Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
 )
 

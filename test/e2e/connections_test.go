@@ -28,10 +28,11 @@ type heldConn struct {
 	end      *ending
 }
 
-// ending is how a connection ended: the request that was not answered.
+// ending is how a connection ended: the request that was not answered, and when
+// that was known.
 type ending struct {
-	asked time.Time
-	err   error
+	asked, told time.Time
+	err         error
 }
 
 // askEvery is the pause between two requests on a connection.
@@ -76,7 +77,7 @@ func (c *heldConn) note(asked time.Time, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		c.end = &ending{asked, err}
+		c.end = &ending{asked, time.Now(), err}
 		return
 	}
 	c.answered = asked

@@ -4,11 +4,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,8 +52,13 @@ func wantAllAlive(t *testing.T, live map[string]held) {
 	}
 }
 
-// drain is how long a proxy of these tests serves after it was told to stop.
-const drain = 3 * time.Second
+const (
+	// drain is how long a proxy of these tests serves after it was told to stop.
+	drain = 3 * time.Second
+	// farewell is how long it answers, by resets at the end: the signal is a second
+	// late, and connections in use get a second to meet with a reset.
+	farewell = time.Second + drain + time.Second
+)
 
 // stop is when a proxy was told to stop, and what ran through it.
 type stop struct {
@@ -81,19 +88,22 @@ func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]hel
 		stops = append(stops, s)
 	}
 	var ended []ending
-	first := time.Hour
+	first, last := time.Hour, time.Duration(0)
 	for i, s := range stops {
 		ends := s.through.endings(t, s.replaced)
 		for _, e := range ends {
 			lasted := e.asked.Sub(s.asked)
-			first = min(first, lasted)
+			first, last = min(first, lasted), max(last, e.told.Sub(s.asked))
 			if lasted < drain {
 				t.Errorf("replacement %d: a connection ended %.2fs after its proxy was told to stop, want %s or more: %v", i+1, lasted.Seconds(), drain, e.err)
+			}
+			if lasted < farewell && !errors.Is(e.err, syscall.ECONNRESET) {
+				t.Errorf("replacement %d: a connection ended %.2fs after its proxy was told to stop, want a reset: %v", i+1, lasted.Seconds(), e.err)
 			}
 		}
 		ended = append(ended, ends...)
 	}
-	t.Logf("%d connections ended, none earlier than %.2fs after its proxy was told to stop: %s", len(ended), first.Seconds(), strings.Join(causes(ended), "; "))
+	t.Logf("%d connections ended, none earlier than %.2fs after its proxy was told to stop, and all knew after %.2fs: %s", len(ended), first.Seconds(), last.Seconds(), strings.Join(causes(ended), "; "))
 }
 
 // shakeDirect does ten things to a Service without proxies that are to it what
