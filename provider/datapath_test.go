@@ -201,6 +201,29 @@ func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	}
 }
 
+func TestKubeProxyIsRemindedOfFlowsOnceTheLastProxyIsGone(t *testing.T) {
+	c := twoNatted(t)
+	c.takeOver = 0
+	c.start()
+	udp := service("web")
+	udp.Spec.Ports = []v1.ServicePort{{Protocol: v1.ProtocolUDP, Port: 53}}
+	c.serve(udp)
+	c.edit("web", by(options.DatapathDirect))
+	c.mirrors("web", "10.0.0.1", "10.0.0.2")
+	says := func(want string) {
+		t.Helper()
+		c.eventually("the mirror says that proxies there are "+want, func() bool { return c.mirror("web").Labels[plan.LabelProxies] == want })
+	}
+	for _, node := range []string{"n1", "n2"} {
+		c.settle()
+		says("some")
+		if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(udp)+"-"+node, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says("none")
+}
+
 func TestAModeThatTurnsUnsafeEndsDirectAtOnce(t *testing.T) {
 	turn := func(c *cluster) {
 		must[*v1.ConfigMap](c)(c.kube.CoreV1().ConfigMaps("kube-system").Update(c.Context(), inMode("ipvs"), metav1.UpdateOptions{}))

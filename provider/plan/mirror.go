@@ -2,6 +2,7 @@ package plan
 
 import (
 	"maps"
+	"slices"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -58,6 +59,18 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 			TrafficDistribution:           svc.Spec.TrafficDistribution,
 		},
 	}
+}
+
+// TellOfProxies has the mirror of a Service with UDP say whether the Service has
+// proxies still. A node sends a flow that never pauses to where it went before,
+// be it to a proxy that is gone; kube-proxy ends those that go elsewhere than to
+// an endpoint, but looks for them only after a change of an EndpointSlice, whose
+// labels are those of its Service.
+func (p *Plan) TellOfProxies(any bool) {
+	if p.Mirror == nil || !slices.ContainsFunc(p.Mirror.Spec.Ports, func(port v1.ServicePort) bool { return port.Protocol == v1.ProtocolUDP }) {
+		return
+	}
+	p.Mirror.Labels[LabelProxies] = map[bool]string{true: "some", false: "none"}[any]
 }
 
 func mirroredPorts(svc *v1.Service) []v1.ServicePort {

@@ -77,6 +77,26 @@ func TestAMirrorIsMarkedAndHidden(t *testing.T) {
 	}
 }
 
+func TestAMirrorTellsOfProxiesWhereFlowsCouldStickToThem(t *testing.T) {
+	for name, tc := range map[string]struct {
+		protocol v1.Protocol
+		proxies  bool
+		want     string
+	}{
+		"flows may go to proxies":            {v1.ProtocolUDP, true, "some"},
+		"there are none any more":            {v1.ProtocolUDP, false, "none"},
+		"no port has flows that could stick": {v1.ProtocolTCP, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := mustMake(t, service(func(svc *v1.Service) { svc.Spec.Ports = []v1.ServicePort{{Protocol: tc.protocol, Port: 53}} }), options.Default())
+			p.TellOfProxies(tc.proxies)
+			if got := p.Mirror.Labels[LabelProxies]; got != tc.want {
+				t.Errorf("label %s is %q, want %q", LabelProxies, got, tc.want)
+			}
+		})
+	}
+}
+
 func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
 	svc := service(func(svc *v1.Service) {
 		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "198.51.100.0/24, 203.0.113.9/32"}

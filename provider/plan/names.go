@@ -21,6 +21,8 @@ const (
 	LabelServiceNamespace = options.Prefix + "service-namespace"
 	LabelServiceName      = options.Prefix + "service-name"
 	LabelServiceUID       = options.Prefix + "service-uid"
+	// LabelProxies is on mirrors only: see TellOfProxies.
+	LabelProxies = options.Prefix + "proxies"
 )
 
 // The values of LabelName and LabelManagedBy.

@@ -103,6 +103,30 @@ func count(errors []string) map[string]int {
 	return times
 }
 
+func awaitNoProxies(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, "the proxies are gone", func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(pods.Items))
+		}
+		return err
+	})
+}
+
+func TestDirectTakesUDPFlowsOverFromProxies(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	backend := newPod(t, ns, "web", "node1")
+	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolUDP, int32(port)))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getUDP, "web", port, externalIPs()...)
+	all := newFlows(t, port, externalIPs()...)
+	all.wantAnsweredBy(t, backend)
+	editService(t, svc, by(options.DatapathDirect))
+	awaitNoProxies(t, svc)
+	all.wantAnsweredBy(t, backend)
+}
+
 func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
@@ -113,13 +137,7 @@ func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 	stop := stream(t, 80, externalIPs()...)
 	editService(t, svc, by(options.DatapathDirect))
 	wantMirror(t, svc, 80, ips(cluster.Nodes(cluster.GCE), internalIP)...)
-	eventually(t, time.Minute, "the proxies are gone", func(ctx context.Context) error {
-		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
-		if err == nil && len(pods.Items) > 0 {
-			err = fmt.Errorf("there are %d", len(pods.Items))
-		}
-		return err
-	})
+	awaitNoProxies(t, svc)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	made, failed := stop()
 	t.Logf("from proxies to direct: %d connections, failed %v", made, count(failed))
