@@ -128,15 +128,15 @@ func TestDirectTakesUDPFlowsOverFromProxies(t *testing.T) {
 }
 
 func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 
-	stop := stream(t, 80, externalIPs()...)
+	stop := stream(t, port, externalIPs()...)
 	editService(t, svc, by(options.DatapathDirect))
-	wantMirror(t, svc, 80, ips(cluster.Nodes(cluster.GCE), internalIP)...)
+	wantMirror(t, svc, int32(port), ips(cluster.Nodes(cluster.GCE), internalIP)...)
 	awaitNoProxies(t, svc)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	made, failed := stop()
@@ -145,7 +145,7 @@ func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 		t.Errorf("from proxies to direct %d of %d new connections failed", len(failed), made)
 	}
 
-	stop = stream(t, 80, externalIPs()...)
+	stop = stream(t, port, externalIPs()...)
 	editService(t, svc, by(options.DatapathProxy))
 	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
 		list, err := client.CoreV1().Services(ns).List(ctx, ownedBy(svc))
@@ -155,7 +155,7 @@ func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 		return err
 	})
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	made, failed = stop()
 	t.Logf("from direct to proxies: %d connections, failed %v", made, count(failed))
 	for reason := range count(failed) {

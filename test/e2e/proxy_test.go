@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os/exec"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -130,13 +131,13 @@ func wipe(t *testing.T, p proxy, table string) (sawNotReady bool) {
 }
 
 func TestAProxyThatHangsIsStartedAgainAndLosesNoConnection(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	node := cluster.Nodes(cluster.GCE)[0]
-	held := hold(t, 50, net.JoinHostPort(node.ExternalIP, "80"))
+	held := hold(t, 50, net.JoinHostPort(node.ExternalIP, strconv.Itoa(port)))
 	p := proxyOn(t, svc, node.Name)
 	pid, err := p.pid()
 	if err != nil {
@@ -169,19 +170,20 @@ func TestProxiesAreSmallAndReadySoon(t *testing.T) {
 }
 
 func TestARolloutGoesNodeByNodeAndPublishesOnlyWhatServes(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
+	another := freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	before := proxies(t, svc)
 	eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
 		return areAvailable(ctx, svc, len(before))
 	})
 
-	watch := watchPublished(t, svc, 80)
+	watch := watchPublished(t, svc, port)
 	// Another port is another pod template.
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
 	eventually(t, 3*time.Minute, "all proxies are replaced", func(ctx context.Context) error {
 		now, err := proxiesOf(ctx, svc)
 		if err != nil {
@@ -199,17 +201,17 @@ func TestARolloutGoesNodeByNodeAndPublishesOnlyWhatServes(t *testing.T) {
 	if fewest := watch.stop(t); fewest < len(externalIPs())-1 {
 		t.Errorf("only %d addresses were published at a time, want one to be missing at most", fewest)
 	}
-	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	wantOpen(t, getTCP, "web", another, externalIPs()...)
 }
 
 func TestADrainedNodeServesWhereverItIsPublished(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	node := nodeWithoutController(t)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	watch := watchPublished(t, svc, 80)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	watch := watchPublished(t, svc, port)
 	t.Cleanup(func() {
 		if _, err := sandbox.Kubectl(context.WithoutCancel(t.Context()), "uncordon", node.Name); err != nil {
 			t.Error(err)
