@@ -15,8 +15,9 @@ import (
 )
 
 // Tests named TestBareMetal and TestGKE want a sandbox of that profile, all
-// others one of profile gce, TestDualStack with both IP families. TestDatapath
-// runs with kube-proxy in either mode. The Makefile starts all four.
+// others one of profile gce, TestDualStack with both IP families. TestDatapath,
+// TestDirect and TestDualStack run with kube-proxy in either mode. The Makefile
+// starts all four; the one of profile gke is without IPv6.
 
 func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.BareMetal) {
@@ -27,8 +28,8 @@ func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 		if node.Spec.ProviderID != "hostport://"+want.Name {
 			t.Errorf("%s: provider id %q", want.Name, node.Spec.ProviderID)
 		}
-		if got := nodeAddress(node, v1.NodeInternalIP); got != want.InternalIP {
-			t.Errorf("%s: InternalIP %q, want %q", want.Name, got, want.InternalIP)
+		if got, own := nodeAddress(node, v1.NodeInternalIP), internalIPs(want); got != own {
+			t.Errorf("%s: InternalIP %q, want %q", want.Name, got, own)
 		}
 	}
 }
@@ -36,12 +37,9 @@ func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 func TestBareMetalServiceIsServedOnTheNodesOwnAddresses(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	var own []string
-	for _, n := range cluster.Nodes(cluster.BareMetal) {
-		own = append(own, n.InternalIP)
-	}
+	own := addressesOf(cluster.Nodes(cluster.BareMetal), internalIP)
 	wantClosed(t, getTCP, 80, own...)
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 5353))
+	svc := newService(t, ns, "web", inAllFamilies, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 5353))
 	wantAddresses(t, svc, time.Minute, own...)
 	wantOpen(t, getTCP, "web", 80, own...)
 	wantOpen(t, getUDP, "web", 5353, own...)

@@ -42,7 +42,7 @@ func wantClient(t *testing.T, port int, addresses ...string) {
 				if err != nil {
 					return err
 				}
-				if seen, _, err := net.SplitHostPort(answer); err != nil || seen != cluster.InternetIP {
+				if seen, _, err := net.SplitHostPort(answer); err != nil || seen != internetIP(address) {
 					return fmt.Errorf("it sees %q", answer)
 				}
 				return nil
@@ -81,6 +81,17 @@ func ips(nodes []cluster.Node, of func(cluster.Node) string) []string {
 
 func externalIP(n cluster.Node) string { return n.ExternalIP }
 func internalIP(n cluster.Node) string { return n.InternalIP }
+func ipv6(n cluster.Node) string       { return n.IPv6 }
+
+// addressesOf are addresses of nodes in each IP family that the sandbox has,
+// IPv4 first.
+func addressesOf(nodes []cluster.Node, ipv4 func(cluster.Node) string) []string {
+	all := ips(nodes, ipv4)
+	if sandbox.IPFamily() == cluster.DualStack {
+		all = append(all, ips(nodes, ipv6)...)
+	}
+	return all
+}
 
 // mirrorOf returns a Service's only mirror.
 func mirrorOf(ctx context.Context, svc *v1.Service) (*v1.Service, error) {
@@ -302,11 +313,11 @@ func TestBareMetalDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	with, without := endpointNodes(t, ns, cluster.BareMetal)
-	svc := newService(t, ns, "web", directLocal, bothProtocols(80)...)
-	published := ips(with, internalIP)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); inAllFamilies(s) }, bothProtocols(80)...)
+	published := addressesOf(with, internalIP)
 	wantAddresses(t, svc, time.Minute, published...)
 	wantClient(t, 80, published...)
-	wantClosed(t, getTCP, 80, ips(without, internalIP)...)
+	wantClosed(t, getTCP, 80, addressesOf(without, internalIP)...)
 	wantNoProxies(t, svc)
 	wantMode(t, svc, v1.LoadBalancerIPModeVIP)
 	if _, err := mirrorOf(t.Context(), svc); err == nil {

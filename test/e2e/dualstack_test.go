@@ -24,13 +24,7 @@ func needDualStack(t *testing.T) {
 }
 
 // externalIPv6s are the addresses of the nodes in a dual-stack sandbox.
-func externalIPv6s() []string {
-	var ips []string
-	for _, n := range cluster.Nodes(cluster.GCE) {
-		ips = append(ips, n.IPv6)
-	}
-	return ips
-}
+func externalIPv6s() []string { return ips(cluster.Nodes(cluster.GCE), ipv6) }
 
 // inFamilies makes a Service have these IP families, the preferred one first.
 func inFamilies(families ...v1.IPFamily) func(*v1.Service) {
@@ -43,25 +37,8 @@ func inFamilies(families ...v1.IPFamily) func(*v1.Service) {
 	}
 }
 
-func TestDualStackNodesHaveAddressesOfBothFamilies(t *testing.T) {
-	needDualStack(t)
-	for _, want := range cluster.Nodes(cluster.GCE) {
-		node, err := client.CoreV1().Nodes().Get(t.Context(), want.Name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, address := range []v1.NodeAddress{
-			{Type: v1.NodeInternalIP, Address: want.InternalIP},
-			{Type: v1.NodeExternalIP, Address: want.ExternalIP},
-			// The kubelet's --node-ip has it, so it counts as internal.
-			{Type: v1.NodeInternalIP, Address: want.IPv6},
-		} {
-			if !slices.Contains(node.Status.Addresses, address) {
-				t.Errorf("%s lacks %s %s: %v", want.Name, address.Type, address.Address, node.Status.Addresses)
-			}
-		}
-	}
-}
+// inAllFamilies makes it have those that the sandbox has.
+func inAllFamilies(svc *v1.Service) { inFamilies(families()...)(svc) }
 
 func TestDualStackServiceAnswersOnEveryAddressAndIsClosedAgain(t *testing.T) {
 	needDualStack(t)

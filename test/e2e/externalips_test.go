@@ -34,7 +34,7 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if got := nodeAddress(node, v1.NodeExternalIP) + " " + nodeAddress(node, v1.NodeInternalIP); got != external+" "+nodes[0].InternalIP {
+		if got := nodeAddress(node, v1.NodeExternalIP) + " " + nodeAddress(node, v1.NodeInternalIP); got != external+" "+internalIPs(nodes[0]) {
 			return fmt.Errorf("it shows %s", got)
 		}
 		return nil

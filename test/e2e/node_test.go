@@ -52,9 +52,15 @@ func isInitialised(node *v1.Node, want cluster.Node) error {
 	equal("zone", node.Labels[v1.LabelTopologyZone], want.Zone)
 	equal("region", node.Labels[v1.LabelTopologyRegion], cluster.Region)
 	equal("instance type", node.Labels[v1.LabelInstanceTypeStable], cluster.MachineType)
-	equal("InternalIP", nodeAddress(node, v1.NodeInternalIP), want.InternalIP)
+	equal("InternalIP", nodeAddress(node, v1.NodeInternalIP), internalIPs(want))
 	equal("ExternalIP", nodeAddress(node, v1.NodeExternalIP), want.ExternalIP)
 	return errors.Join(errs...)
+}
+
+// internalIPs are what a Node shows as internal. The kubelet's --node-ip has the
+// IPv6 address, so it counts as such although it is external.
+func internalIPs(n cluster.Node) string {
+	return strings.Join(addressesOf([]cluster.Node{n}, internalIP), ",")
 }
 
 func nodeAddress(node *v1.Node, kind v1.NodeAddressType) string {

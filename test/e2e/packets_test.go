@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -27,6 +28,14 @@ func from(host string) dialler {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		return sandbox.Dial(ctx, host, network, address)
 	}
+}
+
+// internetIP is the internet host's own address, in the family of another one.
+func internetIP(to string) string {
+	if netip.MustParseAddr(to).Is6() {
+		return cluster.InternetIPv6
+	}
+	return cluster.InternetIP
 }
 
 // A backend answers these questions, over TCP and UDP, with its pod's name and
