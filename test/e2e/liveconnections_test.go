@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,13 +29,17 @@ func TestDatapathLiveConnections(t *testing.T) {
 		t.Run(d.name, func(t *testing.T) {
 			ns, port := newNamespace(t), freePort()
 			newBackend(t, ns, "web")
-			svc := d.newService(t, ns, withAnnotation(drainSeconds, strconv.Itoa(int(drain.Seconds()))), servicePort(v1.ProtocolTCP, int32(port)))
-			wantAddresses(t, svc, time.Minute, externalIPs()...)
-			wantOpen(t, getTCP, "web", port, externalIPs()...)
-			// 1,000, spread over the addresses.
+			svc := d.newService(t, ns, func(s *v1.Service) {
+				withAnnotation(drainSeconds, strconv.Itoa(int(drain.Seconds())))(s)
+				inAllFamilies(s)
+			}, servicePort(v1.ProtocolTCP, int32(port)))
+			all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
+			wantAddresses(t, svc, time.Minute, all...)
+			wantOpen(t, getTCP, "web", port, all...)
+			// 1,000, spread over the addresses of all families.
 			live := map[string]held{}
-			for i, address := range externalIPs() {
-				live[address] = hold(t, (1000+i)/len(externalIPs()), net.JoinHostPort(address, strconv.Itoa(port)))
+			for i, address := range all {
+				live[address] = hold(t, (1000+i)/len(all), net.JoinHostPort(address, strconv.Itoa(port)))
 			}
 			if d.direct {
 				shakeDirect(t, svc, port, live)
@@ -47,9 +53,7 @@ func TestDatapathLiveConnections(t *testing.T) {
 
 func wantAllAlive(t *testing.T, live map[string]held) {
 	t.Helper()
-	for _, held := range live {
-		held.wantAlive(t)
-	}
+	slices.Concat(slices.Collect(maps.Values(live))...).wantAlive(t)
 }
 
 const (
@@ -71,20 +75,28 @@ type stop struct {
 func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]held) {
 	t.Helper()
 	var stops []stop
+	nodes := cluster.Nodes(cluster.GCE)
 	for i := range 10 {
-		node := cluster.Nodes(cluster.GCE)[i%len(live)]
-		s := stop{through: live[node.ExternalIP], asked: time.Now()}
+		node := nodes[i%len(nodes)]
+		own := addressesOf([]cluster.Node{node}, externalIP)
+		others := slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return n.Name == node.Name })
+		s := stop{asked: time.Now()}
 		deletePod(t, proxyOn(t, svc, node.Name))
-		wantAddresses(t, svc, time.Minute, externalIPs(node.Name)...)
+		wantAddresses(t, svc, time.Minute, addressesOf(others, externalIP)...)
 		left := time.Since(s.asked)
-		closed := isClosed(t.Context(), getTCP, node.ExternalIP, port) == nil
-		if closed && time.Since(s.asked) < drain {
-			t.Errorf("%s did not serve any more when its address had left, after %.2fs", node.Name, left.Seconds())
+		for _, address := range own {
+			closed := isClosed(t.Context(), getTCP, address, port) == nil
+			if closed && time.Since(s.asked) < drain {
+				t.Errorf("%s did not serve any more by %s when its address had left, after %.2fs", node.Name, address, left.Seconds())
+			}
 		}
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		wantAddresses(t, svc, time.Minute, addressesOf(nodes, externalIP)...)
 		s.replaced = time.Now()
 		t.Logf("replacement %d: the address was away from %.2fs to %.2fs after the proxy was told to stop", i+1, left.Seconds(), s.replaced.Sub(s.asked).Seconds())
-		live[node.ExternalIP] = hold(t, len(s.through), net.JoinHostPort(node.ExternalIP, strconv.Itoa(port)))
+		for _, address := range own {
+			s.through = append(s.through, live[address]...)
+			live[address] = hold(t, len(live[address]), net.JoinHostPort(address, strconv.Itoa(port)))
+		}
 		stops = append(stops, s)
 	}
 	var ended []ending
@@ -110,16 +122,15 @@ func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]hel
 // its proxies' replacement is to one that has them. They end no connection.
 func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) {
 	t.Helper()
-	restored := func() *v1.Service {
-		return wantMirror(t, svc, int32(port), ips(cluster.Nodes(cluster.GCE), internalIP)...)
-	}
+	nodes := cluster.Nodes(cluster.GCE)
+	restored := func() *v1.Service { return wantMirror(t, svc, int32(port), addressesOf(nodes, internalIP)...) }
 	mirror, another := restored(), freePort()
 	type event struct {
 		what string
 		do   func()
 	}
 	var events []event
-	for _, node := range cluster.Nodes(cluster.GCE) {
+	for _, node := range nodes {
 		events = append(events, event{"kube-proxy was killed on " + node.Name, func() { restartKubeProxy(t, node) }})
 	}
 	events = append(events,
@@ -128,7 +139,7 @@ func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) 
 		event{"it got another port", func() {
 			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
 		}},
-		event{"it got source ranges", func() { editService(t, svc, onlyFrom(cluster.InternetIP)) }},
+		event{"it got source ranges", func() { editService(t, svc, onlyFrom(internetIPs()...)) }},
 		event{"it lost its source ranges", func() {
 			editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = nil })
 		}},
@@ -148,7 +159,7 @@ func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) 
 		began := time.Now()
 		e.do()
 		restored()
-		wantOpen(t, getTCP, "web", port, externalIPs()...)
+		wantOpen(t, getTCP, "web", port, addressesOf(nodes, externalIP)...)
 		t.Logf("%s: all is as before after %.2fs", e.what, time.Since(began).Seconds())
 		wantAllAlive(t, live)
 	}

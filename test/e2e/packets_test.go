@@ -38,6 +38,14 @@ func internetIP(to string) string {
 	return cluster.InternetIP
 }
 
+// internetIPs are those that it has in the sandbox.
+func internetIPs() []string {
+	if sandbox.IPFamily() == cluster.DualStack {
+		return []string{cluster.InternetIP, cluster.InternetIPv6}
+	}
+	return []string{cluster.InternetIP}
+}
+
 // A backend answers these questions, over TCP and UDP, with its pod's name and
 // with the address and port that it sees as the client's.
 const (
