@@ -85,33 +85,37 @@ func TestDatapathWipedRulesAreRepaired(t *testing.T) {
 	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	svc := newService(t, ns, "web", inAllFamilies, servicePort(v1.ProtocolTCP, int32(port)))
+	all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
+	wantAddresses(t, svc, time.Minute, all...)
+	wantOpen(t, getTCP, "web", port, all...)
 	p := proxies(t, svc)[0]
-	for _, table := range []string{"nat", "filter", "mangle"} {
-		saw := false
-		// It is not ready for a fraction of a second, which may pass while nobody looks.
-		for tries := 0; tries < 5 && !saw; tries++ {
-			saw = wipe(t, p, table)
+	for _, family := range families() {
+		for _, table := range []string{"nat", "filter", "mangle"} {
+			saw := false
+			// It is not ready for a fraction of a second, which may pass while nobody looks.
+			for tries := 0; tries < 5 && !saw; tries++ {
+				saw = wipe(t, p, family, table)
+			}
+			if !saw {
+				t.Errorf("proxy %s was never seen not ready while table %s of %s was wiped", p.name, table, family)
+			}
+			wantOpen(t, getTCP, "web", port, all...)
 		}
-		if !saw {
-			t.Errorf("proxy %s was never seen not ready while table %s was wiped", p.name, table)
-		}
-		wantOpen(t, getTCP, "web", port, externalIPs()...)
 	}
 }
 
 // wipe removes a proxy's rules, waits until their repair has ended, and returns
 // whether the proxy was seen not ready meanwhile.
-func wipe(t *testing.T, p proxy, table string) (sawNotReady bool) {
+func wipe(t *testing.T, p proxy, family v1.IPFamily, table string) (sawNotReady bool) {
 	t.Helper()
-	const repairs = `hostport_nodeproxy_rule_repairs_total{family="IPv4"}`
+	repairs := fmt.Sprintf("hostport_nodeproxy_rule_repairs_total{family=%q}", family)
+	program := map[v1.IPFamily]string{v1.IPv4Protocol: "iptables-nft", v1.IPv6Protocol: "ip6tables-nft"}[family]
 	before := p.metric(t, repairs)
-	if out, err := p.inNamespace(t.Context(), "iptables-nft", "-t", table, "-F"); err != nil {
+	if out, err := p.inNamespace(t.Context(), program, "-t", table, "-F"); err != nil {
 		t.Fatalf("wiping: %v: %s", err, out)
 	}
-	eventually(t, 30*time.Second, "table "+table+" is repaired", func(ctx context.Context) error {
+	eventually(t, 30*time.Second, "table "+table+" of "+string(family)+" is repaired", func(ctx context.Context) error {
 		for {
 			metrics, err := p.metrics(ctx)
 			if err != nil {
