@@ -57,13 +57,13 @@ var sourcePorts atomic.Int32
 // dialFresh connects from a source port that it has not used before. A node may
 // remember for half a minute a connection that did not end in good order, and
 // takes one from the same port for the same.
-func dialFresh(ctx context.Context, address string) (net.Conn, error) {
+func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) {
 	const first, last = 1024, 65535
 	for {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{
-			IP: net.ParseIP(cluster.InternetIP), Port: first + int(sourcePorts.Add(1))%(last-first),
+			IP: net.ParseIP(internetIP(address)), Port: first + int(sourcePorts.Add(1))%(last-first),
 		}}
-		conn, err := sandbox.DialWith(ctx, dialer, cluster.Internet, "tcp", address)
+		conn, err := sandbox.DialWith(ctx, dialer, cluster.Internet, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return conn, err
 		}
@@ -75,7 +75,7 @@ func dialFresh(ctx context.Context, address string) (net.Conn, error) {
 func connectOnce(ctx context.Context, address string, port int) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	conn, err := dialFresh(ctx, net.JoinHostPort(address, strconv.Itoa(port)))
+	conn, err := dialFresh(ctx, address, port)
 	if err != nil {
 		return err
 	}
@@ -130,22 +130,24 @@ func TestDirectTakesUDPFlowsOverFromProxies(t *testing.T) {
 func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolTCP, int32(port)))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	svc := newService(t, ns, "web", func(s *v1.Service) { by(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, int32(port)))
+	nodes := cluster.Nodes(cluster.GCE)
+	all := addressesOf(nodes, externalIP)
+	wantAddresses(t, svc, time.Minute, all...)
+	wantOpen(t, getTCP, "web", port, all...)
 
-	stop := stream(t, port, externalIPs()...)
+	stop := stream(t, port, all...)
 	editService(t, svc, by(options.DatapathDirect))
-	wantMirror(t, svc, int32(port), ips(cluster.Nodes(cluster.GCE), internalIP)...)
+	wantMirror(t, svc, int32(port), addressesOf(nodes, internalIP)...)
 	awaitNoProxies(t, svc)
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantAddresses(t, svc, time.Minute, all...)
 	made, failed := stop()
 	t.Logf("from proxies to direct: %d connections, failed %v", made, count(failed))
 	if len(failed) > 0 {
 		t.Errorf("from proxies to direct %d of %d new connections failed", len(failed), made)
 	}
 
-	stop = stream(t, port, externalIPs()...)
+	stop = stream(t, port, all...)
 	editService(t, svc, by(options.DatapathProxy))
 	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
 		list, err := client.CoreV1().Services(ns).List(ctx, ownedBy(svc))
@@ -154,8 +156,8 @@ func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
 		}
 		return err
 	})
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	wantAddresses(t, svc, time.Minute, all...)
+	wantOpen(t, getTCP, "web", port, all...)
 	made, failed = stop()
 	t.Logf("from direct to proxies: %d connections, failed %v", made, count(failed))
 	for reason := range count(failed) {
