@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -119,6 +121,19 @@ func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
 	t.Helper()
 	for _, p := range protocols {
 		wantClosed(t, p.getFrom(host), port, addresses...)
+	}
+}
+
+// wantBothClosedSoon waits until nobody answers a host: an address leaves the
+// status before the firewall has closed it.
+func wantBothClosedSoon(t *testing.T, host string, port int, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		for _, p := range protocols {
+			eventually(t, time.Minute, fmt.Sprintf("nobody answers on %s port %d/%s", address, port, p.name), func(ctx context.Context) error {
+				return isClosed(ctx, p.getFrom(host), address, port)
+			})
+		}
 	}
 }
 

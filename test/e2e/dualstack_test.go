@@ -104,7 +104,7 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 		})
 		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
 		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-		wantBothClosed(t, cluster.Internet, port, externalIPv6s()...)
+		wantBothClosedSoon(t, cluster.Internet, port, externalIPv6s()...)
 	})
 }
 

@@ -41,11 +41,7 @@ func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
 
 		editService(t, svc, onlyFrom(other))
 		wantBothOpen(t, cluster.Internet2, port, d.addresses()...)
-		for _, p := range protocols {
-			eventually(t, time.Minute, "the host that is no longer let in is refused", func(ctx context.Context) error {
-				return isClosed(ctx, p.getFrom(cluster.Internet), d.addresses()[0], port)
-			})
-		}
+		wantBothClosedSoon(t, cluster.Internet, port, d.addresses()[0])
 	})
 }
 
