@@ -203,26 +203,34 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 	return o, p, err
 }
 
-// run makes the proxies, if the Service is to have them. The config comes first,
-// as they wait for it. A mirror that is on its way out is kept equal while it serves.
+// run makes the proxies, if the Service is to have them. A mirror that is on its
+// way out is kept equal while it serves.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct) error {
 	if w.direct {
 		return nil
 	}
+	began, err := l.runProxies(ctx, svc, p)
 	if now.mirror != nil && len(now.nodes) > 0 {
-		if _, _, err := l.mirrors.ensure(ctx, svc, p.Mirror); err != nil {
-			return err
-		}
+		err = errors.Join(err, l.handOver(ctx, svc, p.Mirror, began))
 	}
+	return err
+}
+
+// runProxies returns when they were begun, zero if they were not. The config comes
+// first, as they wait for it.
+func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.Plan) (began time.Time, err error) {
 	_, done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
 	if err != nil {
-		return err
+		return began, err
 	}
 	if done == updated {
 		l.nudge(ctx, svc)
 	}
-	_, _, err = l.daemonSets.ensure(ctx, svc, p.DaemonSet)
-	return err
+	daemonSet, _, err := l.daemonSets.ensure(ctx, svc, p.DaemonSet)
+	if err != nil {
+		return began, err
+	}
+	return daemonSet.CreationTimestamp.Time, nil
 }
 
 // nudge hastens a changed config to the pods. It is no more than that, so

@@ -101,6 +101,18 @@ func mirroredRanges(svc *v1.Service) []string {
 	return list
 }
 
+// HoldBack returns a mirror through which nobody new gets in: kube-proxy drops what
+// begins a connection to one of the mirror's addresses, before the rules of host
+// ports see it, and leaves alone what is under way.
+func HoldBack(mirror *v1.Service) *v1.Service {
+	held := mirror.DeepCopy()
+	held.Spec.LoadBalancerSourceRanges = nil
+	for _, family := range held.Spec.IPFamilies {
+		held.Spec.LoadBalancerSourceRanges = append(held.Spec.LoadBalancerSourceRanges, nobody[family])
+	}
+	return held
+}
+
 // UpdateMirror does for a mirror Service what UpdateDaemonSet does for a
 // DaemonSet. Its status is not looked at.
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
