@@ -32,8 +32,8 @@ var fakeTarget = Target{Network: "fake", Tags: []string{"node"}}
 // FailWith makes every later call ask f first, with the method's name
 // ("Ensure", "Delete", "Abandon", "Exists", "Owners" and "Drifted", the last two with no
 // more of an owner than the cluster's id at most). If f returns an error the
-// call returns it and
-// changes nothing. Nil switches failures off.
+// call returns it and changes nothing; while f does not return, other calls go
+// on. Nil switches failures off.
 func (f *Fake) FailWith(fail func(method string, owner Owner) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,11 +71,11 @@ func (f *Fake) Writes() int {
 
 // Ensure implements Firewall.
 func (f *Fake) Ensure(ctx context.Context, spec Spec) ([]string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Ensure", spec.Owner); err != nil {
 		return nil, err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	want, err := Desired(spec, fakeTarget)
 	if err != nil {
 		return nil, err
@@ -119,11 +119,11 @@ func (f *Fake) unmet(owner Owner, want []Rule) ([]string, error) {
 
 // Drifted implements Firewall.
 func (f *Fake) Drifted(ctx context.Context) ([]Owner, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Drifted", Owner{}); err != nil {
 		return nil, err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var drifted []Owner
 	for owner, left := range f.left {
 		want, err := Desired(left.spec, fakeTarget)
@@ -143,11 +143,11 @@ func (f *Fake) Drifted(ctx context.Context) ([]Owner, error) {
 
 // Delete implements Firewall.
 func (f *Fake) Delete(ctx context.Context, owner Owner) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Delete", owner); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.left, owner)
 	_, err := f.apply(owner, nil)
 	return err
@@ -155,22 +155,22 @@ func (f *Fake) Delete(ctx context.Context, owner Owner) error {
 
 // Abandon implements Firewall.
 func (f *Fake) Abandon(ctx context.Context, owner Owner) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Abandon", owner); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.left, owner)
 	return f.report(owner, nil)
 }
 
 // Exists implements Firewall.
 func (f *Fake) Exists(ctx context.Context, owner Owner) (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Exists", owner); err != nil {
 		return false, err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, rule := range f.rules {
 		if rule.BelongsTo(owner) {
 			return true, nil
@@ -181,11 +181,11 @@ func (f *Fake) Exists(ctx context.Context, owner Owner) (bool, error) {
 
 // Owners implements Firewall.
 func (f *Fake) Owners(ctx context.Context, clusterID string) ([]Owner, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := f.failure(ctx, "Owners", Owner{ClusterID: clusterID}); err != nil {
 		return nil, err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return OwnersAmong(slices.Collect(maps.Values(f.rules)), clusterID), nil
 }
 
@@ -193,10 +193,13 @@ func (f *Fake) failure(ctx context.Context, method string, owner Owner) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if f.fail == nil {
+	f.mu.Lock()
+	fail := f.fail
+	f.mu.Unlock()
+	if fail == nil {
 		return nil
 	}
-	return f.fail(method, owner)
+	return fail(method, owner)
 }
 
 // apply makes the changes and tells of them.

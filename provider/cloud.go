@@ -179,7 +179,7 @@ func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.Shared
 		mirrors:      mirrorsOf(kube, settings, all),
 		kubeProxy:    &kubeProxy{kube: kube, told: lb.KubeProxyMode},
 		settling:     settling{time: settleTime},
-		openings:     newOpenings(c.firewall, services.Poke),
+		openings:     newOpenings(c.firewall, services.Resume),
 		reporter:     newReporter(recorder),
 		services:     services,
 		own:          c.own,

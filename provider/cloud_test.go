@@ -171,6 +171,8 @@ type pokeRecorder func(name string)
 
 func (p pokeRecorder) Poke(service types.NamespacedName) { p(service.String()) }
 
+func (p pokeRecorder) Resume(service types.NamespacedName) { p(service.String()) }
+
 func (p pokeRecorder) PokeAfter(service types.NamespacedName, _ time.Duration) { p(service.String()) }
 
 // nobody is around.

@@ -2,7 +2,9 @@ package provider
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -10,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
@@ -102,5 +105,46 @@ func TestAServiceThatBecomesSomeoneElsesIsLetGo(t *testing.T) {
 	got := c.service("web")
 	if !slices.Contains(got.Finalizers, servicehelper.LoadBalancerCleanupFinalizer) || !cmp.Equal(theirs, got.Status.LoadBalancer) {
 		t.Errorf("the new owner's finalizer or status was touched: %v, %v", got.Finalizers, got.Status.LoadBalancer)
+	}
+}
+
+func TestDeletionsThatTakeTheirTimeStallNobodyElse(t *testing.T) {
+	c := twoNodes(t)
+	var names []string
+	for i := range 2 * waitForClosing {
+		names = append(names, fmt.Sprint("web", i))
+	}
+	c.startWith(waitForClosing + 1)
+	for i, name := range names {
+		c.serve(service(name, tcp(int32(8000+i))))
+	}
+	answer := make(chan struct{})
+	var asked atomic.Int32
+	c.firewall.FailWith(func(method string, _ firewall.Owner) error {
+		if method == "Delete" {
+			asked.Add(1)
+			<-answer
+		}
+		return nil
+	})
+	for _, name := range names {
+		c.delete(name)
+	}
+	c.eventually("all are being closed", func() bool { return int(asked.Load()) == len(names) })
+	c.serve(service("other", tcp(9000)))
+	c.proxy("other", "n2", notReady)
+	c.publishes("other", "203.0.113.1")
+	for _, name := range names {
+		if len(c.service(name).Finalizers) == 0 || c.daemonSet(name) == nil {
+			t.Errorf("Service %s is let go while its ports may be open", name)
+		}
+	}
+	close(answer)
+	for _, name := range names {
+		c.eventually(name+" is gone", func() bool { return c.isGone(name) })
+		c.nothingLeft(name)
+	}
+	if c.hasEvent("Warning") {
+		t.Errorf("warnings: %v", c.events())
 	}
 }

@@ -22,11 +22,11 @@ const (
 
 // errands are calls of the firewall, one at a time for each Service. A cloud
 // takes seconds to change a rule, and minutes to fail; who sent for it
-// does not wait that long.
+// need not wait that long.
 type errands struct {
-	// poke has a Service come back for a result that it did not wait for.
-	poke  func(types.NamespacedName)
-	slots chan struct{}
+	// resume has a Service come back for a result that it did not wait for.
+	resume func(types.NamespacedName)
+	slots  chan struct{}
 
 	mu      sync.Mutex
 	running map[types.UID]*errand
@@ -52,8 +52,8 @@ type result struct {
 // errUnderWay says that an errand is not done yet.
 var errUnderWay = errors.New("under way")
 
-func newErrands(poke func(types.NamespacedName)) *errands {
-	return &errands{poke: poke, slots: make(chan struct{}, atATime), running: map[types.UID]*errand{}}
+func newErrands(resume func(types.NamespacedName)) *errands {
+	return &errands{resume: resume, slots: make(chan struct{}, atATime), running: map[types.UID]*errand{}}
 }
 
 // start begins an errand for a Service that has none under way.
@@ -70,7 +70,7 @@ func (e *errands) start(ctx context.Context, owner firewall.Owner, call func() r
 		missed := started.missed
 		e.mu.Unlock()
 		if missed {
-			e.poke(owner.Service)
+			e.resume(owner.Service)
 		}
 	}()
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,7 +36,10 @@ func (o *openings) leftovers(clusterID string, mode options.FirewallMode) leftov
 			if err != nil || !open {
 				return false, err
 			}
-			return true, o.close(ctx, owner, mode)
+			if _, err := o.errands.finish(ctx, owner); err != nil {
+				return true, fmt.Errorf("waiting for the last change: %w", ctx.Err())
+			}
+			return true, o.closeNow(ctx, owner, mode)
 		},
 	}
 }

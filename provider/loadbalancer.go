@@ -19,6 +19,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -35,6 +36,8 @@ const nudgeAnnotation = options.Prefix + "config-changed"
 type poker interface {
 	Poke(service types.NamespacedName)
 	PokeAfter(service types.NamespacedName, d time.Duration)
+	// Resume does so too, or has it go on with a deletion.
+	Resume(service types.NamespacedName)
 }
 
 // loadBalancer implements cloudprovider.LoadBalancer. Its methods are safe to
@@ -83,8 +86,10 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 	return plan.Name(svc)
 }
 
-// GetLoadBalancer says whether anything remains of what was made for a
-// Service. The answer false lets the Service go; in doubt it is an error.
+// GetLoadBalancer says whether anything may remain of what was made for a
+// Service. The answer false lets the Service go; in doubt it is an error. The
+// firewall is not asked, as it takes its time: until the finalizer is gone, a
+// port may be open.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
 	_, daemonSet, err := l.daemonSets.find(ctx, svc)
 	if err != nil {
@@ -98,10 +103,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 	if err != nil {
 		return nil, false, err
 	}
-	open, err := l.openings.exists(ctx, l.settings.Owner(svc), l.firewallMode(svc))
-	if err != nil {
-		return nil, false, fmt.Errorf("looking at the firewall: %w", err)
-	}
+	open := servicehelper.HasLBFinalizer(svc)
 	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || mirror || open || hasConditions(svc), nil
 }
 

@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
-	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
 )
 
 const (
@@ -20,6 +20,9 @@ const (
 	recheck = 30 * time.Second
 	// recheckRights is the same for want of the right to change it.
 	recheckRights = 5 * time.Minute
+	// waitForClosing is how many Services' deletions wait for the firewall at a
+	// time, so that a few are done in one go and many leave workers to others.
+	waitForClosing = 3
 )
 
 // openings asks the firewall for changes, and only where something may have
@@ -29,6 +32,8 @@ type openings struct {
 	firewall firewall.Firewall
 	errands  *errands
 	patience time.Duration
+	// closing has a place for each deletion that waits.
+	closing chan struct{}
 
 	mu   sync.Mutex
 	last map[types.UID]opening
@@ -51,9 +56,16 @@ type underWayError struct{ before error }
 
 func (*underWayError) Error() string { return "the firewall is being changed" }
 
-// newOpenings calls poke when the firewall, after it took its time, is done.
-func newOpenings(f firewall.Firewall, poke func(types.NamespacedName)) *openings {
-	return &openings{firewall: f, errands: newErrands(poke), patience: patience, last: map[types.UID]opening{}, troubles: map[types.UID]error{}}
+// newOpenings calls resume when the firewall, after it took its time, is done.
+func newOpenings(f firewall.Firewall, resume func(types.NamespacedName)) *openings {
+	return &openings{
+		firewall: f,
+		errands:  newErrands(resume),
+		patience: patience,
+		closing:  make(chan struct{}, waitForClosing),
+		last:     map[types.UID]opening{},
+		troubles: map[types.UID]error{},
+	}
 }
 
 // ensure makes what is open equal to spec. In mode none, nothing is open by our
@@ -146,26 +158,39 @@ func (o *openings) doubt(uid types.UID) {
 	}
 }
 
-// exists says whether anything may be open for a Service. In report mode, which
-// does without the right to look, what cannot be seen may be open.
-func (o *openings) exists(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) (bool, error) {
-	var underWay *underWayError
-	if _, err := o.finish(ctx, owner); errors.As(err, &underWay) {
-		return true, nil
+// close closes everything that was opened for owner. In report mode it says
+// what somebody else has to do, and is content with that. The error is
+// trigger.ErrUnderWay if that takes its time and others are waiting already.
+func (o *openings) close(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) error {
+	waiting, leave := o.wait(ctx)
+	defer leave()
+	wanted := "closed in mode " + string(mode)
+	for ctx.Err() == nil {
+		done, err := o.errands.finish(waiting, owner)
+		if err != nil {
+			return trigger.ErrUnderWay
+		}
+		if done.wanted == wanted {
+			return done.err
+		}
+		o.errands.start(ctx, owner, func() result { return result{wanted: wanted, err: o.closeNow(ctx, owner, mode)} })
 	}
-	open, err := o.firewall.Exists(ctx, owner)
-	if mode == options.FirewallReport && gce.IsForbidden(err) {
-		return true, nil
-	}
-	return open, err
+	return trigger.ErrUnderWay
 }
 
-// close closes everything that was opened for owner. In report mode it says
-// what somebody else has to do, and is content with that.
-func (o *openings) close(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) error {
-	if _, err := o.errands.finish(ctx, owner); err != nil {
-		return fmt.Errorf("waiting for the last change: %w", ctx.Err())
+// wait returns how long a deletion may wait: as long as it takes, if there is a
+// place left.
+func (o *openings) wait(ctx context.Context) (context.Context, func()) {
+	select {
+	case o.closing <- struct{}{}:
+		return ctx, func() { <-o.closing }
+	default:
+		return context.WithTimeout(ctx, o.patience)
 	}
+}
+
+// closeNow does the same while the caller waits. No errand may be under way.
+func (o *openings) closeNow(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) error {
 	o.mu.Lock()
 	delete(o.last, owner.UID)
 	delete(o.troubles, owner.UID)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
 )
 
 func TestTheFirewallIsAskedWhenSomethingMayHaveChanged(t *testing.T) {
@@ -101,14 +102,43 @@ func TestWhoDoesNotWaitForTheFirewallComesBackForTheOutcome(t *testing.T) {
 	wantUnderWay(down)
 	outcome(nil)
 	wantUnderWay(nil) // Of the other ports.
-	if open, err := o.exists(t.Context(), spec.Owner, options.FirewallManaged); !open || err != nil {
-		t.Errorf("what is being opened does not exist: %v", err)
+	closing := func() error { return o.close(t.Context(), spec.Owner, options.FirewallManaged) }
+	for range waitForClosing { // Others that are being deleted.
+		_, leave := o.wait(t.Context())
+		defer leave()
 	}
-	closed := make(chan error)
-	go func() { closed <- o.close(t.Context(), spec.Owner, options.FirewallManaged) }()
+	for _, failure := range []error{nil, down} { // The first is of the opening.
+		for range 2 {
+			if err := closing(); !errors.Is(err, trigger.ErrUnderWay) {
+				t.Fatalf("got %v, want it under way", err)
+			}
+		}
+		outcome(failure)
+	}
+	if err := closing(); !errors.Is(err, down) {
+		t.Fatalf("got %v, want the outcome", err)
+	}
+	if err := closing(); !errors.Is(err, trigger.ErrUnderWay) {
+		t.Fatalf("got %v, want another try under way", err)
+	}
 	outcome(nil)
-	answer <- nil
-	if err := <-closed; err != nil || len(fw.Rules()) > 0 {
+	if err := closing(); err != nil || len(fw.Rules()) > 0 {
 		t.Errorf("closed: %v, open: %v", err, fw.Rules())
+	}
+}
+
+func TestADeletionWaitsForTheFirewallIfFewDo(t *testing.T) {
+	fw := &firewall.Fake{}
+	o := newOpenings(fw, nil) // Nobody is resumed.
+	o.patience = time.Minute
+	spec := specOfWeb()
+	if err := ensure(o, spec, true); err != nil {
+		t.Fatal(err)
+	}
+	o.patience = 0
+	for range 2 * waitForClosing {
+		if err := o.close(t.Context(), spec.Owner, options.FirewallManaged); err != nil || len(fw.Rules()) > 0 {
+			t.Errorf("closed: %v, open: %v", err, fw.Rules())
+		}
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,7 +26,8 @@ import (
 //     removed;
 //   - the events "Ensuring", "Ensured" and "UnAvailable", which it sends at every
 //     look at a Service, are dropped: they would tell of nothing new and cost a
-//     write each. That there is no node is told by package provider, with why.
+//     write each. That there is no node is told by package provider, with why;
+//   - so are warnings of ErrUnderWay.
 func (s *Services) Client(kube kubernetes.Interface) kubernetes.Interface { return client{kube, s} }
 
 type client struct {
@@ -105,10 +108,16 @@ func (c serviceClient) foreign(name string) bool {
 
 type eventClient struct{ typedcorev1.EventInterface }
 
+// ErrUnderWay is to be the end of an error where nothing is wrong but that
+// something takes its time. The controller tries again after a while, or when
+// the Service is resumed.
+var ErrUnderWay = errors.New("it takes its time, and is continued when that is over")
+
 // routine are events that the controller sends at every look, whether or not
-// there is anything new.
+// there is anything new or wrong.
 func routine(event *v1.Event) bool {
-	return slices.Contains([]string{"EnsuringLoadBalancer", "EnsuredLoadBalancer", "UnAvailableLoadBalancer"}, event.Reason)
+	return slices.Contains([]string{"EnsuringLoadBalancer", "EnsuredLoadBalancer", "UnAvailableLoadBalancer"}, event.Reason) ||
+		strings.HasSuffix(event.Message, ErrUnderWay.Error())
 }
 
 func (c eventClient) CreateWithEventNamespace(event *v1.Event) (*v1.Event, error) {

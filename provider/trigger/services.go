@@ -75,6 +75,17 @@ func (s *Services) PokeAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
 
+// Resume makes the service controller look again at a Service for which it got
+// ErrUnderWay: at once at one that is to go, else as after a Poke.
+func (s *Services) Resume(service types.NamespacedName) {
+	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
+	if err != nil || wants(shown) || !servicehelper.HasLBFinalizer(shown) {
+		s.Poke(service)
+		return
+	}
+	s.update(shown)
+}
+
 // PokeAll pokes every Service of ours.
 func (s *Services) PokeAll() {
 	shown, _ := s.Lister().List(labels.Everything()) // From memory; never an error.
@@ -99,12 +110,16 @@ func (s *Services) Run(ctx context.Context) {
 }
 
 // deliver tells the controller that a Service has changed. Deleting Services
-// it handles by itself, with its own retries.
+// it handles by itself, with its own retries, if they are not resumed.
 func (s *Services) deliver(service types.NamespacedName) {
 	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
 	if err != nil || !wants(shown) {
 		return
 	}
+	s.update(shown)
+}
+
+func (s *Services) update(shown *v1.Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, handler := range s.handlers {
