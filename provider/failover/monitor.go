@@ -44,6 +44,8 @@ type Monitor struct {
 	mu   sync.Mutex
 	down map[string]string // node: the sentence that says so
 	tell func(Verdict)
+	// unread are the nodes whose Lease could not be read when it was last tried.
+	unread map[string]bool
 }
 
 // Verdict is news about a node.
@@ -66,6 +68,7 @@ func New(kube kubernetes.Interface, nodes coreinformers.NodeInformer) *Monitor {
 		judge:  newJudge(),
 		down:   map[string]string{},
 		tell:   func(Verdict) {},
+		unread: map[string]bool{},
 	}
 }
 
@@ -123,7 +126,9 @@ func (m *Monitor) round(ctx context.Context) {
 	heard := all(ctx, slices.Collect(maps.Keys(addresses)), func(ctx context.Context, node string) (bool, error) {
 		return lives(m.dial(ctx, addresses[node])), nil
 	})
-	verdicts := m.judge.decide(now, all(ctx, m.judge.hear(now, heard), m.lease))
+	look := m.judge.hear(now, heard)
+	verdicts := m.judge.decide(now, all(ctx, look, m.lease))
+	maps.DeleteFunc(m.unread, func(node string, _ bool) bool { return !slices.Contains(look, node) })
 	m.count()
 	m.publish(ctx, verdicts)
 }
@@ -190,12 +195,15 @@ func (m *Monitor) count() {
 	}
 }
 
-// lease reads the mark of a node's Lease.
+// lease reads the mark of a node's Lease. That it cannot be read is logged once.
 func (m *Monitor) lease(ctx context.Context, node string) (string, error) {
 	mark, err := m.leases(ctx, node)
-	if err != nil {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil && !m.unread[node] {
 		klog.FromContext(ctx).Error(err, "A node does not answer, but only Kubernetes can say whether it died, as its Lease cannot be read", "node", klog.KRef("", node))
 	}
+	m.unread[node] = err != nil
 	return mark, err
 }
 

@@ -1,12 +1,14 @@
 package failover
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -23,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/component-base/metrics/testutil"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 )
 
 func node(name, ip string, ready v1.ConditionStatus) *v1.Node {
@@ -87,10 +91,12 @@ func (l *lab) connect(_ context.Context, address string) error {
 	return nil
 }
 
-func (l *lab) rounds(n int) {
+func (l *lab) rounds(n int) { l.roundsIn(l.Context(), n) }
+
+func (l *lab) roundsIn(ctx context.Context, n int) {
 	for range n {
 		l.time = l.time.Add(interval)
-		l.round(l.Context())
+		l.round(ctx)
 	}
 }
 
@@ -156,6 +162,25 @@ func TestWithoutTheAPIServerNobodyIsDown(t *testing.T) {
 	l.silent = []string{"10.0.0.2:10256"}
 	l.rounds(30)
 	l.wantTold()
+}
+
+func TestThatALeaseCannotBeReadIsLoggedOnce(t *testing.T) {
+	l := newLab(t)
+	var log bytes.Buffer
+	ctx := klog.NewContext(t.Context(), textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&log))))
+	if err := l.kube.CoordinationV1().Leases(v1.NamespaceNodeLease).Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l.roundsIn(ctx, 1)
+	for silence := range 2 {
+		l.silent = []string{"10.0.0.2:10256"}
+		l.roundsIn(ctx, 30)
+		if got := strings.Count(log.String(), "cannot be read"); got != silence+1 {
+			t.Errorf("logged %d times in %d silences:\n%s", got, silence+1, log.String())
+		}
+		l.silent = nil
+		l.roundsIn(ctx, 1)
+	}
 }
 
 func TestLeasesAreReadOnlyInDoubt(t *testing.T) {
