@@ -192,6 +192,45 @@ func TestRightsAreNamedOneByOne(t *testing.T) {
 	}
 }
 
+func TestNoRightIsGivenTwice(t *testing.T) {
+	everywhere := map[string]string{} // role by right
+	check := func(role, right string) {
+		if before, twice := everywhere[right]; twice {
+			t.Errorf("role %s gives %q, as does role %s", role, right, before)
+		}
+	}
+	for _, r := range of[*rbacv1.ClusterRole](t) {
+		for _, rule := range r.Rules {
+			for _, right := range rights(rule) {
+				check(r.Name, right)
+				if len(rule.ResourceNames) == 0 {
+					everywhere[right] = r.Name
+				}
+			}
+		}
+	}
+	for _, r := range of[*rbacv1.Role](t) {
+		for _, rule := range r.Rules {
+			for _, right := range rights(rule) {
+				check(r.Namespace+"/"+r.Name, right)
+			}
+		}
+	}
+}
+
+// rights of a rule are its combinations of API group, resource and verb.
+func rights(rule rbacv1.PolicyRule) []string {
+	var all []string
+	for _, group := range rule.APIGroups {
+		for _, resource := range rule.Resources {
+			for _, verb := range rule.Verbs {
+				all = append(all, fmt.Sprintf("%s %s/%s", verb, group, resource))
+			}
+		}
+	}
+	return all
+}
+
 func checkBinding(t *testing.T, name string, role rbacv1.RoleRef, subjects []rbacv1.Subject, roles []string) {
 	t.Helper()
 	if !slices.Contains(roles, role.Name) {
