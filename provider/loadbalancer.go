@@ -182,7 +182,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	if opened.failed {
 		// Tried again later, but not by failing: addresses that turned bad
 		// have to leave meanwhile.
-		status = publish.Narrow(status, svc.Status.LoadBalancer)
+		status = publish.Narrow(status, svc.Status.LoadBalancer, nodes)
 	}
 	return status, wrong, l.follow(ctx, svc, w, now, status, served)
 }

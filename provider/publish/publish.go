@@ -205,14 +205,19 @@ func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
 func rank(families []v1.IPFamily, ip netip.Addr) int { return slices.Index(families, family(ip)) }
 
 // Narrow is for when ports may be closed: it returns a status without the
-// addresses that were not published before. Those that left stay away, unless
-// nothing would remain: then everything stays as it was.
-func Narrow(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus) *v1.LoadBalancerStatus {
+// addresses that were not published before. Where none would remain, it depends
+// on whose the published ones are: if of the nodes, they are known to be bad, and
+// whatever takes their place is no worse; if of nobody here, perhaps of another
+// load balancer, they stay.
+func Narrow(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
 		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
 	})
-	if len(kept) == 0 {
-		return previous.DeepCopy()
+	switch {
+	case len(kept) > 0:
+		return &v1.LoadBalancerStatus{Ingress: kept}
+	case len(status.Ingress) > 0 && len(Shown(previous, nodes)) > 0:
+		return status
 	}
-	return &v1.LoadBalancerStatus{Ingress: kept}
+	return previous.DeepCopy()
 }

@@ -254,19 +254,42 @@ func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
 }
 
 func TestNarrow(t *testing.T) {
+	one, two, three, other := "203.0.113.1", "203.0.113.2", "203.0.113.3", "192.0.2.1"
+	nodes := []*v1.Node{node(1), node(2), node(3)}
 	for name, c := range map[string]struct{ status, previous, want []string }{
-		"adds nothing":                          {[]string{"1.1.1.1", "2.2.2.2"}, []string{"1.1.1.1"}, []string{"1.1.1.1"}},
-		"lets addresses leave":                  {[]string{"1.1.1.1"}, []string{"1.1.1.1", "2.2.2.2"}, []string{"1.1.1.1"}},
-		"leaves all where nothing would remain": {[]string{"3.3.3.3"}, []string{"1.1.1.1"}, []string{"1.1.1.1"}},
-		"stays empty":                           {[]string{"1.1.1.1"}, nil, nil},
+		"adds nothing":                            {[]string{one, two}, []string{one}, []string{one}},
+		"lets addresses leave":                    {[]string{one}, []string{one, two}, []string{one}},
+		"lets the last bad one be replaced":       {[]string{three}, []string{one}, []string{three}},
+		"leaves what others published":            {[]string{three}, []string{other}, []string{other}},
+		"leaves all where nothing would be there": {nil, []string{one}, []string{one}},
+		"stays empty":                             {[]string{one}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status := published(c.status...)
-			if diff := cmp.Diff(c.want, ips(Narrow(&status, published(c.previous...)))); diff != "" {
+			if diff := cmp.Diff(c.want, ips(Narrow(&status, published(c.previous...), nodes))); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+func TestNarrowKeepsNoBadNodeForWantOfANewOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		status := Status(in)
+		got := Narrow(status, in.Previous, in.Nodes)
+		if len(in.Previous.Ingress) > 0 && len(got.Ingress) == 0 {
+			t.Fatal("everything is withdrawn")
+		}
+		for _, entry := range got.Ingress {
+			if len(status.Ingress) > 0 && !slices.Contains(ips(status), entry.IP) {
+				t.Fatalf("%s stays published although others serve", entry.IP)
+			}
+			if len(in.Previous.Ingress) == 0 {
+				t.Fatalf("%s is published before the ports are open", entry.IP)
+			}
+		}
+	})
 }
 
 // drawInput makes up any cluster of up to five nodes.
