@@ -12,6 +12,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
+	"github.com/hostport-ccm/hostport-ccm/provider/iplist"
 )
 
 // lookup finds VMs. gce.IsNotFound says of its error that the VM truly does
@@ -80,7 +81,7 @@ func (g gceInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 // address: of the type of an address in --node-ip, a Node keeps no other.
 func byNodeIP(node *v1.Node, instance gce.Instance) (internal, external []netip.Addr) {
 	internal = slices.Clone(instance.InternalIPs)
-	given, _ := annotated(node, cloudproviderapi.AnnotationAlphaProvidedIPAddr) // what is broken the caller reports
+	given, _ := iplist.Parse(node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]) // what is broken the caller reports
 	for _, ip := range instance.ExternalIPs {
 		if slices.Contains(given, ip) {
 			internal = append(internal, ip)
@@ -155,7 +156,7 @@ func (o ownInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 // those are left as they are.
 func (o ownInstances) of(ctx context.Context, node *v1.Node) ([]v1.NodeAddress, error) {
 	const provided = cloudproviderapi.AnnotationAlphaProvidedIPAddr
-	internal, broken := annotated(node, provided)
+	internal, broken := iplist.Parse(node.Annotations[provided])
 	if len(broken) > 0 {
 		return nil, fmt.Errorf("node %s: annotation %s: %s not valid: correct --node-ip of its kubelet", node.Name, provided, strings.Join(broken, ", "))
 	}

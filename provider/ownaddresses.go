@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/iplist"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
@@ -34,7 +35,7 @@ func (a *ownAddresses) useRecorder(recorder record.EventRecorder) {
 // external returns a Node's annotated addresses. An entry that is none is left
 // out and does not stand in the way of the others.
 func (a *ownAddresses) external(ctx context.Context, node *v1.Node) []netip.Addr {
-	ips, broken := annotated(node, plan.AnnotationExternalIPs)
+	ips, broken := iplist.Parse(node.Annotations[plan.AnnotationExternalIPs])
 	a.warn(ctx, node, broken)
 	return ips
 }
@@ -84,23 +85,4 @@ func (a *ownAddresses) warn(ctx context.Context, node *v1.Node, broken []string)
 	if a.recorder != nil {
 		a.recorder.Event(node, v1.EventTypeWarning, reasonExternalIPsInvalid, message)
 	}
-}
-
-// annotated reads a list of IP addresses from an annotation, each once, and
-// quotes the entries that are no address a node can have.
-func annotated(node *v1.Node, annotation string) (ips []netip.Addr, broken []string) {
-	for _, written := range strings.Split(node.Annotations[annotation], ",") {
-		if written = strings.TrimSpace(written); written == "" {
-			continue
-		}
-		ip, err := netip.ParseAddr(written)
-		ip = ip.Unmap()
-		switch {
-		case err != nil || ip.Zone() != "" || !ip.IsGlobalUnicast():
-			broken = append(broken, fmt.Sprintf("%q", written))
-		case !slices.Contains(ips, ip):
-			ips = append(ips, ip)
-		}
-	}
-	return ips, broken
 }

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"testing"
 
@@ -116,26 +115,6 @@ func TestABrokenExternalAddressIsOneEvent(t *testing.T) {
 	if len(events.Events) > 0 {
 		t.Errorf("another event: %s", <-events.Events)
 	}
-}
-
-func FuzzExternalIPs(f *testing.F) {
-	for _, seed := range []string{"", ",", "203.0.113.1, 2001:DB8::1", "203.0.113.1,203.0.113.1", "::ffff:203.0.113.1", "fe80::1%eth0", "0.0.0.0", "x"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, written string) {
-		ips, _ := annotated(ownNode(nil, plan.AnnotationExternalIPs, written), plan.AnnotationExternalIPs)
-		var again []string
-		for _, ip := range ips {
-			if !ip.IsGlobalUnicast() || ip.Zone() != "" || ip.Is4In6() {
-				t.Errorf("%q gave %v, which no node can have", written, ip)
-			}
-			again = append(again, ip.String())
-		}
-		reread, broken := annotated(ownNode(nil, plan.AnnotationExternalIPs, strings.Join(again, ",")), plan.AnnotationExternalIPs)
-		if len(broken) > 0 || !slices.Equal(ips, reread) {
-			t.Errorf("%q gave %v, and those gave %v and %v", written, ips, reread, broken)
-		}
-	})
 }
 
 func TestAnnotatedAddressesArePublishedWhateverTheKubeletWrites(t *testing.T) {
