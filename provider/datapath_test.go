@@ -164,6 +164,52 @@ func TestAMirrorThatMayNotBeDeletedStandsInNobodysWay(t *testing.T) {
 	c.publishes("web", "203.0.113.2")
 }
 
+func TestAMirrorThatMayNotBeUpdatedServesOn(t *testing.T) {
+	for _, choice := range []options.DatapathChoice{options.DatapathAuto, options.DatapathDirect} {
+		t.Run(string(choice), func(t *testing.T) {
+			c := twoNatted(t)
+			c.endpoints("web", "n1", "n2")
+			c.start()
+			c.serveDirectly(service("web", by(choice), local))
+			c.forbid("update", `User "x" cannot update resource "services"`)
+			c.edit("web", tcp(80, 81))
+			c.eventually("a warning says why", func() bool {
+				return c.hasEvent("Warning LoadBalancerRefused web:", "may not update", "manifests/components/direct")
+			})
+			c.readiness("n2", v1.ConditionUnknown)
+			c.publishes("web", "203.0.113.1")
+			c.mirrors("web", "10.0.0.1")
+			c.readiness("n2", v1.ConditionTrue)
+			c.publishes("web", "203.0.113.1", "203.0.113.2")
+			c.settle()
+			if got := c.warnings("web"); len(got) != 1 || c.daemonSet("web") != nil || len(c.mirror("web").Spec.Ports) != 1 {
+				t.Errorf("want one warning and the mirror as it was, got %q, %v", got, c.mirror("web").Spec.Ports)
+			}
+		})
+	}
+}
+
+// readiness sets a node's condition Ready.
+func (c *cluster) readiness(name string, status v1.ConditionStatus) {
+	c.Helper()
+	node := must[*v1.Node](c)(c.kube.CoreV1().Nodes().Get(c.Context(), name, metav1.GetOptions{})).DeepCopy()
+	node.Status.Conditions[0].Status = status
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().UpdateStatus(c.Context(), node, metav1.UpdateOptions{}))
+}
+
+func TestAMirrorThatMayNotBeUpdatedGivesWayToProxies(t *testing.T) {
+	c := twoNatted(t)
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect)))
+	c.forbid("update", `User "x" cannot update resource "services"`)
+	c.edit("web", func(svc *v1.Service) { by(options.DatapathProxy)(svc); tcp(80, 81)(svc) })
+	c.proxy("web", "n1", ready)
+	c.mirrors("web", "10.0.0.2")
+	c.proxy("web", "n2", ready)
+	c.eventually("the mirror is gone", func() bool { return c.mirror("web") == nil })
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
 func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	c := twoNatted(t)
 	c.takeOver = time.Hour

@@ -80,6 +80,8 @@ type way struct {
 	direct bool
 	// mirror is there if packets carry other addresses than the published ones.
 	mirror *v1.Service
+	// outdated says why the mirror stays as it was although it differs.
+	outdated string
 	// fallback says why it is not direct although that was wanted.
 	fallback string
 	// ended says that it was served directly and must not be any more.
@@ -103,11 +105,16 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 	}
 	if obstacle == nil && l.translated {
 		mirror, _, err := l.mirrors.ensure(ctx, svc, p.Mirror)
-		if obstacle = mirrorRefused(svc, err); obstacle != nil && now.mirror == nil {
+		obstacle = mirrorRefused(svc, err)
+		switch {
+		case obstacle != nil && (now.mirror == nil || apierrors.IsForbidden(err)):
 			l.services.PokeAfter(nameOf(svc), recheckRights)
-		} else if err != nil {
+			if l.dependsOnMirror(svc, *now) {
+				chosen.mirror, chosen.outdated, obstacle = now.mirror, obstacle.Message, nil
+			}
+		case err != nil:
 			return chosen, err
-		} else {
+		default:
 			chosen.mirror = mirror
 		}
 	}
@@ -120,6 +127,13 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 		chosen.fallback = "the Service is served by datapath proxy, as " + obstacle.Error()
 	}
 	return chosen, nil
+}
+
+// dependsOnMirror says that a Service depends on its mirror, even one that is not as it
+// should be: nothing else serves it.
+func (l *loadBalancer) dependsOnMirror(svc *v1.Service, now direct) bool {
+	_, proxies := l.daemonSets.known(svc)
+	return now.mirror != nil && len(now.nodes) > 0 && !proxies
 }
 
 func (l *loadBalancer) cluster() plan.Cluster {
@@ -139,10 +153,12 @@ func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
 		return nil
 	}
 	message := reply.Status().Message
-	switch {
-	case strings.Contains(message, "cannot create resource"):
-		return &plan.Obstacle{Message: fmt.Sprintf("hostport-ccm may not create Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", svc.Namespace)}
-	case strings.Contains(message, "exceeded quota"):
+	for _, verb := range []string{"create", "update"} {
+		if strings.Contains(message, "cannot "+verb+" resource") {
+			return &plan.Obstacle{Message: fmt.Sprintf("hostport-ccm may not %s Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", verb, svc.Namespace)}
+		}
+	}
+	if strings.Contains(message, "exceeded quota") {
 		message, _, _ = strings.Cut(message, ", used")
 		return &plan.Obstacle{Message: fmt.Sprintf("there is no room for its mirror in namespace %s (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
 	}
@@ -161,6 +177,9 @@ func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, be
 		l.services.PokeAfter(nameOf(svc), handOverTime-age)
 	}
 	_, _, err := l.mirrors.ensure(ctx, svc, mirror)
+	if apierrors.IsForbidden(err) {
+		return nil // It serves as it is.
+	}
 	return err
 }
 
@@ -288,6 +307,9 @@ func datapathWarnings(w way, p *plan.Plan, late []string) []warning {
 	var list []warning
 	if w.fallback != "" {
 		list = append(list, warning{reason: reasonDatapathFallback, message: w.fallback})
+	}
+	if w.outdated != "" {
+		list = append(list, warning{reason: reasonRefused, message: "what has changed since is not served, as " + w.outdated})
 	}
 	if !w.direct {
 		return list

@@ -206,7 +206,7 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 }
 
 // run makes the proxies, if the Service is to have them. A mirror that is on its
-// way out is kept equal while it serves.
+// way out is kept equal while it serves, if it may be.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct) error {
 	if w.direct {
 		return nil
