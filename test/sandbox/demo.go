@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -61,7 +62,7 @@ func demo(ctx context.Context, c *cluster.Cluster) error {
 }
 
 func (d *demonstration) backend() error {
-	d.title("The cluster: real nodes, initialised by hostport-ccm")
+	d.title("The cluster: real nodes, initialised by " + initialiser(d.c.Profile()))
 	if err := d.kubectl("get", "nodes", "-o", "wide"); err != nil {
 		return err
 	}
@@ -73,6 +74,13 @@ func (d *demonstration) backend() error {
 		return err
 	}
 	return d.kubectl("-n", "demo", "rollout", "status", "deployment/web", "--timeout=60s")
+}
+
+func initialiser(p cluster.Profile) string {
+	if p == cluster.GKE {
+		return "the cloud's own controller manager"
+	}
+	return "hostport-ccm"
 }
 
 func (d *demonstration) closed() error {
@@ -87,8 +95,9 @@ func (d *demonstration) closed() error {
 
 func (d *demonstration) serve() error {
 	d.title("A Service of type LoadBalancer")
-	fmt.Println(strings.TrimSpace(demoService))
-	if err := d.apply(demoService); err != nil {
+	service := serviceFor(d.c.Profile())
+	fmt.Println(strings.TrimSpace(service))
+	if err := d.apply(service); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -97,6 +106,15 @@ func (d *demonstration) serve() error {
 	}
 	fmt.Printf("(all addresses published after %.1f s)\n", time.Since(began).Seconds())
 	return d.kubectl("-n", "demo", "get", "service", "web")
+}
+
+// serviceFor returns the demo's Service. Where somebody else serves Services
+// without a class, it has ours.
+func serviceFor(p cluster.Profile) string {
+	if p != cluster.GKE {
+		return demoService
+	}
+	return demoService + "  loadBalancerClass: " + config.LoadBalancerClass + "\n"
 }
 
 // waitPublished waits until every node's address is in the Service's status.
