@@ -11,7 +11,6 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
 // onMetal is a cluster without a cloud.
@@ -43,9 +42,7 @@ func TestOnBareMetalTheServiceIsItsOwnMirror(t *testing.T) {
 	c.publishesAs("web", vip, vip)
 	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.configMap("web") == nil })
 	for _, node := range []string{"n1", "n2"} {
-		if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(service("web"))+"-"+node, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		c.removeProxy("web", node)
 	}
 	stop()
 	before := c.service("web")

@@ -138,8 +138,8 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		}
 	}
 	recorder := newRecorder(ctx, kube)
-	if err := ours.Core().V1().Pods().Informer().AddIndexers(cache.Indexers{byService: serviceUID}); err != nil {
-		return nil, fmt.Errorf("preparing to find proxies by their Service: %w", err)
+	if err := ours.Core().V1().Pods().Informer().AddIndexers(cache.Indexers{byService: serviceUID, byHostPort: hostPorts}); err != nil {
+		return nil, fmt.Errorf("preparing to find proxies by their Service and ports: %w", err)
 	}
 	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)
 	c.balancer.around, c.balancer.nodes = around, shared.Core().V1().Nodes().Lister()

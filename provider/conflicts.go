@@ -57,12 +57,22 @@ func (l *loadBalancer) running(svc *v1.Service, now direct) map[string]bool {
 	return running
 }
 
-// byService is the index of proxies: each look at a Service asks for its own,
-// among those of all Services on all nodes.
-const byService = "service"
+// The indexes of proxies: each look at a Service asks for its own, among those of
+// all Services on all nodes, and perhaps for those that have its ports.
+const (
+	byService  = "service"
+	byHostPort = "host port"
+)
 
 func serviceUID(obj any) ([]string, error) {
 	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
+}
+
+func hostPorts(obj any) (keys []string, _ error) {
+	for _, port := range obj.(*v1.Pod).Spec.Containers[0].Ports {
+		keys = append(keys, plan.PortKey(port.Protocol, port.HostPort))
+	}
+	return keys, nil
 }
 
 // proxies returns the Service's proxy pods, in any state.

@@ -113,9 +113,7 @@ func TestTheStatusFollows(t *testing.T) {
 		}, []string{"203.0.113.1"}},
 		"a proxy that is not ready any more": {func(c *cluster) { c.proxy("web", "n2", notReady) }, []string{"203.0.113.1"}},
 		"a proxy that is gone": {func(c *cluster) {
-			if err := c.kube.CoreV1().Pods(system).Delete(context.Background(), plan.Name(service("web"))+"-n2", metav1.DeleteOptions{}); err != nil {
-				c.Fatal(err)
-			}
+			c.removeProxy("web", "n2")
 		}, []string{"203.0.113.1"}},
 		"an edit of the options": {func(c *cluster) {
 			c.edit("web", withAnnotation(options.MaxNodes, "1"))

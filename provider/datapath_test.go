@@ -226,9 +226,7 @@ func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	c.start()
 	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.configMap("web") == nil })
 	for _, node := range []string{"n1", "n2"} {
-		if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(service("web"))+"-"+node, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		c.removeProxy("web", node)
 	}
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 

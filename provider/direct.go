@@ -185,14 +185,33 @@ func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, be
 
 // directNodes returns the nodes where kube-proxy is to serve, none of them where
 // it would take a pod's port from it: on the way to the proxies, each until its
-// proxy is ready.
-func directNodes(p *plan.Plan, w way, all []*v1.Node, pods []*v1.Pod, now direct) []*v1.Node {
+// proxy is ready. busy are those that cannot be served yet.
+func directNodes(p *plan.Plan, w way, all []*v1.Node, pods []*v1.Pod, now direct, busy map[string]bool) []*v1.Node {
 	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
-		joins := w.direct && chosen[node.Name]
+		joins := w.direct && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
 		stays := now.nodes[node.Name] && !publish.HasProxy(pods, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
+}
+
+// busy returns the names of the nodes where a proxy of another Service still has
+// a port that was just given to svc. In mode nftables packets go to that proxy
+// until it has drained and is gone.
+func (l *loadBalancer) busy(svc *v1.Service, p *plan.Plan) map[string]bool {
+	nodes := map[string]bool{}
+	if mode, _ := l.kubeProxy.is(); mode != config.KubeProxyNFTables {
+		return nodes
+	}
+	for _, key := range plan.PortKeys(plan.Without(svc, p.Conflicts)) {
+		proxies, _ := l.pods.ByIndex(byHostPort, key) // The index is there.
+		for _, obj := range proxies {
+			if proxy := obj.(*v1.Pod); proxy.Labels[plan.LabelServiceUID] != string(svc.UID) {
+				nodes[proxy.Spec.NodeName] = true
+			}
+		}
+	}
+	return nodes
 }
 
 // modes returns the modes of a Service's addresses. For a mirror's addresses its

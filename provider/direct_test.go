@@ -240,6 +240,47 @@ func TestInModeNFTablesAPodThatComesLaterHasItsHostPortToo(t *testing.T) {
 	c.eventually("a warning explains the node", func() bool { return c.hasEvent("Warning HostPortTaken web:", "node n2", "apps/late", "80/TCP") })
 }
 
+func TestInModeNFTablesAProxyHasItsHostPortUntilItIsGone(t *testing.T) {
+	for mode, waits := range map[config.KubeProxyMode]bool{config.KubeProxyNFTables: true, config.KubeProxyIPTables: false} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := twoNatted(t)
+			c.config.LoadBalancer.KubeProxyMode = mode
+			c.start()
+			c.serve(service("old"))
+			c.create(service("web", by(options.DatapathDirect)))
+			c.eventually("it waits for its port", func() bool { return c.hasEvent("Warning PortsNotServed web:", "default/old") })
+			c.delete("old") // Its proxies drain.
+			c.eventually("it has its port", func() bool { return c.mirror("web") != nil })
+			c.settle()
+			for i, want := range [][]string{{}, {"203.0.113.1"}, {"203.0.113.1", "203.0.113.2"}} {
+				if i > 0 {
+					c.removeProxy("old", fmt.Sprint("n", i))
+				}
+				if !waits {
+					want = []string{"203.0.113.1", "203.0.113.2"}
+				}
+				c.publishes("web", want...)
+			}
+			c.mirrors("web", "10.0.0.1", "10.0.0.2")
+		})
+	}
+}
+
+func TestANodeThatIsServedStaysWhileAGainedPortIsBusy(t *testing.T) {
+	c := twoNatted(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect), tcp(443)))
+	c.serve(service("old"))
+	c.edit("web", tcp(443, 80))
+	c.eventually("it waits for its port", func() bool { return c.hasEvent("Warning PortsNotServed web:", "default/old") })
+	c.delete("old")
+	c.eventually("it has its port", func() bool { return len(c.mirror("web").Spec.Ports) == 2 })
+	c.settle()
+	c.mirrors("web", "10.0.0.1", "10.0.0.2")
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
 func TestAMirrorHasNoPortOfOthers(t *testing.T) {
 	c := twoNatted(t)
 	c.config.LoadBalancer.ReservedPorts = []string{"22"}

@@ -10,7 +10,6 @@ import (
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
 func (c *cluster) editNode(name string, change func(*v1.Node)) {
@@ -41,9 +40,7 @@ func TestANodeServesUntilItsProxyEnds(t *testing.T) {
 	if !c.isOpen("web") {
 		t.Error("the firewall was closed before the last proxy ended")
 	}
-	if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(service("web"))+"-n2", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	c.removeProxy("web", "n2")
 	c.publishes("web", "203.0.113.1")
 }
 

@@ -296,6 +296,14 @@ func (c *cluster) proxy(name, node string, change func(*v1.Pod)) {
 	}
 }
 
+// removeProxy plays the end of a proxy that was stopped.
+func (c *cluster) removeProxy(name, node string) {
+	c.Helper()
+	if err := c.kube.CoreV1().Pods(system).Delete(context.Background(), plan.Name(service(name))+"-"+node, metav1.DeleteOptions{}); err != nil {
+		c.Fatal(err)
+	}
+}
+
 func ready(pod *v1.Pod) {
 	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
 }

@@ -174,7 +174,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	if !w.direct {
 		wrong = append(wrong, proxyWarnings(p, pods)...)
 	}
-	served := directNodes(p, w, nodes, pods, now)
+	served := directNodes(p, w, nodes, pods, now, l.busy(svc, p))
 	status := l.status(svc, o, p, nodes, pods, served)
 	if opened.again > 0 {
 		l.services.PokeAfter(nameOf(svc), opened.again)

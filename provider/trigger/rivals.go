@@ -73,6 +73,16 @@ func (s *Services) pokeWanting() cache.ResourceEventHandler {
 	}
 }
 
+// pokeSuccessors pokes the Services that want a host port of another's proxy when
+// that is gone.
+func (s *Services) pokeSuccessors() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		if proxy, ok := deleted(obj).(*v1.Pod); ok {
+			s.pokeThose(types.UID(proxy.Labels[plan.LabelServiceUID]), hostPorts(proxy))
+		}
+	}}
+}
+
 // pokeLocal pokes a Service of policy Local when the nodes of its endpoints
 // change.
 func (s *Services) pokeLocal() cache.ResourceEventHandler {

@@ -16,8 +16,8 @@ import (
 )
 
 // Watch pokes Services when the proxies, DaemonSets and ConfigMaps that were
-// made for them change in a way that matters, and all Services when a node
-// does. ours must be limited to objects of ours. Call it before the informers
+// made for them change in a way that matters, those that want a port of a proxy
+// that is gone, and all Services when a node changes. ours must be limited to objects of ours. Call it before the informers
 // are started.
 func (s *Services) Watch(ours informers.SharedInformerFactory, nodes coreinformers.NodeInformer) error {
 	for _, source := range []struct {
@@ -25,6 +25,7 @@ func (s *Services) Watch(ours informers.SharedInformerFactory, nodes coreinforme
 		handler  cache.ResourceEventHandler
 	}{
 		{ours.Core().V1().Pods().Informer(), s.pokeOwner(podMatters, podChanged)},
+		{ours.Core().V1().Pods().Informer(), s.pokeSuccessors()},
 		{ours.Apps().V1().DaemonSets().Informer(), s.pokeOwner(never, edited)},
 		{ours.Core().V1().ConfigMaps().Informer(), s.pokeOwner(never, edited)},
 		{nodes.Informer(), s.pokeEverybody()},
