@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
@@ -19,26 +20,26 @@ import (
 )
 
 func TestNothingIsLeftAfterDeletion(t *testing.T) {
-	for name, prepare := range map[string]func(c *cluster){
-		"of an ordinary Service": func(*cluster) {},
+	for name, remove := range map[string]func(c *cluster){
+		"of an ordinary Service": func(c *cluster) { c.delete("web") },
 		"of one whose standard finalizer someone stripped": func(c *cluster) {
-			c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{trigger.Finalizer} })
+			c.edit("web", deletedWith(trigger.Finalizer))
 		},
 		"of one whose own finalizer someone stripped": func(c *cluster) {
-			c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer} })
+			c.edit("web", deletedWith(servicehelper.LoadBalancerCleanupFinalizer))
 		},
 		"of one deleted together with its DaemonSet": func(c *cluster) {
 			if err := c.kube.AppsV1().DaemonSets(system).Delete(context.Background(), plan.Name(service("web")), metav1.DeleteOptions{}); err != nil {
 				c.Fatal(err)
 			}
+			c.delete("web")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNodes(t)
 			c.start()
 			c.serve(service("web"))
-			prepare(c)
-			c.delete("web")
+			remove(c)
 			c.eventually("the Service is gone", func() bool { return c.isGone("web") })
 			c.settle()
 			c.nothingLeft("web")
@@ -46,6 +47,29 @@ func TestNothingIsLeftAfterDeletion(t *testing.T) {
 				t.Errorf("warnings: %v", c.events())
 			}
 		})
+	}
+}
+
+// deletedWith makes a Service one that is being deleted and waits for these
+// finalizers only.
+func deletedWith(finalizers ...string) func(*v1.Service) {
+	return func(svc *v1.Service) {
+		svc.DeletionTimestamp, svc.Finalizers = &metav1.Time{Time: time.Now()}, finalizers
+	}
+}
+
+func TestAServiceThatWaitsForOthersOnlyIsLeftAlone(t *testing.T) {
+	const theirs = "example.com/cleanup"
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web", func(svc *v1.Service) { svc.Finalizers = []string{theirs} }))
+	c.delete("web")
+	ours := func() bool { return slices.Contains(c.service("web").Finalizers, trigger.Finalizer) }
+	c.eventually("it is let go", func() bool { return !ours() })
+	c.edit("web", withAnnotation("example.com/note", "changed"))
+	c.settle()
+	if c.nothingLeft("web"); ours() || c.hasEvent("Warning", "web:") {
+		t.Errorf("finalizers %v, events %v", c.service("web").Finalizers, c.events())
 	}
 }
 

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
@@ -38,7 +40,7 @@ func init() { watch.DefaultChanSize = 10_000 }
 // cluster is an API server in memory and a firewall, against which the real
 // service controller runs. It does what client-go's fake leaves out and the
 // controller counts on: an object with finalizers goes only after the last of
-// them.
+// them, and gets no more once it is deleted.
 type cluster struct {
 	*testing.T
 	kube     *fake.Clientset
@@ -66,6 +68,9 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	}}
 	tracker := c.kube.Tracker()
 	c.kube.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if err := refuseFinalizers(tracker, action.(clienttesting.PatchAction)); err != nil {
+			return true, nil, err
+		}
 		_, obj, err := clienttesting.ObjectReaction(tracker)(action)
 		if err == nil {
 			err = finalize(tracker, obj.(*v1.Service))
@@ -94,6 +99,17 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		return true, w, err
 	})
 	return c
+}
+
+// refuseFinalizers is an error if a patch adds finalizers to a deleted Service.
+func refuseFinalizers(tracker clienttesting.ObjectTracker, action clienttesting.PatchAction) error {
+	obj, err := tracker.Get(action.GetResource(), action.GetNamespace(), action.GetName())
+	if err != nil || obj.(*v1.Service).DeletionTimestamp == nil || !bytes.Contains(action.GetPatch(), []byte(`"finalizers":[`)) {
+		return nil
+	}
+	return apierrors.NewInvalid(v1.SchemeGroupVersion.WithKind("Service").GroupKind(), action.GetName(), field.ErrorList{
+		field.Forbidden(field.NewPath("metadata", "finalizers"), "no new finalizers can be added if the object is being deleted"),
+	})
 }
 
 // finalize removes a deleted Service once it has no finalizers.

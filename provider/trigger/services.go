@@ -249,13 +249,15 @@ func (l namespaceLister) List(selector labels.Selector) ([]*v1.Service, error) {
 	return l.view.all(l.ServiceNamespaceLister.List(selector))
 }
 
+// Get does not find a Service that is being deleted and only waits for others:
+// the controller would take it for a new one.
 func (l namespaceLister) Get(name string) (*v1.Service, error) {
 	svc, err := l.ServiceNamespaceLister.Get(name)
 	if err != nil {
 		return nil, err
 	}
 	shown, visible := l.view.of(svc)
-	if !visible {
+	if !visible || released(shown) {
 		return nil, apierrors.NewNotFound(v1.Resource("services"), name)
 	}
 	return shown, nil

@@ -63,6 +63,11 @@ func wants(shown *v1.Service) bool {
 	return shown.Spec.Type == v1.ServiceTypeLoadBalancer && shown.DeletionTimestamp == nil
 }
 
+// released says that a Service, as shown, goes and we have let it go.
+func released(shown *v1.Service) bool {
+	return shown.DeletionTimestamp != nil && !servicehelper.HasLBFinalizer(shown)
+}
+
 // unseen says that something has changed that makes Ensure necessary and that
 // the service controller's own comparison does not look at.
 func unseen(before, after *v1.Service) bool {
