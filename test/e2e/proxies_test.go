@@ -229,7 +229,7 @@ func (w *published) look(ctx context.Context, svc *v1.Service, port int) {
 	}
 	w.fewest = min(w.fewest, len(before))
 	for _, address := range before {
-		_, err := getTCP(ctx, address, port)
+		err := w.ask(ctx, address, port)
 		w.asked++
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -238,6 +238,13 @@ func (w *published) look(ctx context.Context, svc *v1.Service, port int) {
 			w.wrong = append(w.wrong, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), address, err))
 		}
 	}
+}
+
+// ask has the patience of a client on a machine that is busy.
+func (w *published) ask(ctx context.Context, address string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return connectOnce(ctx, address, port)
 }
 
 // stop ends the watch, reports what was wrong, and returns the fewest addresses
