@@ -147,10 +147,10 @@ func TestTroubleWithTheAPIIsAnErrorAndNotAnAbsence(t *testing.T) {
 	kube.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewServiceUnavailable("down")
 	})
-	if _, found, err := configMaps(t, kube).find(context.Background(), service("web")); found || err == nil {
+	if _, found, err := configMaps(t, kube).find(context.Background(), service("web"), plan.Name(service("web"))); found || err == nil {
 		t.Errorf("got %t, %v", found, err)
 	}
-	if err := configMaps(t, kube).remove(context.Background(), service("web")); err == nil {
+	if err := configMaps(t, kube).remove(context.Background(), service("web"), plan.Name(service("web"))); err == nil {
 		t.Error("a deletion that could not be done is no error")
 	}
 }

@@ -133,18 +133,18 @@ func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]warning
 
 func (l *loadBalancer) removeProxies(ctx context.Context, svc *v1.Service) error {
 	l.settling.forget(svc.UID)
-	if err := l.daemonSets.remove(ctx, svc); err != nil {
+	if err := l.daemonSets.remove(ctx, svc, plan.Name(svc)); err != nil {
 		return err
 	}
-	return l.configMaps.remove(ctx, svc)
+	return l.configMaps.remove(ctx, svc, plan.Name(svc))
 }
 
 // removeMirror goes without the right to delete mirrors as far as it can while the
 // Service stays with us, or goes too: kube-proxy is told to let go, and the rest is
 // left for later, or to the garbage collector, as a mirror goes with its owner.
 func (l *loadBalancer) removeMirror(ctx context.Context, svc *v1.Service) error {
-	err := l.mirrors.remove(ctx, svc)
-	mirror, found := l.mirrors.known(svc)
+	err := l.mirrors.remove(ctx, svc, plan.Name(svc))
+	mirror, found := l.mirrors.known(svc, plan.Name(svc))
 	if !apierrors.IsForbidden(err) || !found || svc.Spec.Type != v1.ServiceTypeLoadBalancer {
 		return err
 	}

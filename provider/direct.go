@@ -46,7 +46,7 @@ type direct struct {
 // says, or where there are no mirrors the Service's own. There an entry of mode
 // VIP that lists ports is one that we wrote for kube-proxy.
 func (l *loadBalancer) served(svc *v1.Service, nodes []*v1.Node) direct {
-	if mirror, found := l.mirrors.known(svc); found {
+	if mirror, found := l.mirrors.known(svc, plan.Name(svc)); found {
 		return direct{mirror, publish.Shown(mirror.Status.LoadBalancer, nodes), sets.New(plan.PortKeys(mirror)...)}
 	}
 	if l.translated {
@@ -71,7 +71,7 @@ func (d direct) any() bool { return d.mirror != nil || len(d.nodes) > 0 }
 // forsaken says that a Service shows addresses where nothing serves it. So one
 // is left whose mirror had to go, when what had to follow failed or was cut short.
 func (l *loadBalancer) forsaken(svc *v1.Service, now direct) bool {
-	_, proxies := l.daemonSets.known(svc)
+	_, proxies := l.daemonSets.known(svc, plan.Name(svc))
 	return !proxies && !now.any() && len(svc.Status.LoadBalancer.Ingress) > 0
 }
 
@@ -132,7 +132,7 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 // dependsOnMirror says that a Service depends on its mirror, even one that is not as it
 // should be: nothing else serves it.
 func (l *loadBalancer) dependsOnMirror(svc *v1.Service, now direct) bool {
-	_, proxies := l.daemonSets.known(svc)
+	_, proxies := l.daemonSets.known(svc, plan.Name(svc))
 	return now.mirror != nil && len(now.nodes) > 0 && !proxies
 }
 
@@ -274,8 +274,8 @@ func (l *loadBalancer) tellMirror(svc, mirror *v1.Service, want *v1.LoadBalancer
 // retire removes the proxies of a Service that is served directly on all nodes
 // published, once kube-proxy was told and had time to act.
 func (l *loadBalancer) retire(ctx context.Context, svc *v1.Service, told bool) error {
-	_, daemonSet := l.daemonSets.known(svc)
-	_, configMap := l.configMaps.known(svc)
+	_, daemonSet := l.daemonSets.known(svc, plan.Name(svc))
+	_, configMap := l.configMaps.known(svc, plan.Name(svc))
 	if !daemonSet && !configMap {
 		l.settling.forget(svc.UID)
 		return nil

@@ -91,15 +91,15 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 // firewall is not asked, as it takes its time: until the finalizer is gone, a
 // port may be open.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
-	_, daemonSet, err := l.daemonSets.find(ctx, svc)
+	_, daemonSet, err := l.daemonSets.find(ctx, svc, plan.Name(svc))
 	if err != nil {
 		return nil, false, err
 	}
-	_, configMap, err := l.configMaps.find(ctx, svc)
+	_, configMap, err := l.configMaps.find(ctx, svc, plan.Name(svc))
 	if err != nil {
 		return nil, false, err
 	}
-	_, mirror, err := l.mirrors.find(ctx, svc)
+	_, mirror, err := l.mirrors.find(ctx, svc, plan.Name(svc))
 	if err != nil {
 		return nil, false, err
 	}

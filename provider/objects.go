@@ -98,16 +98,16 @@ func (o objects[T]) bring(ctx context.Context, svc *v1.Service, have, want T) (T
 	return next, updated, nil
 }
 
-// known returns the Service's object from memory, if it is there and ours.
-func (o objects[T]) known(svc *v1.Service) (T, bool) {
-	have, err := o.cached(o.namespaceFor(svc)).Get(plan.Name(svc))
+// known returns an object of the Service from memory, if it is there and ours.
+func (o objects[T]) known(svc *v1.Service, name string) (T, bool) {
+	have, err := o.cached(o.namespaceFor(svc)).Get(name)
 	return have, err == nil && o.settings.Owns(svc, have)
 }
 
 // find asks the API server, as a deletion must not miss what memory does not
 // know yet. found is false for an object that is not ours.
-func (o objects[T]) find(ctx context.Context, svc *v1.Service) (have T, found bool, err error) {
-	at := klog.KRef(o.namespaceFor(svc), plan.Name(svc))
+func (o objects[T]) find(ctx context.Context, svc *v1.Service, name string) (have T, found bool, err error) {
+	at := klog.KRef(o.namespaceFor(svc), name)
 	have, err = o.client(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return have, false, nil
@@ -125,9 +125,9 @@ func (o objects[T]) namespaceFor(svc *v1.Service) string {
 	return o.namespace
 }
 
-// remove deletes the Service's object if it is there.
-func (o objects[T]) remove(ctx context.Context, svc *v1.Service) error {
-	have, found, err := o.find(ctx, svc)
+// remove deletes an object of the Service if it is there.
+func (o objects[T]) remove(ctx context.Context, svc *v1.Service, name string) error {
+	have, found, err := o.find(ctx, svc, name)
 	if err != nil || !found {
 		return err
 	}
