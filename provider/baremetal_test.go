@@ -96,6 +96,7 @@ func TestOnBareMetalAPodsHostPortIsNotTakenFromIt(t *testing.T) {
 		return c.hasEvent("Warning HostPortTaken web:", "apps/late asks for host port 80/TCP", "node n1")
 	})
 	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("first", "n2", 443), metav1.CreateOptions{}))
+	c.eventually("the other pod is known", func() bool { return len(c.balancer.around.Holders(service("web", tcp(443)))) == 1 })
 	c.edit("web", tcp(80, 443))
 	c.publishes("web", "203.0.113.1")
 }
