@@ -17,14 +17,14 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// serves waits until DaemonSet and firewall have exactly these ports.
+// serves waits until the proxies have exactly these ports, set by set.
 func (c *cluster) serves(name string, want ...string) {
 	c.Helper()
 	c.eventually(fmt.Sprintf("the proxies of %s have ports %v", name, want), func() bool {
 		var got []string
-		if ds := c.daemonSet(name); ds != nil {
-			for _, p := range ds.Spec.Template.Spec.Containers[0].Ports {
-				got = append(got, plan.PortKey(p.Protocol, p.HostPort))
+		for set := range plan.SetNames(service(name)) {
+			if ds := c.daemonSetOf(set, name); ds != nil {
+				got = append(got, plan.HostPorts(ds)...)
 			}
 		}
 		return slices.Equal(got, want)
@@ -40,7 +40,7 @@ func TestALiveServiceChanges(t *testing.T) {
 		// replaces says that the proxies have to be replaced for it.
 		replaces bool
 	}{
-		"a port is added":      {tcp(80, 443), []string{"80/TCP", "443/TCP"}, true},
+		"a port is added":      {tcp(80, 443), []string{"80/TCP", "443/TCP"}, false},
 		"a port is renumbered": {tcp(81), []string{"81/TCP"}, true},
 		"the protocol changes": {func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolUDP }, []string{"80/UDP"}, true},
 		"a port is renamed to 63 characters": {

@@ -96,7 +96,12 @@ func wanted(t *testing.T) *v1.ConfigMap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.ConfigMap
+	return firstSet(p).ConfigMap
+}
+
+// firstSet is the one set of proxies of a new Service.
+func firstSet(p *plan.Plan) plan.ProxySet {
+	return p.Proxies(plan.Divide(plan.PortKeys(p.Served), plan.Division{}))[0]
 }
 
 func TestEnsureBelievesTheServerMoreThanItsMemory(t *testing.T) {

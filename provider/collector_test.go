@@ -52,10 +52,11 @@ func newLand(fatal func(...any), owners ...firewall.Owner) *land {
 		if err == nil {
 			_, err = fw.Ensure(context.Background(), p.Firewall)
 		}
-		if err := errors.Join(err, sets.Add(p.DaemonSet), maps.Add(p.ConfigMap), services.Add(p.Mirror)); err != nil {
+		set := firstSet(p)
+		if err := errors.Join(err, sets.Add(set.DaemonSet), maps.Add(set.ConfigMap), services.Add(p.Mirror)); err != nil {
 			fatal(err)
 		}
-		stored = append(stored, p.DaemonSet, p.ConfigMap, p.Mirror)
+		stored = append(stored, set.DaemonSet, set.ConfigMap, p.Mirror)
 	}
 	l := &land{kube: fake.NewClientset(stored...), firewall: fw, sets: sets, memory: services, events: record.NewFakeRecorder(100)}
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
@@ -282,7 +283,7 @@ func wantedBy(t *testing.T, o firewall.Owner) *appsv1.DaemonSet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.DaemonSet
+	return firstSet(p).DaemonSet
 }
 
 // keep stores a DaemonSet where the collector's memory and the server have it.

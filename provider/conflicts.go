@@ -57,34 +57,6 @@ func (l *loadBalancer) running(svc *v1.Service, now direct) map[string]bool {
 	return running
 }
 
-// The indexes of proxies: each look at a Service asks for its own, among those of
-// all Services on all nodes, and perhaps for those that have its ports.
-const (
-	byService  = "service"
-	byHostPort = "host port"
-)
-
-func serviceUID(obj any) ([]string, error) {
-	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
-}
-
-func hostPorts(obj any) (keys []string, _ error) {
-	for _, port := range obj.(*v1.Pod).Spec.Containers[0].Ports {
-		keys = append(keys, plan.PortKey(port.Protocol, port.HostPort))
-	}
-	return keys, nil
-}
-
-// proxies returns the Service's proxy pods, in any state.
-func (l *loadBalancer) proxies(svc *v1.Service) []*v1.Pod {
-	found, _ := l.pods.ByIndex(byService, string(svc.UID)) // The index is there.
-	var pods []*v1.Pod
-	for _, pod := range found {
-		pods = append(pods, pod.(*v1.Pod))
-	}
-	return pods
-}
-
 // portWarnings is one warning for all ports that a Service does not get.
 func portWarnings(p *plan.Plan) []warning {
 	if len(p.Conflicts) == 0 {
@@ -129,14 +101,6 @@ func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]warning
 		return told, err
 	}
 	return told, l.removeProxies(ctx, svc)
-}
-
-func (l *loadBalancer) removeProxies(ctx context.Context, svc *v1.Service) error {
-	l.settling.forget(svc.UID)
-	if err := l.daemonSets.remove(ctx, svc, plan.Name(svc)); err != nil {
-		return err
-	}
-	return l.configMaps.remove(ctx, svc, plan.Name(svc))
 }
 
 // removeMirror goes without the right to delete mirrors as far as it can while the

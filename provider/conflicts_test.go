@@ -125,11 +125,16 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 			t.Errorf("open: %s", open)
 		}
 	}
+	before := c.daemonSet("young")
 	c.delete("old")
+	c.serves("young", "443/TCP", "80/TCP")
 	c.eventually("both ports are served", func() bool {
 		status := c.service("young").Status.LoadBalancer
-		return len(c.daemonSet("young").Spec.Template.Spec.Containers[0].Ports) == 2 && len(status.Ingress) == 2 && status.Ingress[0].Ports == nil
+		return c.daemonSetOf(1, "young") != nil && len(status.Ingress) == 2 && status.Ingress[0].Ports == nil
 	})
+	if diff := cmp.Diff(before, c.daemonSet("young")); diff != "" {
+		t.Errorf("its proxies are replaced (-before +after):\n%s", diff)
+	}
 }
 
 func TestServicesOnDisjointNodesShareAPort(t *testing.T) {

@@ -343,7 +343,7 @@ func TestAFirewallThatFailsAddsNoAddressAndKeepsNoBadOne(t *testing.T) {
 	c.firewall.FailWith(nil)
 	c.serve(service("web"))
 	c.firewall.FailWith(down)
-	c.edit("web", func(svc *v1.Service) { svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 443}) })
+	c.edit("web", tcp(443))
 	c.eventually("a warning names the cause", func() bool { return c.hasEvent("Warning FirewallNotUpdated web:", "is down") })
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")

@@ -159,7 +159,7 @@ func TestAMirrorThatMayNotBeDeletedStandsInNobodysWay(t *testing.T) {
 	c.mirrors("web", "10.0.0.2")
 	c.proxy("web", "n2", ready)
 	c.mirrors("web")
-	c.edit("web", tcp(80, 81))
+	c.edit("web", tcp(81))
 	c.proxy("web", "n1", notReady)
 	c.publishes("web", "203.0.113.2")
 }

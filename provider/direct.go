@@ -71,8 +71,7 @@ func (d direct) any() bool { return d.mirror != nil || len(d.nodes) > 0 }
 // forsaken says that a Service shows addresses where nothing serves it. So one
 // is left whose mirror had to go, when what had to follow failed or was cut short.
 func (l *loadBalancer) forsaken(svc *v1.Service, now direct) bool {
-	_, proxies := l.daemonSets.known(svc, plan.Name(svc))
-	return !proxies && !now.any() && len(svc.Status.LoadBalancer.Ingress) > 0
+	return len(l.knownSets(svc)) == 0 && !now.any() && len(svc.Status.LoadBalancer.Ingress) > 0
 }
 
 // way is how a Service is to be served from now on.
@@ -132,8 +131,7 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 // dependsOnMirror says that a Service depends on its mirror, even one that is not as it
 // should be: nothing else serves it.
 func (l *loadBalancer) dependsOnMirror(svc *v1.Service, now direct) bool {
-	_, proxies := l.daemonSets.known(svc, plan.Name(svc))
-	return now.mirror != nil && len(now.nodes) > 0 && !proxies
+	return now.mirror != nil && len(now.nodes) > 0 && len(l.knownSets(svc)) == 0
 }
 
 func (l *loadBalancer) cluster() plan.Cluster {
@@ -185,12 +183,12 @@ func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, be
 
 // directNodes returns the nodes where kube-proxy is to serve, none of them where
 // it would take a pod's port from it: on the way to the proxies, each until its
-// proxy is ready. busy are those that cannot be served yet.
-func directNodes(p *plan.Plan, w way, all []*v1.Node, pods []*v1.Pod, now direct, busy map[string]bool) []*v1.Node {
+// proxies are ready. busy are those that cannot be served yet.
+func directNodes(p *plan.Plan, w way, all []*v1.Node, sets []publish.Set, now direct, busy map[string]bool) []*v1.Node {
 	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
 		joins := w.direct && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
-		stays := now.nodes[node.Name] && !publish.HasProxy(pods, node.Name)
+		stays := now.nodes[node.Name] && !publish.Serve(sets, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
 }
@@ -274,9 +272,7 @@ func (l *loadBalancer) tellMirror(svc, mirror *v1.Service, want *v1.LoadBalancer
 // retire removes the proxies of a Service that is served directly on all nodes
 // published, once kube-proxy was told and had time to act.
 func (l *loadBalancer) retire(ctx context.Context, svc *v1.Service, told bool) error {
-	_, daemonSet := l.daemonSets.known(svc, plan.Name(svc))
-	_, configMap := l.configMaps.known(svc, plan.Name(svc))
-	if !daemonSet && !configMap {
+	if !l.knowsProxies(svc) {
 		l.settling.forget(svc.UID)
 		return nil
 	}

@@ -199,8 +199,8 @@ func TestAFirewallThatIsSlowKeepsNoBadAddress(t *testing.T) {
 		}
 		return nil
 	})
-	c.edit("web", tcp(80, 443))
-	c.eventually("the proxies have the port", func() bool { return len(c.daemonSet("web").Spec.Template.Spec.Containers[0].Ports) == 2 })
+	c.edit("web", tcp(443))
+	c.serves("web", "443/TCP")
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
 	// Whose coming is seen after that status.

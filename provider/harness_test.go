@@ -93,6 +93,10 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		}
 		return true, nil, finalize(tracker, svc)
 	})
+	c.kube.PrependReactor("create", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		action.(clienttesting.CreateAction).GetObject().(*appsv1.DaemonSet).CreationTimestamp = metav1.Now()
+		return false, nil, nil
+	})
 	c.kube.PrependWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
 		w, err := tracker.Watch(action.GetResource(), action.GetNamespace())
 		c.watches.Add(1)
@@ -265,20 +269,25 @@ func (c *cluster) service(name string) *v1.Service {
 	return must[*v1.Service](c)(c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})).DeepCopy()
 }
 
-// daemonSet returns a Service's DaemonSet, or nil.
-func (c *cluster) daemonSet(name string) *appsv1.DaemonSet {
+// daemonSet returns a Service's DaemonSet, or nil; of several the first.
+func (c *cluster) daemonSet(name string) *appsv1.DaemonSet { c.Helper(); return c.daemonSetOf(0, name) }
+
+// daemonSetOf returns that of one set.
+func (c *cluster) daemonSetOf(set int, name string) *appsv1.DaemonSet {
 	c.Helper()
-	ds, err := c.kube.AppsV1().DaemonSets(system).Get(context.Background(), plan.Name(service(name)), metav1.GetOptions{})
+	ds, err := c.kube.AppsV1().DaemonSets(system).Get(context.Background(), plan.SetNames(service(name))[set], metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return must[*appsv1.DaemonSet](c)(ds, err).DeepCopy()
 }
 
-// configMap returns a Service's ConfigMap, or nil.
-func (c *cluster) configMap(name string) *v1.ConfigMap {
+// configMap returns a Service's ConfigMap, or nil; of several the first.
+func (c *cluster) configMap(name string) *v1.ConfigMap { c.Helper(); return c.configMapOf(0, name) }
+
+func (c *cluster) configMapOf(set int, name string) *v1.ConfigMap {
 	c.Helper()
-	cm, err := c.kube.CoreV1().ConfigMaps(system).Get(context.Background(), plan.Name(service(name)), metav1.GetOptions{})
+	cm, err := c.kube.CoreV1().ConfigMaps(system).Get(context.Background(), plan.SetNames(service(name))[set], metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -295,13 +304,19 @@ func (c *cluster) mirror(name string) *v1.Service {
 	return must[*v1.Service](c)(svc, err).DeepCopy()
 }
 
-// proxy plays DaemonSet controller and kubelet for one proxy.
+// proxy plays DaemonSet controller and kubelet for one proxy, of the first set.
 func (c *cluster) proxy(name, node string, change func(*v1.Pod)) {
 	c.Helper()
-	c.eventually("DaemonSet of "+name, func() bool { return c.daemonSet(name) != nil })
-	template := c.daemonSet(name).Spec.Template
+	c.proxyOf(0, name, node, change)
+}
+
+func (c *cluster) proxyOf(set int, name, node string, change func(*v1.Pod)) {
+	c.Helper()
+	c.eventually("DaemonSet of "+name, func() bool { return c.daemonSetOf(set, name) != nil })
+	template := c.daemonSetOf(set, name).Spec.Template
 	pod := &v1.Pod{ObjectMeta: *template.ObjectMeta.DeepCopy(), Spec: template.Spec}
-	pod.Namespace, pod.Name, pod.Spec.NodeName = system, plan.Name(service(name))+"-"+node, node
+	pod.Namespace, pod.Name, pod.Spec.NodeName = system, plan.SetNames(service(name))[set]+"-"+node, node
+	pod.CreationTimestamp = metav1.Now()
 	change(pod)
 	_, err := c.kube.CoreV1().Pods(system).Create(context.Background(), pod, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
@@ -365,8 +380,9 @@ func (c *cluster) isGone(name string) bool {
 // nothingLeft fails if anything remains that was made for a Service.
 func (c *cluster) nothingLeft(name string) {
 	c.Helper()
-	if c.daemonSet(name) != nil || c.configMap(name) != nil || c.mirror(name) != nil || c.isOpen(name) {
-		c.Errorf("something is left of Service %s: %v, %v, %v, %v", name, c.daemonSet(name), c.configMap(name), c.mirror(name), c.firewall.Rules())
+	sets := []bool{c.daemonSet(name) != nil, c.configMap(name) != nil, c.daemonSetOf(1, name) != nil, c.configMapOf(1, name) != nil}
+	if slices.Contains(sets, true) || c.mirror(name) != nil || c.isOpen(name) {
+		c.Errorf("something is left of Service %s: objects of its proxies %v, mirror %v, %v", name, sets, c.mirror(name), c.firewall.Rules())
 	}
 }
 

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,8 +10,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -20,17 +17,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
-	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 )
-
-// nudgeAnnotation is put on running proxy pods when their config has changed:
-// the kubelet looks at a pod's volumes at once when the pod changes, and else
-// within about a minute.
-const nudgeAnnotation = options.Prefix + "config-changed"
 
 // poker makes the service controller ensure a Service again.
 type poker interface {
@@ -91,11 +82,7 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 // firewall is not asked, as it takes its time: until the finalizer is gone, a
 // port may be open.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
-	_, daemonSet, err := l.daemonSets.find(ctx, svc, plan.Name(svc))
-	if err != nil {
-		return nil, false, err
-	}
-	_, configMap, err := l.configMaps.find(ctx, svc, plan.Name(svc))
+	proxies, err := l.findProxies(ctx, svc)
 	if err != nil {
 		return nil, false, err
 	}
@@ -104,7 +91,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 		return nil, false, err
 	}
 	open := servicehelper.HasLBFinalizer(svc)
-	return svc.Status.LoadBalancer.DeepCopy(), daemonSet || configMap || mirror || open || hasConditions(svc), nil
+	return svc.Status.LoadBalancer.DeepCopy(), proxies || mirror || open || hasConditions(svc), nil
 }
 
 // EnsureLoadBalancer makes everything a Service should have, and returns what
@@ -138,7 +125,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	if err := l.tellConditions(ctx, svc, p.Conflicts); err != nil {
 		return nil, err
 	}
-	if p.DaemonSet == nil {
+	if p.Served == nil {
 		told, err := l.withdraw(ctx, svc)
 		wrong = append(wrong, told...)
 		return &v1.LoadBalancerStatus{}, err
@@ -165,17 +152,17 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 
 // serve makes what a Service needs on the way chosen.
 func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, w way, now direct, nodes []*v1.Node) (*v1.LoadBalancerStatus, []warning, error) {
-	p.LetRolloutPass(publish.WithoutProxy(nodes, p.Nodes, l.proxies(svc)))
-	if err := l.run(ctx, svc, p, w, now); err != nil {
+	daemonSets, err := l.run(ctx, svc, p, w, now, nodes)
+	if err != nil {
 		return nil, nil, err
 	}
 	opened := l.open(ctx, svc, p, o)
-	pods, wrong := l.proxies(svc), opened.warnings
+	sets, wrong := l.setsOf(svc, daemonSets), opened.warnings
 	if !w.direct {
-		wrong = append(wrong, proxyWarnings(p, pods)...)
+		wrong = append(wrong, proxyWarnings(p, l.proxies(svc))...)
 	}
-	served := directNodes(p, w, nodes, pods, now, l.busy(svc, p))
-	status := l.status(svc, o, p, nodes, pods, served)
+	served := directNodes(p, w, nodes, sets, now, l.busy(svc, p))
+	status := l.status(svc, o, p, nodes, sets, served)
 	if opened.again > 0 {
 		l.services.PokeAfter(nameOf(svc), opened.again)
 	}
@@ -205,60 +192,16 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 	return o, p, err
 }
 
-// run makes the proxies, if the Service is to have them. A mirror that is on its
-// way out is kept equal while it serves, if it may be.
-func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct) error {
-	if w.direct {
-		return nil
-	}
-	began, err := l.runProxies(ctx, svc, p)
-	if now.mirror != nil && len(now.nodes) > 0 {
-		err = errors.Join(err, l.handOver(ctx, svc, p.Mirror, began))
-	}
-	return err
-}
-
-// runProxies returns when they were begun, zero if they were not. The config comes
-// first, as they wait for it.
-func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.Plan) (began time.Time, err error) {
-	_, done, err := l.configMaps.ensure(ctx, svc, p.ConfigMap)
-	if err != nil {
-		return began, err
-	}
-	if done == updated {
-		l.nudge(ctx, svc)
-	}
-	daemonSet, _, err := l.daemonSets.ensure(ctx, svc, p.DaemonSet)
-	if err != nil {
-		return began, err
-	}
-	return daemonSet.CreationTimestamp.Time, nil
-}
-
-// nudge hastens a changed config to the pods. It is no more than that, so
-// failures are not errors.
-func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service) {
-	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
-		"annotations": map[string]string{nudgeAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
-	}})
-	for _, pod := range l.proxies(svc) {
-		_, err := l.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			klog.FromContext(ctx).Error(err, "A proxy will take up to a minute to see its new config", "service", klog.KObj(svc), "pod", klog.KObj(pod))
-		}
-	}
-}
-
-func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, pods []*v1.Pod, served []*v1.Node) *v1.LoadBalancerStatus {
+func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, sets []publish.Set, served []*v1.Node) *v1.LoadBalancerStatus {
 	modes, chosen := l.modes(p, served), publish.Names(p.Nodes)
 	var ports []v1.PortStatus
 	if len(p.Conflicts) > 0 || len(served) > 0 && modes.Direct != "" {
 		ports = publish.Ports(svc, p.Conflicts)
 	}
-	return publish.Status(publish.Input{
+	in := publish.Input{
 		Nodes:     p.Nodes,
 		Others:    slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return chosen[n.Name] }),
-		Pods:      pods,
+		Sets:      sets,
 		Direct:    publish.Names(served),
 		Local:     svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
 		Endpoints: l.around.EndpointNodes(svc),
@@ -268,7 +211,12 @@ func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, 
 		MaxNodes:  o.MaxNodes,
 		IPMode:    modes,
 		Ports:     ports,
-	})
+		Now:       time.Now(),
+	}
+	if publish.Growing(in) {
+		l.services.PokeAfter(nameOf(svc), publish.Patience)
+	}
+	return publish.Status(in)
 }
 
 // UpdateLoadBalancer cannot return a status, and the Service it gets may be an

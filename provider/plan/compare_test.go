@@ -14,7 +14,7 @@ import (
 )
 
 // defaulted does to a DaemonSet what the API server does.
-func defaulted(t *testing.T, p *Plan) *Plan {
+func defaulted(t *testing.T, p *ProxySet) *ProxySet {
 	t.Helper()
 	stored := *p
 	stored.DaemonSet = p.DaemonSet.DeepCopy()
@@ -40,25 +40,25 @@ func defaulted(t *testing.T, p *Plan) *Plan {
 
 func TestUpdateDaemonSet(t *testing.T) {
 	for name, c := range map[string]struct {
-		edit, want func(*Plan)
+		edit, want func(*ProxySet)
 		writes     bool
 	}{
 		"nothing is written when nothing changed": {},
-		"a new image is written":                  {want: func(p *Plan) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "proxy:2"; seal(p.DaemonSet) }, writes: true},
-		"tolerations taken away are written":      {edit: func(p *Plan) { p.DaemonSet.Annotations[AnnotationSpecHash] = "other" }, writes: true},
-		"an image edited by hand is put right":    {edit: func(p *Plan) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "evil" }, writes: true},
+		"a new image is written":                  {want: func(p *ProxySet) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "proxy:2"; seal(p.DaemonSet) }, writes: true},
+		"tolerations taken away are written":      {edit: func(p *ProxySet) { p.DaemonSet.Annotations[AnnotationSpecHash] = "other" }, writes: true},
+		"an image edited by hand is put right":    {edit: func(p *ProxySet) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "evil" }, writes: true},
 		"a container added by hand is removed":    {edit: addContainer, writes: true},
-		"a label removed by hand is put back":     {edit: func(p *Plan) { delete(p.DaemonSet.Labels, LabelServiceName) }, writes: true},
-		"labels of others are of no concern":      {edit: func(p *Plan) { p.DaemonSet.Labels["team"] = "x" }},
-		"the hash removed by hand is put back":    {edit: func(p *Plan) { delete(p.DaemonSet.Annotations, AnnotationSpecHash) }, writes: true},
-		"a port removed by hand is put back":      {edit: func(p *Plan) { c := &p.DaemonSet.Spec.Template.Spec.Containers[0]; c.Ports = c.Ports[:1] }, writes: true},
+		"a label removed by hand is put back":     {edit: func(p *ProxySet) { delete(p.DaemonSet.Labels, LabelServiceName) }, writes: true},
+		"labels of others are of no concern":      {edit: func(p *ProxySet) { p.DaemonSet.Labels["team"] = "x" }},
+		"the hash removed by hand is put back":    {edit: func(p *ProxySet) { delete(p.DaemonSet.Annotations, AnnotationSpecHash) }, writes: true},
+		"a port removed by hand is put back":      {edit: func(p *ProxySet) { c := &p.DaemonSet.Spec.Template.Spec.Containers[0]; c.Ports = c.Ports[:1] }, writes: true},
 		"a privilege added by hand is taken away": {edit: addCapability, writes: true},
-		"a pod annotation of kubectl rollout restart stays": {edit: func(p *Plan) {
+		"a pod annotation of kubectl rollout restart stays": {edit: func(p *ProxySet) {
 			p.DaemonSet.Spec.Template.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now"}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := mustMake(t, service(), options.Default())
+			want := mustProxies(t, service(), options.Default())
 			have := defaulted(t, want)
 			if c.edit != nil {
 				c.edit(have)
@@ -80,18 +80,18 @@ func TestUpdateDaemonSet(t *testing.T) {
 	}
 }
 
-func addContainer(p *Plan) {
+func addContainer(p *ProxySet) {
 	spec := &p.DaemonSet.Spec.Template.Spec
 	spec.Containers = append(spec.Containers, v1.Container{Name: "more"})
 }
 
-func addCapability(p *Plan) {
+func addCapability(p *ProxySet) {
 	c := p.DaemonSet.Spec.Template.Spec.Containers[0].SecurityContext.Capabilities
 	c.Add = append(c.Add, "SYS_ADMIN")
 }
 
 func TestUpdateConfigMap(t *testing.T) {
-	want := mustMake(t, service(), options.Default()).ConfigMap
+	want := mustProxies(t, service(), options.Default()).ConfigMap
 	if _, writes := UpdateConfigMap(want.DeepCopy(), want); writes {
 		t.Error("an equal ConfigMap is written")
 	}

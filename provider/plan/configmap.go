@@ -2,7 +2,6 @@ package plan
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 
 	"k8s.io/api/core/v1"
@@ -15,14 +14,11 @@ import (
 // configMap tells the proxies what to forward. It holds what may change
 // without replacing them, and so must not leave a trace in the pod template:
 // with hostPorts every change of the template is an outage per node.
-func (s Settings) configMap(svc *v1.Service, o options.Options, ranges []netip.Prefix) (*v1.ConfigMap, error) {
+func (s Settings) configMap(svc *v1.Service, set int, o options.Options, ranges []netip.Prefix) *v1.ConfigMap {
 	content := nodeproxy.Config{
 		Service:      svc.Namespace + "/" + svc.Name,
 		ClusterIPs:   clusterIPs(svc),
 		DrainSeconds: o.DrainSeconds,
-	}
-	if len(content.ClusterIPs) == 0 {
-		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
 	}
 	for _, p := range Ports(svc) {
 		content.Ports = append(content.Ports, nodeproxy.Port{Protocol: string(p.Protocol), Port: uint16(p.Port)})
@@ -30,14 +26,11 @@ func (s Settings) configMap(svc *v1.Service, o options.Options, ranges []netip.P
 	for _, r := range ranges {
 		content.SourceRanges = append(content.SourceRanges, r.String())
 	}
-	data, err := json.MarshalIndent(content, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("writing the proxy config of Service %s/%s: %w", svc.Namespace, svc.Name, err)
-	}
+	data, _ := json.MarshalIndent(content, "", "  ") // Strings and numbers only: never an error.
 	return &v1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: SetNames(svc)[set], Labels: s.setLabels(svc, set)},
 		Data:       map[string]string{nodeproxy.FileName: string(data)},
-	}, nil
+	}
 }
 
 func clusterIPs(svc *v1.Service) []string {

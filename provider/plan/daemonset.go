@@ -33,17 +33,18 @@ const (
 	settled = 3
 )
 
-// daemonSet runs one proxy per node. Its pods change only with the Service's
+// daemonSet runs one proxy per node, of a set that has all ports of svc. Its pods change only with the Service's
 // port numbers, protocols and IP families, its options other than the drain
 // time, and the image.
-func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSet {
+func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1.DaemonSet {
+	name := SetNames(svc)[set]
 	ds := &appsv1.DaemonSet{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: Name(svc), Labels: s.labels(svc)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: name, Labels: s.setLabels(svc, set)},
 		Spec: appsv1.DaemonSetSpec{
-			Selector: &metav1.LabelSelector{MatchLabels: s.selectorLabels(svc)},
+			Selector: &metav1.LabelSelector{MatchLabels: s.selectorLabels(svc, set)},
 			Template: v1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: s.labels(svc)},
-				Spec:       s.podSpec(svc, o),
+				ObjectMeta: metav1.ObjectMeta{Labels: s.setLabels(svc, set)},
+				Spec:       s.podSpec(svc, name, o),
 			},
 			UpdateStrategy:       oneByOne(0),
 			MinReadySeconds:      settled,
@@ -54,7 +55,7 @@ func (s Settings) daemonSet(svc *v1.Service, o options.Options) *appsv1.DaemonSe
 	return ds
 }
 
-func (s Settings) podSpec(svc *v1.Service, o options.Options) v1.PodSpec {
+func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options) v1.PodSpec {
 	return v1.PodSpec{
 		AutomountServiceAccountToken:  ptr.To(false),
 		EnableServiceLinks:            ptr.To(false),
@@ -68,7 +69,7 @@ func (s Settings) podSpec(svc *v1.Service, o options.Options) v1.PodSpec {
 		InitContainers: s.initContainers(svc),
 		Containers:     []v1.Container{s.container(svc)},
 		Volumes: []v1.Volume{
-			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: Name(svc)}}}},
+			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: configMap}}}},
 			// iptables keeps its lock file there.
 			{Name: "run", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: ptr.To(resource.MustParse("1Mi"))}}},
 		},

@@ -23,6 +23,8 @@ const (
 	LabelServiceUID       = options.Prefix + "service-uid"
 	// LabelProxies is on mirrors only: see TellOfProxies.
 	LabelProxies = options.Prefix + "proxies"
+	// LabelProxySet tells a Service's sets of proxies apart.
+	LabelProxySet = options.Prefix + "proxy-set"
 )
 
 // The values of LabelName and LabelManagedBy.
@@ -41,9 +43,18 @@ const maxName = 63
 
 // Name is the name of a Service's DaemonSet, ConfigMap and mirror: unique by UID, and
 // telling by the Service's name.
-func Name(svc *v1.Service) string {
+func Name(svc *v1.Service) string { return nameWith(svc, "") }
+
+// SetNames are the names of the DaemonSets, and ConfigMaps, of a Service's sets
+// of proxies.
+func SetNames(svc *v1.Service) []string { return []string{Name(svc), nameWith(svc, "-2")} }
+
+// setLabels are the values of LabelProxySet.
+var setLabels = []string{"1", "2"}
+
+func nameWith(svc *v1.Service, suffix string) string {
 	uid := string(svc.UID)
-	suffix := "-" + uid[:min(8, len(uid))]
+	suffix = "-" + uid[:min(8, len(uid))] + suffix
 	name := "hostport-" + svc.Name
 	return strings.TrimRight(name[:min(len(name), maxName-len(suffix))], "-.") + suffix
 }
@@ -78,19 +89,25 @@ func ServiceOf(obj metav1.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: have[LabelServiceNamespace], Name: have[LabelServiceName]}
 }
 
-// selectorLabels never change in a Service's life: a DaemonSet's selector
-// cannot be edited.
-func (s Settings) selectorLabels(svc *v1.Service) map[string]string {
-	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID)}
+// selectorLabels of a set of proxies never change in a Service's life: a
+// DaemonSet's selector cannot be edited.
+func (s Settings) selectorLabels(svc *v1.Service, set int) map[string]string {
+	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID), LabelProxySet: setLabels[set]}
+}
+
+func (s Settings) setLabels(svc *v1.Service, set int) map[string]string {
+	all := s.labels(svc)
+	maps.Copy(all, s.selectorLabels(svc, set))
+	return all
 }
 
 func (s Settings) labels(svc *v1.Service) map[string]string {
-	all := s.selectorLabels(svc)
-	maps.Copy(all, map[string]string{
+	return map[string]string{
+		LabelManagedBy:        ManagedBy,
+		LabelServiceUID:       string(svc.UID),
 		LabelName:             ProxyName,
 		LabelClusterID:        s.ClusterID,
 		LabelServiceNamespace: svc.Namespace,
 		LabelServiceName:      svc.Name,
-	})
-	return all
+	}
 }

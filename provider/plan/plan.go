@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
@@ -31,8 +30,9 @@ type Settings struct {
 type Plan struct {
 	// Nodes serve the Service, healthy or not, sorted by name.
 	Nodes []*v1.Node
-	// Conflicts are the ports left out of all that follows. If none remains,
-	// there are no objects.
+	// Served is the Service with the ports that it gets; nil if there are none.
+	Served *v1.Service
+	// Conflicts are the ports left out of all that follows.
 	Conflicts []Conflict
 	// NoNodes says why there are none, if there are nodes in the cluster.
 	NoNodes string
@@ -41,11 +41,12 @@ type Plan struct {
 	Held      []string
 	HeldNodes map[string]bool
 	Firewall  firewall.Spec
-	DaemonSet *appsv1.DaemonSet
-	ConfigMap *v1.ConfigMap
-	// Mirror is for a Service that is served directly, and the DaemonSet and
-	// ConfigMap are for one that is not.
+	// Mirror is for a Service that is served directly, and Proxies are for one
+	// that is not.
 	Mirror *v1.Service
+
+	settings Settings
+	options  options.Options
 }
 
 // Make plans for one Service. nodes are all nodes of the cluster. An error
@@ -59,16 +60,16 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 	if err != nil {
 		return nil, err
 	}
-	configMap, err := s.configMap(svc, o, ranges)
-	if err != nil {
-		return nil, err
+	if len(clusterIPs(svc)) == 0 {
+		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
 	}
 	chosen := chooseNodes(nodes, o)
 	return &Plan{
-		Nodes:     chosen,
-		DaemonSet: s.daemonSet(svc, o),
-		ConfigMap: configMap,
-		Mirror:    s.mirror(svc),
+		Nodes:    chosen,
+		Served:   svc,
+		Mirror:   s.mirror(svc),
+		settings: s,
+		options:  o,
 		Firewall: firewall.Spec{
 			Owner:        s.Owner(svc),
 			Ports:        FirewallPorts(svc),

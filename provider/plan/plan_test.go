@@ -62,6 +62,14 @@ func mustMake(t *testing.T, svc *v1.Service, o options.Options, nodes ...*v1.Nod
 	return p
 }
 
+// mustProxies returns the one set of proxies of a new Service.
+func mustProxies(t *testing.T, svc *v1.Service, o options.Options) *ProxySet {
+	t.Helper()
+	return oneSet(mustMake(t, svc, o))
+}
+
+func oneSet(p *Plan) *ProxySet { return &p.Proxies(Divide(PortKeys(p.Served), Division{}))[0] }
+
 func parsed(t *testing.T, annotations map[string]string) options.Options {
 	t.Helper()
 	o, err := options.Parse(annotations, options.Default())
@@ -85,7 +93,7 @@ func TestTheFirewallOpensEveryPortOnTheChosenNodes(t *testing.T) {
 }
 
 func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
-	p := mustMake(t, service(func(svc *v1.Service) {
+	p := mustProxies(t, service(func(svc *v1.Service) {
 		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "198.51.100.0/24", "2001:db8::/32"}
 		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 53}) // Protocol defaults to TCP.
 	}), options.Default())
@@ -157,8 +165,8 @@ func TestTheImpossibleIsRefusedWithAReason(t *testing.T) {
 
 // What may change while proxies run must not change their template.
 func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
-	before := mustMake(t, service(), options.Default())
-	after := mustMake(t, service(func(svc *v1.Service) {
+	before := mustProxies(t, service(), options.Default())
+	after := mustProxies(t, service(func(svc *v1.Service) {
 		svc.Spec.ClusterIPs = []string{"10.96.0.8"}
 		svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
 		svc.Spec.Selector = map[string]string{"app": "other"}
@@ -175,7 +183,7 @@ func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
 }
 
 func TestProxiesHaveTheLeastPrivilege(t *testing.T) {
-	spec := mustMake(t, service(), options.Default()).DaemonSet.Spec.Template.Spec
+	spec := mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec
 	container := spec.Containers[0]
 	want := &v1.SecurityContext{
 		AllowPrivilegeEscalation: new(false),
@@ -198,7 +206,7 @@ func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
 		svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
 		svc.Spec.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
 	})
-	spec := mustMake(t, dual, options.Default()).DaemonSet.Spec.Template.Spec
+	spec := mustProxies(t, dual, options.Default()).DaemonSet.Spec.Template.Spec
 	if len(spec.InitContainers) != 1 {
 		t.Fatalf("want one init container, got %+v", spec.InitContainers)
 	}
@@ -206,7 +214,7 @@ func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
 	if first.Image != settings.ProxyImage || !*first.SecurityContext.Privileged || !slices.Equal(first.Args, []string{"--forward-ipv6"}) || len(first.Resources.Limits) != 2 {
 		t.Errorf("got %+v", first)
 	}
-	if diff := cmp.Diff(mustMake(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers, spec.Containers); diff != "" {
+	if diff := cmp.Diff(mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers, spec.Containers); diff != "" {
 		t.Errorf("the proxy itself differs from IPv4's (-IPv4 +both):\n%s", diff)
 	}
 }
@@ -217,7 +225,7 @@ func TestOptionsReachTheProxies(t *testing.T) {
 		options.Tolerations:       `[{"key":"edge","operator":"Exists"}]`,
 		options.NodeSelector:      "pool in (a,b),!slow",
 	})
-	spec := mustMake(t, service(), o).DaemonSet.Spec.Template.Spec
+	spec := mustProxies(t, service(), o).DaemonSet.Spec.Template.Spec
 	if spec.PriorityClassName != "high" || len(spec.Tolerations) != 1 || spec.Tolerations[0].Key != "edge" {
 		t.Errorf("got %+v", spec)
 	}
@@ -307,7 +315,8 @@ func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		container := p.DaemonSet.Spec.Template.Spec.Containers[0]
+		set := oneSet(p)
+		container := set.DaemonSet.Spec.Template.Spec.Containers[0]
 		seen := map[string]bool{}
 		for _, cp := range container.Ports {
 			if seen[cp.Name] || len(validation.IsValidPortName(cp.Name)) > 0 || cp.HostPort != cp.ContainerPort {
@@ -320,7 +329,7 @@ func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 				t.Fatalf("the health port %d is the Service's", sp.Port)
 			}
 		}
-		if _, err := nodeproxy.Parse([]byte(p.ConfigMap.Data[nodeproxy.FileName])); err != nil {
+		if _, err := nodeproxy.Parse([]byte(set.ConfigMap.Data[nodeproxy.FileName])); err != nil {
 			t.Fatalf("the proxy refuses its config: %v", err)
 		}
 	})
@@ -331,14 +340,15 @@ func TestNamesAreValidAndTellingAndUnique(t *testing.T) {
 		svc := service(func(svc *v1.Service) {
 			svc.Name = rapid.StringMatching(`[a-z]([-a-z0-9]{0,61}[a-z0-9])?`).Draw(t, "name")
 		})
-		name := Name(svc)
-		if len(name) > 63 || len(validation.IsDNS1123Label(name)) > 0 {
-			t.Fatalf("bad name %q", name)
+		for i, name := range SetNames(svc) {
+			if len(name) > 63 || len(validation.IsDNS1123Label(name)) > 0 {
+				t.Fatalf("bad name %q", name)
+			}
+			if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, []string{"-0a1b2c3d", "-0a1b2c3d-2"}[i]) {
+				t.Fatalf("name %q tells nothing of Service %q", name, svc.Name)
+			}
 		}
-		if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, "-0a1b2c3d") {
-			t.Fatalf("name %q tells nothing of Service %q", name, svc.Name)
-		}
-		for key, value := range settings.labels(svc) {
+		for key, value := range settings.setLabels(svc, 1) {
 			if len(validation.IsQualifiedName(key)) > 0 || len(validation.IsValidLabelValue(value)) > 0 {
 				t.Fatalf("bad label %s=%s", key, value)
 			}
@@ -348,7 +358,7 @@ func TestNamesAreValidAndTellingAndUnique(t *testing.T) {
 
 func TestOwnership(t *testing.T) {
 	svc := service()
-	ours := mustMake(t, svc, options.Default()).DaemonSet
+	ours := mustProxies(t, svc, options.Default()).DaemonSet
 	if !settings.Owns(svc, ours) || ServiceOf(ours) != (types.NamespacedName{Namespace: "default", Name: "web"}) {
 		t.Error("does not recognise its own")
 	}

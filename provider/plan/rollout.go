@@ -10,8 +10,8 @@ import (
 // proxy for now. To the DaemonSet controller each of them is one that is being
 // replaced, and it would wait for it: a single dead node would keep a new image
 // or a new port from all others.
-func (p *Plan) LetRolloutPass(nodes int) {
-	p.DaemonSet.Spec.UpdateStrategy = oneByOne(nodes)
+func (s ProxySet) LetRolloutPass(nodes int) {
+	s.DaemonSet.Spec.UpdateStrategy = oneByOne(nodes)
 }
 
 // oneByOne replaces one proxy at a time, not counting nodes that have none that

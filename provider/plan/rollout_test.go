@@ -34,12 +34,12 @@ func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
 		"the number is as ever after a rollout":                {have: []func(*appsv1.DaemonSet){leftAt(1)}, without: 1, want: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			have := defaulted(t, mustMake(t, service(), options.Default())).DaemonSet
+			have := defaulted(t, mustProxies(t, service(), options.Default())).DaemonSet
 			have.Status.ObservedGeneration = have.Generation
 			for _, change := range c.have {
 				change(have)
 			}
-			p := mustMake(t, service(func(svc *v1.Service) {
+			p := mustProxies(t, service(func(svc *v1.Service) {
 				if c.port > 0 {
 					svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: c.port})
 				}

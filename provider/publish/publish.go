@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"k8s.io/api/core/v1"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
@@ -23,8 +24,8 @@ import (
 type Input struct {
 	// Nodes serve the Service by plan.
 	Nodes []*v1.Node
-	// Pods are the Service's proxies, in any state.
-	Pods []*v1.Pod
+	// Sets are the Service's proxies.
+	Sets []Set
 	// Direct are the names of the nodes where kube-proxy is to serve the
 	// Service, without a proxy.
 	Direct map[string]bool
@@ -46,6 +47,7 @@ type Input struct {
 	IPMode IPMode
 	// Ports go with every address; nil if there is nothing to say about them.
 	Ports []v1.PortStatus
+	Now   time.Time
 }
 
 // IPMode tells kube-proxy how to treat addresses.
@@ -62,7 +64,7 @@ type IPMode struct {
 // Service's order of IP families, then by address.
 func Status(in Input) *v1.LoadBalancerStatus {
 	serving := nodesWith(in, func(node *v1.Node) bool {
-		return healthy(node) && serves(in, node)
+		return healthy(node) && (serves(in, node) || grows(in, node))
 	})
 	if serving = preferLocal(in, serving); len(serving) == 0 {
 		serving = keep(in)
@@ -99,7 +101,7 @@ func keep(in Input) []*v1.Node {
 	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
 	staying := func(node *v1.Node) bool { return !leaving(node) }
 	forwarding := func(node *v1.Node) bool {
-		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && serves(in, node)
+		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && forwards(in, node)
 	}
 	alive := func(node *v1.Node) bool { return healthy(node) || forwarding(node) }
 	for _, ok := range []func(*v1.Node) bool{alive, staying} {
@@ -150,7 +152,7 @@ func tainted(node *v1.Node, key string) bool {
 }
 
 func serves(in Input, node *v1.Node) bool {
-	return in.Direct[node.Name] || HasProxy(in.Pods, node.Name)
+	return in.Direct[node.Name] || Serve(in.Sets, node.Name)
 }
 
 // HasProxy says whether one of the proxies is Ready on a node.

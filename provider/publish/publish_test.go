@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
@@ -70,6 +71,9 @@ func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
 	return pod
 }
 
+// one is the only set of a Service.
+func one(pods ...*v1.Pod) []Set { return []Set{{Pods: pods}} }
+
 func stopping(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{} }
 
 func published(ips ...string) v1.LoadBalancerStatus {
@@ -94,60 +98,60 @@ func TestStatus(t *testing.T) {
 		want []string
 	}{
 		"nodes whose proxy is ready, sorted as numbers": {
-			Input{Nodes: []*v1.Node{node(10), node(9), node(1)}, Pods: []*v1.Pod{pod(10, true), pod(9, true), pod(1, true)}},
+			Input{Nodes: []*v1.Node{node(10), node(9), node(1)}, Sets: one(pod(10, true), pod(9, true), pod(1, true))},
 			[]string{"203.0.113.1", "203.0.113.9", "203.0.113.10"},
 		},
-		"nothing while no proxy is ready":         {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, false)}}, nil},
-		"no node without a proxy":                 {Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true)}}, []string{"203.0.113.1"}},
-		"no node that the plan left out":          {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.1"}},
-		"no node whose proxy is being stopped":    {Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true, stopping), pod(2, true)}}, []string{"203.0.113.2"}},
-		"a node whose old proxy is being stopped": {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true, stopping), pod(1, true)}}, []string{"203.0.113.1"}},
-		"no node that is not Ready":               {Input{Nodes: []*v1.Node{node(1, notReady), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"}},
-		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
-		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
-		"but the last one as long as it serves":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
+		"nothing while no proxy is ready":         {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, false))}, nil},
+		"no node without a proxy":                 {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true))}, []string{"203.0.113.1"}},
+		"no node that the plan left out":          {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.1"}},
+		"no node whose proxy is being stopped":    {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true, stopping), pod(2, true))}, []string{"203.0.113.2"}},
+		"a node whose old proxy is being stopped": {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true, stopping), pod(1, true))}, []string{"203.0.113.1"}},
+		"no node that is not Ready":               {Input{Nodes: []*v1.Node{node(1, notReady), node(2)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"}},
+		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Sets: one(pod(1, true))}, nil},
+		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
+		"but the last one as long as it serves":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
 		"and rather that one than one that may be dead": {
-			Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2, notReady)}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1", "203.0.113.2")},
+			Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2, notReady)}, Sets: one(pod(1, true)), Previous: published("203.0.113.1", "203.0.113.2")},
 			[]string{"203.0.113.1"},
 		},
-		"and not once it serves no more": {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")}, nil},
+		"and not once it serves no more": {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Sets: one(pod(1, false)), Previous: published("203.0.113.1")}, nil},
 		"no node that is cordoned once its proxy is gone": {
-			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Pods: []*v1.Pod{pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
+			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Sets: one(pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
 		},
-		"a node that is cordoned and serves": {Input{Nodes: []*v1.Node{node(1, cordoned)}, Pods: []*v1.Pod{pod(1, true)}}, []string{"203.0.113.1"}},
+		"a node that is cordoned and serves": {Input{Nodes: []*v1.Node{node(1, cordoned)}, Sets: one(pod(1, true))}, []string{"203.0.113.1"}},
 		"a deselected node until another serves": {
-			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(2, false)}, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
+			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: one(pod(2, false)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
 		"no deselected node if no other can": {
 			Input{Nodes: []*v1.Node{node(2, notReady)}, Others: []*v1.Node{node(1)}, Previous: published("203.0.113.1")}, nil,
 		},
 		"with policy Local nodes with an endpoint": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
 		},
 		"with policy Local and no endpoint those published before": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
 		"with policy Local and no endpoint ever all": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Local: true, Endpoints: map[string]bool{"n3": true}}, []string{"203.0.113.1", "203.0.113.2"},
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n3": true}}, []string{"203.0.113.1", "203.0.113.2"},
 		},
 		"with policy Local no node that has an endpoint and no proxy": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, true)}, Local: true, Endpoints: map[string]bool{"n1": true, "n2": true}}, []string{"203.0.113.1"},
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true)), Local: true, Endpoints: map[string]bool{"n1": true, "n2": true}}, []string{"203.0.113.1"},
 		},
 		"max-nodes of the nodes with an endpoint": {
 			Input{
-				Nodes: []*v1.Node{node(1), node(2), node(3)}, Pods: []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, Local: true,
+				Nodes: []*v1.Node{node(1), node(2), node(3)}, Sets: one(pod(1, true), pod(2, true), pod(3, true)), Local: true,
 				Endpoints: map[string]bool{"n2": true, "n3": true}, MaxNodes: 1, Previous: published("203.0.113.1"),
 			}, []string{"203.0.113.2"},
 		},
-		"no node declared out of service": {Input{Nodes: []*v1.Node{node(1, withTaint(v1.TaintNodeOutOfService))}, Pods: []*v1.Pod{pod(1, true)}, Previous: published("203.0.113.1")}, nil},
-		"no node that is being deleted":   {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Pods: []*v1.Pod{pod(1, true)}}, nil},
-		"no node without an address":      {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Pods: []*v1.Pod{pod(1, true)}}, nil},
+		"no node declared out of service": {Input{Nodes: []*v1.Node{node(1, withTaint(v1.TaintNodeOutOfService))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, nil},
+		"no node that is being deleted":   {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Sets: one(pod(1, true))}, nil},
+		"no node without an address":      {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Sets: one(pod(1, true))}, nil},
 		"the last address while its proxy is replaced": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Pods: []*v1.Pod{pod(1, false)}, Previous: published("203.0.113.1")},
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, false)), Previous: published("203.0.113.1")},
 			[]string{"203.0.113.1"},
 		},
 		"of the last addresses those of healthy nodes": {
-			Input{Nodes: []*v1.Node{node(1), node(2, notReady)}, Pods: []*v1.Pod{pod(2, true)}, Previous: published("203.0.113.1", "203.0.113.2")},
+			Input{Nodes: []*v1.Node{node(1), node(2, notReady)}, Sets: one(pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")},
 			[]string{"203.0.113.1"},
 		},
 		"all last addresses when every node is lost at once": {
@@ -155,11 +159,11 @@ func TestStatus(t *testing.T) {
 			[]string{"203.0.113.1", "203.0.113.2"},
 		},
 		"no last address of nodes that are gone": {Input{Previous: published("203.0.113.1")}, nil},
-		"the new address of a node":              {Input{Nodes: []*v1.Node{node(7)}, Pods: []*v1.Pod{pod(7, true)}, Previous: published("203.0.113.1")}, []string{"203.0.113.7"}},
-		"each address once":                      {Input{Nodes: []*v1.Node{node(1), node(2, addressed(external("203.0.113.1")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}}, []string{"203.0.113.1"}},
-		"internal addresses":                     {Input{Nodes: []*v1.Node{node(1)}, Pods: []*v1.Pod{pod(1, true)}, Addresses: options.Internal}, []string{"10.0.0.1"}},
+		"the new address of a node":              {Input{Nodes: []*v1.Node{node(7)}, Sets: one(pod(7, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.7"}},
+		"each address once":                      {Input{Nodes: []*v1.Node{node(1), node(2, addressed(external("203.0.113.1")))}, Sets: one(pod(1, true), pod(2, true))}, []string{"203.0.113.1"}},
+		"internal addresses":                     {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true)), Addresses: options.Internal}, []string{"10.0.0.1"}},
 		"internal addresses for want of external ones, node by node": {
-			Input{Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Addresses: options.ExternalOrInternal},
+			Input{Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Sets: one(pod(1, true), pod(2, true)), Addresses: options.ExternalOrInternal},
 			[]string{"10.0.0.2", "203.0.113.1"},
 		},
 		"an internal IPv6 address that is public, for want of an external one": {
@@ -168,39 +172,39 @@ func TestStatus(t *testing.T) {
 					node(1, addressed(external("203.0.113.1"), internal("10.0.0.1"), internal("2001:db8::1"), internal("fd00::1"), internal("fe80::1"))),
 					node(2, addressed(internal("198.51.100.2"), external("2001:db8::2"), internal("2001:db8::3"))),
 				},
-				Pods: []*v1.Pod{pod(1, true), pod(2, true)},
+				Sets: one(pod(1, true), pod(2, true)),
 			},
 			[]string{"203.0.113.1", "2001:db8::1", "2001:db8::2"},
 		},
 		"families in the Service's order": {
 			Input{
-				Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:DB8::1")))}, Pods: []*v1.Pod{pod(1, true)},
+				Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:DB8::1")))}, Sets: one(pod(1, true)),
 				Families: []v1.IPFamily{v1.IPv6Protocol, v1.IPv4Protocol},
 			},
 			[]string{"2001:db8::1", "203.0.113.1"},
 		},
 		"no family that the Service does not have": {
-			Input{Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1")))}, Pods: []*v1.Pod{pod(1, true)}, Families: []v1.IPFamily{v1.IPv4Protocol}},
+			Input{Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1")))}, Sets: one(pod(1, true)), Families: []v1.IPFamily{v1.IPv4Protocol}},
 			[]string{"203.0.113.1"},
 		},
 		"max-nodes spreads over zones": {
 			Input{
 				Nodes: []*v1.Node{node(1, inZone("a")), node(2, inZone("a")), node(3, inZone("b"))},
-				Pods:  []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, MaxNodes: 2,
+				Sets:  one(pod(1, true), pod(2, true), pod(3, true)), MaxNodes: 2,
 			},
 			[]string{"203.0.113.1", "203.0.113.3"},
 		},
 		"max-nodes keeps who serves": {
 			Input{
 				Nodes: []*v1.Node{node(1, inZone("a")), node(2, inZone("a")), node(3, inZone("b"))},
-				Pods:  []*v1.Pod{pod(1, true), pod(2, true), pod(3, true)}, MaxNodes: 1, Previous: published("203.0.113.2"),
+				Sets:  one(pod(1, true), pod(2, true), pod(3, true)), MaxNodes: 1, Previous: published("203.0.113.2"),
 			},
 			[]string{"203.0.113.2"},
 		},
 		"max-nodes replaces who fails": {
 			Input{
 				Nodes: []*v1.Node{node(1), node(2), node(3, notReady)},
-				Pods:  []*v1.Pod{pod(1, true), pod(2, true)}, MaxNodes: 2, Previous: published("203.0.113.2", "203.0.113.3"),
+				Sets:  one(pod(1, true), pod(2, true)), MaxNodes: 2, Previous: published("203.0.113.2", "203.0.113.3"),
 			},
 			[]string{"203.0.113.1", "203.0.113.2"},
 		},
@@ -241,7 +245,7 @@ func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := map[string]v1.LoadBalancerIPMode{}
 			for _, entry := range Status(Input{
-				Nodes: nodes, Pods: []*v1.Pod{pod(1, true), pod(2, true)}, Direct: c.direct,
+				Nodes: nodes, Sets: one(pod(1, true), pod(2, true)), Direct: c.direct,
 				Addresses: options.ExternalOrInternal, IPMode: c.modes,
 			}).Ingress {
 				got[entry.IP] = *entry.IPMode
@@ -302,6 +306,10 @@ func drawInput(t *rapid.T) Input {
 		Local:     rapid.Bool().Draw(t, "local"),
 		Endpoints: map[string]bool{},
 		Direct:    map[string]bool{},
+		Now:       now,
+	}
+	for range rapid.IntRange(1, 2).Draw(t, "sets") {
+		in.Sets = append(in.Sets, Set{Since: rapid.SampledFrom([]time.Time{{}, now}).Draw(t, "since")})
 	}
 	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
 		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
@@ -319,8 +327,10 @@ func drawInput(t *rapid.T) Input {
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
 		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
 		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
-		if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
-			in.Pods = append(in.Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
+		for i := range in.Sets {
+			if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
+				in.Sets[i].Pods = append(in.Sets[i].Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
+			}
 		}
 		if rapid.Bool().Draw(t, "published") {
 			in.Previous.Ingress = append(in.Previous.Ingress, v1.LoadBalancerIngress{IP: fmt.Sprint("203.0.113.", n+1)})
@@ -373,7 +383,7 @@ func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
 		good := func(node *v1.Node) bool {
-			return healthy(node) && serves(in, node) && len(addresses(in, node)) > 0
+			return healthy(node) && (serves(in, node) || grows(in, node)) && len(addresses(in, node)) > 0
 		}
 		if len(filter(in.Nodes, good)) == 0 {
 			return
@@ -396,7 +406,7 @@ func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
 		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
 		mayServe := func(node *v1.Node) bool {
 			lives := isPublished(in, node) && !leaving(node)
-			forwards := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && serves(in, node)
+			forwards := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && forwards(in, node)
 			return len(addresses(in, node)) > 0 && (lives || forwards)
 		}
 		if can := filter(in.Nodes, mayServe); len(can) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {

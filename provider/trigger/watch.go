@@ -26,7 +26,7 @@ func (s *Services) Watch(ours informers.SharedInformerFactory, nodes coreinforme
 	}{
 		{ours.Core().V1().Pods().Informer(), s.pokeOwner(podMatters, podChanged)},
 		{ours.Core().V1().Pods().Informer(), s.pokeSuccessors()},
-		{ours.Apps().V1().DaemonSets().Informer(), s.pokeOwner(never, edited)},
+		{ours.Apps().V1().DaemonSets().Informer(), s.pokeOwner(always, edited)},
 		{ours.Core().V1().ConfigMaps().Informer(), s.pokeOwner(never, edited)},
 		{nodes.Informer(), s.pokeEverybody()},
 	} {
@@ -88,6 +88,9 @@ func deleted(obj any) any {
 }
 
 func never(any) bool { return false }
+
+// always is for what memory may have got to know too late.
+func always(any) bool { return true }
 
 // proxyState is all of a pod that a status or an event depends on.
 type proxyState struct {

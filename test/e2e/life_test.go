@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,13 +71,60 @@ func TestServiceWhosePortIsTakenIsToldAndServedOnceItIsFree(t *testing.T) {
 	wantAddresses(t, second, time.Minute, externalIPs()...)
 	wantPortErrors(t, second, "80: hostport-ccm.io/PortTaken", "8082: none")
 
+	before := proxies(t, second)
+	watch := watchPublished(t, second, 8082)
+	deleted := time.Now()
 	if err := client.CoreV1().Services(ns).Delete(t.Context(), first.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	wantHandover(t, first, deleted, "second", 80)
 	wantPortsError(t, second, metav1.ConditionFalse)
-	wantAddresses(t, second, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "second", 80, externalIPs()...)
 	wantPortErrors(t, second)
+	if fewest := watch.stop(t); fewest < len(externalIPs()) {
+		t.Errorf("only %d addresses of the Service that gained the port were published at a time", fewest)
+	}
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	stayed(t, second, before)
+}
+
+// wantHandover waits until a port of a Service that was deleted is another's
+// backend's on every node, and tells how long that took.
+func wantHandover(t *testing.T, holder *v1.Service, deleted time.Time, backend string, port int) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, node := range cluster.Nodes(cluster.GCE) {
+		all.Go(func() {
+			var freed time.Time
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for ctx.Err() == nil {
+				if freed.IsZero() && hasNoProxyOn(ctx, holder, node.Name) {
+					freed = time.Now()
+				}
+				if name, err := quickly(getTCP)(ctx, node.ExternalIP, port); err == nil && strings.HasPrefix(name, backend+"-") {
+					t.Logf("%s: the holder's proxy was gone %.2fs after the holder was deleted, and %.2fs later the port was served",
+						node.Name, freed.Sub(deleted).Seconds(), time.Since(freed).Seconds())
+					return
+				}
+			}
+			t.Errorf("%s does not serve port %d of %s", node.Name, port, backend)
+		})
+	}
+	all.Wait()
+}
+
+func quickly(get getter) getter {
+	return func(ctx context.Context, address string, port int) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return get(ctx, address, port)
+	}
+}
+
+// hasNoProxyOn says that a Service's proxy has let go of its ports on a node.
+func hasNoProxyOn(ctx context.Context, svc *v1.Service, node string) bool {
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	return err == nil && !slices.ContainsFunc(pods.Items, func(pod v1.Pod) bool { return pod.Spec.NodeName == node })
 }
 
 // wantPortErrors waits for what the first address says about its ports.
@@ -153,7 +201,8 @@ func TestANodeWhosePortAnotherPodHasIsExplainedAndHoldsUpNobody(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, others...)
 	wantWarning(t, svc, "ProxyUnschedulable", "node1", ns+"/stranger", "8084/TCP")
 	wantOpen(t, getTCP, "web", 8084, others...)
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8085)) })
+	// A port changes, which replaces the proxies.
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports[0] = servicePort(v1.ProtocolTCP, 8085) })
 	wantOpen(t, getTCP, "web", 8085, others...)
 	free()
 	wantAddresses(t, svc, time.Minute, externalIPs()...)

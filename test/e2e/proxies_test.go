@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -62,6 +63,20 @@ func proxies(t *testing.T, svc *v1.Service) []proxy {
 		t.Fatalf("Service %s has %d ready proxies: %v", svc.Name, len(all), err)
 	}
 	return all
+}
+
+// stayed checks that proxies that a Service had are as they were.
+func stayed(t *testing.T, svc *v1.Service, before []proxy) {
+	t.Helper()
+	now := proxies(t, svc)
+	for _, old := range before {
+		i := slices.IndexFunc(now, func(p proxy) bool { return p.name == old.name })
+		if i < 0 {
+			t.Errorf("proxy %s on %s is gone", old.name, old.node)
+		} else if diff := cmp.Diff(old, now[i], cmp.AllowUnexported(proxy{})); diff != "" {
+			t.Errorf("proxy %s is another (-before +after):\n%s", old.name, diff)
+		}
+	}
 }
 
 // areAvailable says whether n proxies of a Service have been ready for as long

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -57,16 +58,24 @@ func wantRule(t *testing.T, svc *v1.Service, allowed ...string) {
 	})
 }
 
-func TestPortsAreAddedToALiveService(t *testing.T) {
+func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 
+	before, live := proxies(t, svc), map[string]held{}
+	for _, address := range externalIPs() {
+		live[address] = hold(t, 20, net.JoinHostPort(address, "80"))
+	}
 	wantClosed(t, getTCP, 443, externalIPs()...)
+	watch := watchPublished(t, svc, 80)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
 	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	if fewest := watch.stop(t); fewest < len(externalIPs()) {
+		t.Errorf("only %d addresses were published at a time", fewest)
+	}
 
 	wantClosed(t, getUDP, 53, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolUDP, 53)) })
@@ -75,6 +84,22 @@ func TestPortsAreAddedToALiveService(t *testing.T) {
 	wantClosed(t, getTCP, 53, externalIPs()...)
 	wantRule(t, svc, "tcp:80,443", "udp:53")
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	stayed(t, svc, before)
+	wantAllAlive(t, live)
+
+	// What came goes, and leaves the others.
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
+	eventually(t, time.Minute, "the first proxies are all", func(ctx context.Context) error {
+		now, err := proxiesOf(ctx, svc)
+		if err == nil && len(now) != len(before) {
+			err = fmt.Errorf("there are %d", len(now))
+		}
+		return err
+	})
+	wantClosed(t, getTCP, 443, externalIPs()...)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	stayed(t, svc, before)
+	wantAllAlive(t, live)
 }
 
 func TestTwoServicesInTwoNamespacesAreServedSideBySide(t *testing.T) {

@@ -1,0 +1,230 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+)
+
+// nudgeAnnotation is put on running proxy pods when their config has changed:
+// the kubelet looks at a pod's volumes at once when the pod changes, and else
+// within about a minute.
+const nudgeAnnotation = options.Prefix + "config-changed"
+
+// The indexes of proxies: each look at a Service asks for its own, among those of
+// all Services on all nodes, and perhaps for those that have its ports.
+const (
+	byService  = "service"
+	byHostPort = "host port"
+)
+
+func serviceUID(obj any) ([]string, error) {
+	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
+}
+
+func hostPorts(obj any) (keys []string, _ error) {
+	for _, port := range obj.(*v1.Pod).Spec.Containers[0].Ports {
+		keys = append(keys, plan.PortKey(port.Protocol, port.HostPort))
+	}
+	return keys, nil
+}
+
+// proxies returns the Service's proxy pods, in any state.
+func (l *loadBalancer) proxies(svc *v1.Service) []*v1.Pod {
+	found, _ := l.pods.ByIndex(byService, string(svc.UID)) // The index is there.
+	var pods []*v1.Pod
+	for _, pod := range found {
+		pods = append(pods, pod.(*v1.Pod))
+	}
+	return pods
+}
+
+// proxiesIn returns those of one set.
+func (l *loadBalancer) proxiesIn(svc *v1.Service, set *appsv1.DaemonSet) []*v1.Pod {
+	return slices.DeleteFunc(l.proxies(svc), func(pod *v1.Pod) bool { return !plan.InSet(set, pod) })
+}
+
+// setsOf returns the proxies of DaemonSets as they are.
+func (l *loadBalancer) setsOf(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.Set {
+	var sets []publish.Set
+	for _, ds := range daemonSets {
+		sets = append(sets, publish.Set{Pods: l.proxiesIn(svc, ds), Since: ds.CreationTimestamp.Time})
+	}
+	return sets
+}
+
+// knownSets returns from memory the DaemonSets that a Service has.
+func (l *loadBalancer) knownSets(svc *v1.Service) []*appsv1.DaemonSet {
+	var list []*appsv1.DaemonSet
+	for _, name := range plan.SetNames(svc) {
+		if ds, found := l.daemonSets.known(svc, name); found {
+			list = append(list, ds)
+		}
+	}
+	return list
+}
+
+// knowsProxies says whether memory has any object that is for a Service's
+// proxies.
+func (l *loadBalancer) knowsProxies(svc *v1.Service) bool {
+	return slices.ContainsFunc(plan.SetNames(svc), func(name string) bool { return l.knowsSet(svc, name) })
+}
+
+func (l *loadBalancer) knowsSet(svc *v1.Service, name string) bool {
+	_, daemonSet := l.daemonSets.known(svc, name)
+	_, configMap := l.configMaps.known(svc, name)
+	return daemonSet || configMap
+}
+
+// findProxies asks the API server for any object that is for a Service's proxies.
+func (l *loadBalancer) findProxies(ctx context.Context, svc *v1.Service) (bool, error) {
+	for _, name := range plan.SetNames(svc) {
+		_, daemonSet, err := l.daemonSets.find(ctx, svc, name)
+		if daemonSet || err != nil {
+			return daemonSet, err
+		}
+		_, configMap, err := l.configMaps.find(ctx, svc, name)
+		if configMap || err != nil {
+			return configMap, err
+		}
+	}
+	return false, nil
+}
+
+// run makes the proxies, if the Service is to have them, and returns the
+// DaemonSets that it has. A mirror that is on its way out is kept equal while it
+// serves, if it may be.
+func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct, nodes []*v1.Node) ([]*appsv1.DaemonSet, error) {
+	if w.direct {
+		return l.knownSets(svc), nil
+	}
+	sets, err := l.runProxies(ctx, svc, p, nodes)
+	if now.mirror != nil && len(now.nodes) > 0 {
+		err = errors.Join(err, l.handOver(ctx, svc, p.Mirror, lastMade(sets)))
+	}
+	return sets, err
+}
+
+// lastMade returns when the last of DaemonSets was made, zero if there is none.
+func lastMade(sets []*appsv1.DaemonSet) (last time.Time) {
+	for _, ds := range sets {
+		if made := ds.CreationTimestamp.Time; made.After(last) {
+			last = made
+		}
+	}
+	return last
+}
+
+func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) (have []*appsv1.DaemonSet, err error) {
+	division, err := l.divide(ctx, svc, p)
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range p.Proxies(division) {
+		if set.DaemonSet == nil {
+			if err := l.drop(ctx, svc, set.Name); err != nil {
+				return have, err
+			}
+			continue
+		}
+		set.LetRolloutPass(publish.WithoutProxy(nodes, p.Nodes, l.proxiesIn(svc, set.DaemonSet)))
+		ds, err := l.runSet(ctx, svc, set)
+		if err != nil {
+			return have, err
+		}
+		have = append(have, ds)
+	}
+	return have, nil
+}
+
+// divide gives each port to a set of proxies. Where something is to change,
+// memory may be behind and would have a port given twice: so the API server is
+// asked what the sets have.
+func (l *loadBalancer) divide(ctx context.Context, svc *v1.Service, p *plan.Plan) (plan.Division, error) {
+	wanted, names := plan.PortKeys(p.Served), plan.SetNames(svc)
+	var have plan.Division
+	for i, name := range names {
+		if ds, found := l.daemonSets.known(svc, name); found {
+			have[i] = plan.HostPorts(ds)
+		}
+	}
+	if next := plan.Divide(wanted, have); next.Equal(have) {
+		return next, nil
+	}
+	for i, name := range names {
+		ds, found, err := l.daemonSets.find(ctx, svc, name)
+		if err != nil {
+			return have, err
+		}
+		if have[i] = nil; found {
+			have[i] = plan.HostPorts(ds)
+		}
+	}
+	return plan.Divide(wanted, have), nil
+}
+
+// runSet makes one set of proxies. The config comes first, as they wait for it.
+func (l *loadBalancer) runSet(ctx context.Context, svc *v1.Service, set plan.ProxySet) (*appsv1.DaemonSet, error) {
+	_, done, err := l.configMaps.ensure(ctx, svc, set.ConfigMap)
+	if err != nil {
+		return nil, err
+	}
+	if done == updated {
+		l.nudge(ctx, svc, l.proxiesIn(svc, set.DaemonSet))
+	}
+	ds, _, err := l.daemonSets.ensure(ctx, svc, set.DaemonSet)
+	return ds, err
+}
+
+// nudge hastens a changed config to the pods. It is no more than that, so
+// failures are not errors.
+func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service, pods []*v1.Pod) {
+	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
+		"annotations": map[string]string{nudgeAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
+	}})
+	for _, pod := range pods {
+		_, err := l.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			klog.FromContext(ctx).Error(err, "A proxy will take up to a minute to see its new config", "service", klog.KObj(svc), "pod", klog.KObj(pod))
+		}
+	}
+}
+
+// drop removes a set that is not to be, if memory knows anything of it.
+func (l *loadBalancer) drop(ctx context.Context, svc *v1.Service, name string) error {
+	if !l.knowsSet(svc, name) {
+		return nil
+	}
+	return l.removeSet(ctx, svc, name)
+}
+
+func (l *loadBalancer) removeSet(ctx context.Context, svc *v1.Service, name string) error {
+	if err := l.daemonSets.remove(ctx, svc, name); err != nil {
+		return err
+	}
+	return l.configMaps.remove(ctx, svc, name)
+}
+
+// removeProxies removes all sets.
+func (l *loadBalancer) removeProxies(ctx context.Context, svc *v1.Service) error {
+	l.settling.forget(svc.UID)
+	for _, name := range plan.SetNames(svc) {
+		if err := l.removeSet(ctx, svc, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
