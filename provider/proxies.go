@@ -24,6 +24,9 @@ import (
 // within about a minute.
 const nudgeAnnotation = options.Prefix + "config-changed"
 
+// rolloutPeriod is after how long to look whether a rollout has ended.
+const rolloutPeriod = 2 * time.Second
+
 // The indexes of proxies: each look at a Service asks for its own, among those of
 // all Services on all nodes, and perhaps for those that have its ports.
 const (
@@ -133,6 +136,7 @@ func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.
 	if err != nil {
 		return nil, err
 	}
+	busy := false
 	for _, set := range p.Proxies(division) {
 		if set.DaemonSet == nil {
 			if err := l.drop(ctx, svc, set.Name); err != nil {
@@ -140,12 +144,13 @@ func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.
 			}
 			continue
 		}
-		set.LetRolloutPass(publish.WithoutProxy(nodes, p.Nodes, l.proxiesIn(svc, set.DaemonSet)))
-		ds, err := l.runSet(ctx, svc, set)
+		without := publish.WithoutProxy(nodes, p.Nodes, l.proxiesIn(svc, set.DaemonSet))
+		set.LetRolloutPass(without)
+		ds, err := l.runSet(ctx, svc, set, busy)
 		if err != nil {
 			return have, err
 		}
-		have = append(have, ds)
+		have, busy = append(have, ds), plan.RollsOut(ds, without)
 	}
 	return have, nil
 }
@@ -177,13 +182,18 @@ func (l *loadBalancer) divide(ctx context.Context, svc *v1.Service, p *plan.Plan
 }
 
 // runSet makes one set of proxies. The config comes first, as they wait for it.
-func (l *loadBalancer) runSet(ctx context.Context, svc *v1.Service, set plan.ProxySet) (*appsv1.DaemonSet, error) {
+// While those of another set are being replaced, what can wait does.
+func (l *loadBalancer) runSet(ctx context.Context, svc *v1.Service, set plan.ProxySet, busy bool) (*appsv1.DaemonSet, error) {
 	_, done, err := l.configMaps.ensure(ctx, svc, set.ConfigMap)
 	if err != nil {
 		return nil, err
 	}
 	if done == updated {
 		l.nudge(ctx, svc, l.proxiesIn(svc, set.DaemonSet))
+	}
+	if have, found := l.daemonSets.known(svc, set.Name); busy && found && plan.Waits(have, set.DaemonSet) {
+		l.services.PokeAfter(nameOf(svc), rolloutPeriod)
+		return have, nil
 	}
 	ds, _, err := l.daemonSets.ensure(ctx, svc, set.DaemonSet)
 	return ds, err

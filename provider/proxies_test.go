@@ -163,6 +163,29 @@ func TestNothingIsWrittenForTwoSetsAfterARestart(t *testing.T) {
 	}
 }
 
+func TestTwoSetsAreReplacedOneAfterTheOther(t *testing.T) {
+	c := twoNodes(t)
+	stop := c.start()
+	c.grown("web")
+	stop()
+	rolledOut := func(updated int32) {
+		ds := c.daemonSet("web")
+		ds.Status.DesiredNumberScheduled, ds.Status.UpdatedNumberScheduled = 2, updated
+		must[*appsv1.DaemonSet](c)(c.kube.AppsV1().DaemonSets(system).UpdateStatus(context.Background(), ds, metav1.UpdateOptions{}))
+	}
+	image := func(set int) string { return c.daemonSetOf(set, "web").Spec.Template.Spec.Containers[0].Image }
+	rolledOut(1)
+	c.config.LoadBalancer.ProxyImage = "proxy:2"
+	c.start()
+	c.eventually("the first set has the new image", func() bool { return image(0) == "proxy:2" })
+	c.settle()
+	if got := image(1); got != "proxy:1" {
+		t.Errorf("the second set has image %s while the first is being replaced", got)
+	}
+	rolledOut(2)
+	c.eventually("the second set has it too", func() bool { return image(1) == "proxy:2" })
+}
+
 func TestAPortThatComesIsOpenedAfterItsProxiesAreWanted(t *testing.T) {
 	c := twoNodes(t)
 	c.start()

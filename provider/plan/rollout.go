@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -21,6 +23,23 @@ func oneByOne(without int) appsv1.DaemonSetUpdateStrategy {
 		Type:          appsv1.RollingUpdateDaemonSetStrategyType,
 		RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt(1 + without))},
 	}
+}
+
+// RollsOut says whether a DaemonSet's proxies are being replaced, not counting so
+// many nodes that can have none that is ready.
+func RollsOut(ds *appsv1.DaemonSet, without int) bool {
+	s := ds.Status
+	return s.ObservedGeneration < ds.Generation ||
+		int(s.DesiredNumberScheduled-s.UpdatedNumberScheduled) > without ||
+		int(s.NumberUnavailable) > without
+}
+
+// Waits says whether what is wanted of a set of proxies has time until those of
+// another have been replaced, lest two nodes are without an address at a time.
+// Other ports have none.
+func Waits(have, want *appsv1.DaemonSet) bool {
+	_, differs := UpdateDaemonSet(have, want)
+	return differs && slices.Equal(HostPorts(have), HostPorts(want))
 }
 
 // atRest returns what is wanted of a DaemonSet that has nothing to roll out: to

@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
@@ -59,5 +60,46 @@ func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
 				t.Error("it is written again")
 			}
 		})
+	}
+}
+
+func TestRollsOut(t *testing.T) {
+	done := appsv1.DaemonSetStatus{ObservedGeneration: 2, DesiredNumberScheduled: 3, UpdatedNumberScheduled: 3}
+	for name, c := range map[string]struct {
+		change  func(*appsv1.DaemonSetStatus)
+		without int
+		want    bool
+	}{
+		"all are new and ready":               {func(*appsv1.DaemonSetStatus) {}, 0, false},
+		"it was just written":                 {func(s *appsv1.DaemonSetStatus) { s.ObservedGeneration = 1 }, 0, true},
+		"one is old":                          {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled = 2 }, 0, true},
+		"one is old, on a dead node":          {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 2, 1 }, 1, false},
+		"another one than on the dead node":   {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 1, 1 }, 1, true},
+		"one is new, and not yet for so long": {func(s *appsv1.DaemonSetStatus) { s.NumberUnavailable = 1 }, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: done}
+			c.change(&ds.Status)
+			if got := RollsOut(ds, c.without); got != c.want {
+				t.Errorf("got %t", got)
+			}
+		})
+	}
+}
+
+func TestWhatWaitsForARollout(t *testing.T) {
+	have := mustProxies(t, service(), options.Default()).DaemonSet
+	image := have.DeepCopy()
+	image.Spec.Template.Spec.Containers[0].Image = "proxy:2"
+	ports := mustProxies(t, service(func(svc *v1.Service) { svc.Spec.Ports = svc.Spec.Ports[1:] }), options.Default()).DaemonSet
+	for name, c := range map[string]struct {
+		want  *appsv1.DaemonSet
+		waits bool
+	}{
+		"nothing": {have, false}, "an image": {image, true}, "not a port": {ports, false},
+	} {
+		if got := Waits(have, c.want); got != c.waits {
+			t.Errorf("%s: got %t", name, got)
+		}
 	}
 }

@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -83,10 +82,17 @@ func stayed(t *testing.T, svc *v1.Service, before []proxy) {
 // as a rollout minds.
 func areAvailable(ctx context.Context, svc *v1.Service, n int) error {
 	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, ownedBy(svc))
-	if err == nil && (len(sets.Items) != 1 || int(sets.Items[0].Status.NumberAvailable) != n) {
-		err = errors.New("some are not")
+	if err != nil {
+		return err
 	}
-	return err
+	available := 0
+	for _, set := range sets.Items {
+		available += int(set.Status.NumberAvailable)
+	}
+	if available != n {
+		return fmt.Errorf("%d are", available)
+	}
+	return nil
 }
 
 func proxyOn(t *testing.T, svc *v1.Service, node string) proxy {

@@ -174,17 +174,20 @@ func TestProxiesAreSmallAndReadySoon(t *testing.T) {
 }
 
 func TestARolloutGoesNodeByNodeAndPublishesOnlyWhatServes(t *testing.T) {
-	ns, port := newNamespace(t), freePort()
+	ns, port, another := newNamespace(t), freePort(), freePort()
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
-	before := proxies(t, svc)
+	// A port that comes later has proxies of its own.
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
+	wantOpen(t, getTCP, "web", another, externalIPs()...)
 	eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
-		return areAvailable(ctx, svc, len(before))
+		return areAvailable(ctx, svc, 2*len(externalIPs()))
 	})
+	before := proxies(t, svc)
 
-	watch := watchPublished(t, svc, port)
+	first, second := watchPublished(t, svc, port), watchPublished(t, svc, another)
 	editService(t, svc, withAnnotation("hostport-ccm.io/tolerations", `[{"key":"other","operator":"Exists"}]`))
 	eventually(t, 3*time.Minute, "all proxies are replaced", func(ctx context.Context) error {
 		now, err := proxiesOf(ctx, svc)
@@ -200,8 +203,10 @@ func TestARolloutGoesNodeByNodeAndPublishesOnlyWhatServes(t *testing.T) {
 		return nil
 	})
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	if fewest := watch.stop(t); fewest < len(externalIPs())-1 {
-		t.Errorf("only %d addresses were published at a time, want one to be missing at most", fewest)
+	for _, watch := range []*published{first, second} {
+		if fewest := watch.stop(t); fewest < len(externalIPs())-1 {
+			t.Errorf("only %d addresses were published at a time, want one to be missing at most", fewest)
+		}
 	}
 }
 
