@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -138,7 +137,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		}
 	}
 	recorder := newRecorder(ctx, kube)
-	if err := ours.Core().V1().Pods().Informer().AddIndexers(cache.Indexers{byService: serviceUID, byHostPort: hostPorts}); err != nil {
+	if err := ours.Core().V1().Pods().Informer().AddIndexers(proxyIndexers); err != nil {
 		return nil, fmt.Errorf("preparing to find proxies by their Service and ports: %w", err)
 	}
 	c.balancer = c.newLoadBalancer(kube, ours, shared.Core().V1().Services().Lister(), services, recorder)

@@ -70,10 +70,10 @@ func TestNewChoosesTheCloud(t *testing.T) {
 
 func TestOnlyTheConfigCanSwitchTheFirewallOn(t *testing.T) {
 	l := &loadBalancer{around: nobody{}, defaults: options.Options{NodeSelector: options.Default().NodeSelector, Firewall: options.FirewallNone}}
-	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil, nil, nil); err == nil {
+	if _, _, err := l.plan(service("web", withAnnotation(options.Firewall, "managed")), nil, plan.Rivals{}); err == nil {
 		t.Error("an annotation overrules a config that says hands off")
 	}
-	if _, _, err := l.plan(service("web"), nil, nil, nil); err != nil {
+	if _, _, err := l.plan(service("web"), nil, plan.Rivals{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -26,14 +26,7 @@ import (
 // runs, and is late. In mode nftables the pod has it all the same, as the rules of
 // host ports go before kube-proxy's.
 func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[string][]*v1.Pod) {
-	ours := map[string]bool{}
-	for _, proxy := range l.proxies(svc) {
-		for _, port := range proxy.Spec.Containers[0].Ports {
-			if publish.Ready(proxy) {
-				ours[proxy.Spec.NodeName+" "+plan.PortKey(port.Protocol, port.HostPort)] = true
-			}
-		}
-	}
+	ours := l.portsServed(svc)
 	mode, _ := l.kubeProxy.is()
 	held, late = map[string][]*v1.Pod{}, map[string][]*v1.Pod{}
 	for key, pods := range l.around.Holders(svc) {
@@ -47,6 +40,36 @@ func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[stri
 		}
 	}
 	return held, late
+}
+
+// portsServed returns on which nodes which ports have a proxy that is ready, as
+// node and plan.PortKey.
+func (l *loadBalancer) portsServed(svc *v1.Service) map[string]bool {
+	served := map[string]bool{}
+	for _, proxy := range l.proxies(svc) {
+		for _, port := range proxyPorts(proxy) {
+			if publish.Ready(proxy) {
+				served[proxy.Spec.NodeName+" "+port] = true
+			}
+		}
+	}
+	return served
+}
+
+// othersProxies returns the proxies of other Services that have the Service's
+// ports where it does not serve them itself.
+func (l *loadBalancer) othersProxies(svc *v1.Service) map[string][]*v1.Pod {
+	ours, others := l.portsServed(svc), map[string][]*v1.Pod{}
+	for _, key := range plan.PortKeys(svc) {
+		found, _ := l.pods.ByIndex(byHostPort, key) // The index is there.
+		for _, obj := range found {
+			pod := obj.(*v1.Pod)
+			if pod.Labels[plan.LabelServiceUID] != string(svc.UID) && pod.Spec.NodeName != "" && !ours[pod.Spec.NodeName+" "+key] {
+				others[key] = append(others[key], pod)
+			}
+		}
+	}
+	return others
 }
 
 // running returns the names of the nodes that serve the Service as things are, or
@@ -75,14 +98,15 @@ func nodeWarnings(p *plan.Plan) []warning {
 }
 
 // proxyWarnings explains proxies that cannot start. Where it is known who has
-// their port, or that no node is chosen, the scheduler's guess is left out.
+// their port, or lets go of it, or that no node is chosen, the scheduler's guess is
+// left out.
 func proxyWarnings(p *plan.Plan, pods []*v1.Pod) []warning {
 	var list []warning
 	for _, sentence := range p.Held {
 		list = append(list, warning{reason: publish.ReasonUnschedulable, message: sentence})
 	}
 	for _, t := range publish.Troubles(pods) {
-		if t.Reason != publish.ReasonUnschedulable || len(p.Held) == 0 && p.NoNodes == "" {
+		if t.Reason != publish.ReasonUnschedulable || len(p.Held) == 0 && len(p.Awaited) == 0 && p.NoNodes == "" {
 			list = append(list, warning{t.Reason, t.Message, t.Reason})
 		}
 	}

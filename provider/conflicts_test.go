@@ -128,6 +128,12 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 	before := c.daemonSet("young")
 	c.delete("old")
 	c.serves("young", "443/TCP", "80/TCP")
+	c.settle()
+	if entry := c.service("young").Status.LoadBalancer.Ingress[0]; len(entry.Ports) != 2 || entry.Ports[0].Error == nil || c.condition("young").Status != metav1.ConditionTrue {
+		t.Errorf("the port is said to be served while the proxies of the older still have it: %+v, %+v", entry, c.condition("young"))
+	}
+	c.proxyOf(1, "young", "n1", ready)
+	c.proxyOf(1, "young", "n2", ready)
 	c.eventually("both ports are served", func() bool {
 		status := c.service("young").Status.LoadBalancer
 		return c.daemonSetOf(1, "young") != nil && len(status.Ingress) == 2 && status.Ingress[0].Ports == nil

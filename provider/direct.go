@@ -194,19 +194,16 @@ func directNodes(p *plan.Plan, w way, all []*v1.Node, sets []publish.Set, now di
 }
 
 // busy returns the names of the nodes where a proxy of another Service still has
-// a port that was just given to svc. In mode nftables packets go to that proxy
+// a port that was just given to this one. In mode nftables packets go to that proxy
 // until it has drained and is gone.
-func (l *loadBalancer) busy(svc *v1.Service, p *plan.Plan) map[string]bool {
+func (l *loadBalancer) busy(p *plan.Plan) map[string]bool {
 	nodes := map[string]bool{}
 	if mode, _ := l.kubeProxy.is(); mode != config.KubeProxyNFTables {
 		return nodes
 	}
-	for _, key := range plan.PortKeys(plan.Without(svc, p.Conflicts)) {
-		proxies, _ := l.pods.ByIndex(byHostPort, key) // The index is there.
-		for _, obj := range proxies {
-			if proxy := obj.(*v1.Pod); proxy.Labels[plan.LabelServiceUID] != string(svc.UID) {
-				nodes[proxy.Spec.NodeName] = true
-			}
+	for _, proxies := range l.othersProxies(p.Served) {
+		for _, proxy := range proxies {
+			nodes[proxy.Spec.NodeName] = true
 		}
 	}
 	return nodes
@@ -217,7 +214,7 @@ func (l *loadBalancer) busy(svc *v1.Service, p *plan.Plan) map[string]bool {
 func (l *loadBalancer) modes(p *plan.Plan, nodes []*v1.Node) publish.IPMode {
 	mode, _ := l.kubeProxy.is()
 	modes := l.ipMode
-	if len(p.Conflicts) > 0 || mode == config.KubeProxyIPVS {
+	if len(p.Unserved()) > 0 || mode == config.KubeProxyIPVS {
 		// kube-proxy would serve a VIP on all ports of the Service, also those
 		// that belong to others or to the node; in mode ipvs it would also bind
 		// it.

@@ -116,13 +116,13 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	}
 	now := l.served(svc, nodes)
 	held, late := l.holders(svc, now)
-	o, p, err := l.plan(svc, nodes, held, l.running(svc, now))
+	o, p, err := l.plan(svc, nodes, plan.Rivals{Pods: held, Proxies: l.othersProxies(svc), Running: l.running(svc, now)})
 	if err != nil {
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	wrong = append(wrong, slices.Concat(portWarnings(p), nodeWarnings(p))...)
-	if err := l.tellConditions(ctx, svc, p.Conflicts); err != nil {
+	if err := l.tellConditions(ctx, svc, p.Unserved()); err != nil {
 		return nil, err
 	}
 	if p.Served == nil {
@@ -161,7 +161,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	if !w.direct {
 		wrong = append(wrong, proxyWarnings(p, l.proxies(svc))...)
 	}
-	served := directNodes(p, w, nodes, sets, now, l.busy(svc, p))
+	served := directNodes(p, w, nodes, sets, now, l.busy(p))
 	status := l.status(svc, o, p, nodes, sets, served)
 	if opened.again > 0 {
 		l.services.PokeAfter(nameOf(svc), opened.again)
@@ -174,7 +174,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	return status, wrong, l.follow(ctx, svc, w, now, status, served)
 }
 
-func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][]*v1.Pod, running map[string]bool) (options.Options, *plan.Plan, error) {
+func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, rivals plan.Rivals) (options.Options, *plan.Plan, error) {
 	o, err := options.Parse(svc.Annotations, l.defaults)
 	if err != nil {
 		return o, nil, err
@@ -183,20 +183,16 @@ func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, held map[string][
 		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: %s; remove the annotation",
 			options.Firewall, o.Firewall, l.defaults.Firewall)
 	}
-	p, err := plan.Share(l.settings, svc, o, nodes, plan.Rivals{
-		Services: l.around.Services(),
-		Defaults: l.defaults,
-		Pods:     held,
-		Running:  running,
-	})
+	rivals.Services, rivals.Defaults = l.around.Services(), l.defaults
+	p, err := plan.Share(l.settings, svc, o, nodes, rivals)
 	return o, p, err
 }
 
 func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, sets []publish.Set, served []*v1.Node) *v1.LoadBalancerStatus {
 	modes, chosen := l.modes(p, served), publish.Names(p.Nodes)
 	var ports []v1.PortStatus
-	if len(p.Conflicts) > 0 || len(served) > 0 && modes.Direct != "" {
-		ports = publish.Ports(svc, p.Conflicts)
+	if len(p.Unserved()) > 0 || len(served) > 0 && modes.Direct != "" {
+		ports = publish.Ports(svc, p.Unserved())
 	}
 	in := publish.Input{
 		Nodes:     p.Nodes,

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -34,15 +35,23 @@ const (
 	byHostPort = "host port"
 )
 
-func serviceUID(obj any) ([]string, error) {
-	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
+var proxyIndexers = cache.Indexers{
+	byService:  serviceUID,
+	byHostPort: func(obj any) ([]string, error) { return proxyPorts(obj.(*v1.Pod)), nil },
 }
 
-func hostPorts(obj any) (keys []string, _ error) {
-	for _, port := range obj.(*v1.Pod).Spec.Containers[0].Ports {
-		keys = append(keys, plan.PortKey(port.Protocol, port.HostPort))
+func proxyPorts(pod *v1.Pod) []string {
+	var keys []string
+	for _, container := range pod.Spec.Containers {
+		for _, p := range container.Ports {
+			keys = append(keys, plan.PortKey(p.Protocol, p.HostPort))
+		}
 	}
-	return keys, nil
+	return keys
+}
+
+func serviceUID(obj any) ([]string, error) {
+	return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
 }
 
 // proxies returns the Service's proxy pods, in any state.

@@ -38,6 +38,9 @@ type Rivals struct {
 	// Pods are those of others that have host ports, by protocol and port as
 	// PortKey writes them.
 	Pods map[string][]*v1.Pod
+	// Proxies are those of other Services that have its ports where it has no
+	// proxy that is ready, by the same keys.
+	Proxies map[string][]*v1.Pod
 	// Running names the nodes where a proxy of the Service in question runs, or
 	// kube-proxy serves it.
 	Running map[string]bool
@@ -165,6 +168,30 @@ func (c claim) heldByPods(pods []*v1.Pod) string {
 	})
 	return fmt.Sprintf("is a host port of pods on all nodes that the Service selects, one is %s/%s: use another port, or select other nodes by annotation %s",
 		first.Namespace, first.Name, options.NodeSelector)
+}
+
+// Unserved are all ports of the Service that nobody serves for it.
+func (p *Plan) Unserved() []Conflict { return slices.Concat(p.Conflicts, p.Awaited) }
+
+// awaited returns the ports that proxies of other Services, which have given them
+// up, have until they have drained.
+func awaited(svc *v1.Service, nodes []*v1.Node, proxies map[string][]*v1.Pod) []Conflict {
+	var list []Conflict
+	chosen := names(nodes)
+	for _, p := range Ports(svc) {
+		key, on := PortKey(p.Protocol, p.Port), map[string]bool{}
+		var holders []string
+		for _, pod := range proxies[key] {
+			if chosen[pod.Spec.NodeName] {
+				on[pod.Spec.NodeName] = true
+				holders = append(holders, ServiceOf(pod).String())
+			}
+		}
+		if len(on) > 0 && len(on) == len(chosen) {
+			list = append(list, Conflict{p.Protocol, p.Port, PortTaken, fmt.Sprintf("port %s is served as soon as the proxies of Service %s, which has given it up, have ended", key, slices.Min(holders))})
+		}
+	}
+	return list
 }
 
 // Without returns svc without the ports that it does not get.

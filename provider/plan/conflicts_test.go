@@ -164,3 +164,41 @@ func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
 		}
 	})
 }
+
+func TestAPortThatWasGivenUpIsUnservedUntilItIsFreeSomewhere(t *testing.T) {
+	nodes := []*v1.Node{node("n1", nil), node("n2", nil)}
+	of := func(service, node string) *v1.Pod {
+		return &v1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{LabelServiceNamespace: "default", LabelServiceName: service}},
+			Spec:       v1.PodSpec{NodeName: node},
+		}
+	}
+	for name, c := range map[string]struct {
+		proxies []*v1.Pod
+		o       map[string]string
+		late    bool
+	}{
+		"nobody has it":                       {},
+		"others have it on all nodes":         {proxies: []*v1.Pod{of("b", "n2"), of("a", "n1"), of("a", "n2")}, late: true},
+		"on one only":                         {proxies: []*v1.Pod{of("a", "n1")}},
+		"on a node that is not the Service's": {proxies: []*v1.Pod{of("a", "n3"), of("a", "n1")}},
+		"kube-proxy serves without asking it": {proxies: []*v1.Pod{of("a", "n1"), of("a", "n2")}, o: map[string]string{options.Datapath: "direct"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := Share(settings, service(), parsed(t, c.o), nodes, Rivals{Proxies: map[string][]*v1.Pod{"80/TCP": c.proxies}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []Conflict
+			if c.late {
+				want = []Conflict{{v1.ProtocolTCP, 80, PortTaken, "port 80/TCP is served as soon as the proxies of Service default/a, which has given it up, have ended"}}
+			}
+			if diff := cmp.Diff(want, p.Unserved()); diff != "" {
+				t.Errorf("unserved ports differ (-want +got):\n%s", diff)
+			}
+			if len(p.Served.Spec.Ports) != 2 {
+				t.Errorf("only %v get proxies", PortKeys(p.Served))
+			}
+		})
+	}
+}

@@ -34,6 +34,9 @@ type Plan struct {
 	Served *v1.Service
 	// Conflicts are the ports left out of all that follows.
 	Conflicts []Conflict
+	// Awaited are the ports that it gets, and that others still have on all its
+	// nodes.
+	Awaited []Conflict
 	// NoNodes says why there are none, if there are nodes in the cluster.
 	NoNodes string
 	// Held are sentences about nodes that pods of others keep from the
@@ -96,6 +99,9 @@ func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, riv
 		return nil, err
 	}
 	p.Conflicts = conflicts
+	if !WantsDirect(svc, o) {
+		p.Awaited = awaited(served, p.Nodes, rivals.Proxies)
+	}
 	p.HeldNodes, p.Held = heldNodes(served, p.Nodes, rivals.Pods)
 	if len(p.Nodes) == 0 && len(nodes) > 0 {
 		p.NoNodes = whyNone(nodes, o)
