@@ -33,6 +33,8 @@ type Options struct {
 	// SyncPeriod is how often the config is read and the rules are verified
 	// without a reason.
 	SyncPeriod time.Duration
+	// IPv4Only leaves the config's IPv6 to other proxies.
+	IPv4Only bool
 }
 
 const (
@@ -77,7 +79,7 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 	p := &Proxy{
 		options: options,
 		kernel:  kernel,
-		source:  source{path: options.ConfigFile, healthPort: options.HealthPort},
+		source:  source{path: options.ConfigFile, healthPort: options.HealthPort, ipv4Only: options.IPv4Only},
 		tables:  map[config.Family]*tables{},
 		absent:  map[config.Family]bool{},
 		health:  newHealth(time.Now()),

@@ -262,6 +262,17 @@ func TestIPv6(t *testing.T) {
 	}
 }
 
+func TestIPv6IsLeftToPodsThatCanForwardIt(t *testing.T) {
+	l := newLab(t, web)
+	l.source.ipv4Only = true
+	dual := web
+	dual.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
+	l.write(t, dual)
+	l.pass(t.Context())
+	l.wantReady(t)
+	l.wantRules(t, web)
+}
+
 func TestAFamilyNobodyNeedsIsProbedOnce(t *testing.T) {
 	l := newLab(t, web)
 	delete(l.fake.Tables, config.IPv6)

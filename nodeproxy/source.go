@@ -17,6 +17,7 @@ import (
 type source struct {
 	path       string
 	healthPort uint16
+	ipv4Only   bool
 	data       []byte
 }
 
@@ -37,6 +38,12 @@ func (s *source) load() (c config.Config, changed bool, err error) {
 	}
 	if c.Has("TCP", s.healthPort) {
 		return config.Config{}, true, fmt.Errorf("config file %s: ports: TCP port %d is also the proxy's own of --health-address; choose another there", s.path, s.healthPort)
+	}
+	if s.ipv4Only {
+		c = c.Without(config.IPv6)
+	}
+	if len(c.ClusterIPs) == 0 {
+		return config.Config{}, true, fmt.Errorf("config file %s: clusterIPs: there is none but that of IPv6, which %s leaves out; remove the flag", s.path, config.WithoutIPv6)
 	}
 	return c, true, nil
 }

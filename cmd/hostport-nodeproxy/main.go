@@ -54,6 +54,7 @@ type settings struct {
 	proxy         nodeproxy.Options
 	healthAddress string
 	forwardIPv6   bool
+	ipv6          bool
 	version       bool
 }
 
@@ -104,6 +105,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.healthAddress, "health-address", fmt.Sprintf(":%d", config.DefaultHealthPort), "where /readyz, /healthz and /metrics are served; the port must be none of the Service's")
 	fs.DurationVar(&s.proxy.SyncPeriod, "sync-period", 2*time.Second, "how often to read the config and verify the rules")
 	fs.BoolVar(&s.forwardIPv6, "forward-ipv6", false, "only switch IPv6 forwarding on in the pod, and exit; needs a privileged container")
+	fs.BoolVar(&s.ipv6, "ipv6", true, "forward IPv6 if the config has it; false leaves it to other pods, which can")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
@@ -131,6 +133,7 @@ func (s *settings) complete(rest []string) error {
 		return fmt.Errorf("--health-address %q: the port must be a number from 1 to 65535", s.healthAddress)
 	}
 	s.proxy.HealthPort = uint16(n)
+	s.proxy.IPv4Only = !s.ipv6
 	return nil
 }
 

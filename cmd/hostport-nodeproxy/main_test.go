@@ -30,6 +30,7 @@ func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
 		"a health address of no port":  {service(everybody, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
 		"a health port that is a name": {service(everybody, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
 		"a health port of the Service": {service(everybody, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
+		"no family that may be served": {service(everybody, "fd00:96::7"), []string{config.WithoutIPv6}, []string{file, "clusterIPs", config.WithoutIPv6}},
 		"no config file":               {"", []string{"--config-file=/nowhere/config.json"}, []string{"/nowhere/config.json", "ConfigMap"}},
 		"a config with a typo":         {`{"port":[]}`, nil, []string{file, `unknown field "port"`}},
 		"a wrong source range":         {service(`"10.0.0.0/33"`, clusterIP), nil, []string{file, "sourceRanges[0]", `"10.0.0.0/33"`}},

@@ -20,6 +20,11 @@ const DefaultHealthPort = 10270
 // and is the same for all, since a change of it would replace the pods.
 const MaxDrainSeconds = 3600
 
+// WithoutIPv6 is the flag of proxies of a Service without IPv6. If it takes on
+// IPv6, they go on with IPv4 until they are replaced by others, whose pods can
+// forward both.
+const WithoutIPv6 = "--ipv6=false"
+
 // Config is what one proxy pod forwards.
 type Config struct {
 	// Service is the Service served, as namespace/name; for messages only.

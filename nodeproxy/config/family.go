@@ -37,6 +37,15 @@ func (c Config) ClusterIP(family Family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// Without returns the config without the cluster IP of a family.
+func (c Config) Without(family Family) Config {
+	c.ClusterIPs = slices.DeleteFunc(slices.Clone(c.ClusterIPs), func(s string) bool {
+		addr, err := netip.ParseAddr(s)
+		return err == nil && FamilyOf(addr) == family
+	})
+	return c
+}
+
 // Sources returns the source ranges of the family without host bits and
 // duplicates, in the order given. The Config must be valid, as after Parse.
 func (c Config) Sources(family Family) []netip.Prefix {

@@ -80,7 +80,7 @@ func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options) 
 // IPv6 forwarding on in a pod's network namespace without privilege. Once it has
 // done so, nothing privileged runs.
 func (s Settings) initContainers(svc *v1.Service) []v1.Container {
-	if !slices.Contains(svc.Spec.IPFamilies, v1.IPv6Protocol) {
+	if !hasIPv6(svc) {
 		return nil
 	}
 	return []v1.Container{{
@@ -92,6 +92,8 @@ func (s Settings) initContainers(svc *v1.Service) []v1.Container {
 		SecurityContext: &v1.SecurityContext{Privileged: ptr.To(true), ReadOnlyRootFilesystem: ptr.To(true)},
 	}}
 }
+
+func hasIPv6(svc *v1.Service) bool { return slices.Contains(svc.Spec.IPFamilies, v1.IPv6Protocol) }
 
 func resources() v1.ResourceRequirements {
 	return v1.ResourceRequirements{
@@ -106,7 +108,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		Name:            "proxy",
 		Image:           s.ProxyImage,
 		ImagePullPolicy: s.ImagePullPolicy,
-		Args:            []string{fmt.Sprintf("--health-address=:%d", health)},
+		Args:            args(svc, health),
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe("/readyz", health, 1, 2),
 		LivenessProbe:   livenessProbe(health),
@@ -122,6 +124,14 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 			{Name: "run", MountPath: "/run"},
 		},
 	}
+}
+
+func args(svc *v1.Service, health int32) []string {
+	list := []string{fmt.Sprintf("--health-address=:%d", health)}
+	if !hasIPv6(svc) {
+		list = append(list, nodeproxy.WithoutIPv6)
+	}
+	return list
 }
 
 // lifecycle holds back the signal to end for a moment. The kernel drops it while

@@ -214,8 +214,13 @@ func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
 	if first.Image != settings.ProxyImage || !*first.SecurityContext.Privileged || !slices.Equal(first.Args, []string{"--forward-ipv6"}) || len(first.Resources.Limits) != 2 {
 		t.Errorf("got %+v", first)
 	}
-	if diff := cmp.Diff(mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers, spec.Containers); diff != "" {
-		t.Errorf("the proxy itself differs from IPv4's (-IPv4 +both):\n%s", diff)
+	ipv4 := mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers[0]
+	if without := ipv4.Args[1:]; !slices.Equal(without, []string{nodeproxy.WithoutIPv6}) {
+		t.Errorf("a proxy of a Service without IPv6 has the flags %q", ipv4.Args)
+	}
+	ipv4.Args = ipv4.Args[:1]
+	if diff := cmp.Diff(ipv4, spec.Containers[0]); diff != "" {
+		t.Errorf("else the proxy itself differs from IPv4's (-IPv4 +both):\n%s", diff)
 	}
 }
 

@@ -123,11 +123,11 @@ func nodesWith(in Input, ok func(*v1.Node) bool) []*v1.Node {
 	return filter(in.Nodes, func(node *v1.Node) bool { return len(addresses(in, node)) > 0 && ok(node) })
 }
 
-func filter(nodes []*v1.Node, ok func(*v1.Node) bool) []*v1.Node {
-	var kept []*v1.Node
-	for _, node := range nodes {
-		if ok(node) {
-			kept = append(kept, node)
+func filter[T any](list []T, ok func(T) bool) []T {
+	var kept []T
+	for _, item := range list {
+		if ok(item) {
+			kept = append(kept, item)
 		}
 	}
 	return kept
@@ -187,7 +187,7 @@ func isPublished(in Input, node *v1.Node) bool { return shows(in.Previous, node)
 func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
 	var all []address
 	for _, node := range nodes {
-		all = append(all, addresses(in, node)...)
+		all = append(all, filter(addresses(in, node), func(a address) bool { return forwarded(in, node, a.ip) })...)
 	}
 	slices.SortFunc(all, func(a, b address) int {
 		if c := cmp.Compare(rank(in.Families, a.ip), rank(in.Families, b.ip)); c != 0 {

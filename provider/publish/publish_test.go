@@ -12,6 +12,7 @@ import (
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"pgregory.net/rapid"
 
+	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -73,6 +74,16 @@ func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
 
 // one is the only set of a Service.
 func one(pods ...*v1.Pod) []Set { return []Set{{Pods: pods}} }
+
+// dual gives a node the addresses 203.0.113.n and 2001:db8::n.
+func dual(n int) func(*v1.Node) {
+	return addressed(external(fmt.Sprint("203.0.113.", n)), external(fmt.Sprint("2001:db8::", n)))
+}
+
+// ofIPv4 makes a proxy one that was made for a Service without IPv6.
+func ofIPv4(pod *v1.Pod) {
+	pod.Spec.Containers = []v1.Container{{Args: []string{nodeproxy.WithoutIPv6}}}
+}
 
 func stopping(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{} }
 
@@ -186,6 +197,18 @@ func TestStatus(t *testing.T) {
 		"no family that the Service does not have": {
 			Input{Nodes: []*v1.Node{node(1, addressed(external("203.0.113.1"), external("2001:db8::1")))}, Sets: one(pod(1, true)), Families: []v1.IPFamily{v1.IPv4Protocol}},
 			[]string{"203.0.113.1"},
+		},
+		"an IPv6 address when a proxy forwards it": {
+			Input{Nodes: []*v1.Node{node(1, dual(1)), node(2, dual(2))}, Sets: one(pod(1, true, ofIPv4), pod(2, true))},
+			[]string{"203.0.113.1", "203.0.113.2", "2001:db8::2"},
+		},
+		"an IPv6 address that is served directly": {
+			Input{Nodes: []*v1.Node{node(1, dual(1))}, Sets: one(pod(1, true, ofIPv4)), Direct: map[string]bool{"n1": true}},
+			[]string{"203.0.113.1", "2001:db8::1"},
+		},
+		"no other IPv6 address than before while no proxy is ready": {
+			Input{Nodes: []*v1.Node{node(1, dual(1)), node(2, dual(2))}, Previous: published("203.0.113.1", "203.0.113.2", "2001:db8::2")},
+			[]string{"203.0.113.1", "203.0.113.2", "2001:db8::2"},
 		},
 		"max-nodes spreads over zones": {
 			Input{

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -90,12 +92,24 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 	overDatapaths(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		newBackend(t, ns, "web")
-		svc := d.newService(t, ns, inFamilies(v1.IPv4Protocol), bothProtocols(port)...)
+		// The proxies are replaced twice, one by one.
+		svc := d.newService(t, ns, withAnnotation(drainSeconds, "0"), bothProtocols(port)...)
 		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		if !d.direct {
+			eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
+				return areAvailable(ctx, svc, len(externalIPs()))
+			})
+		}
 
 		editService(t, svc, inFamilies(v1.IPv4Protocol, v1.IPv6Protocol))
 		both := slices.Concat(externalIPs(), externalIPv6s())
-		wantAddresses(t, svc, 2*time.Minute, both...)
+		wantTakenOn(t, svc, both)
+		for _, address := range both {
+			// kube-proxy takes a moment, and nobody can see it.
+			if _, err := surely(askTCP)(t.Context(), from(cluster.Internet), address, port, whoAreYou); err != nil && !d.direct {
+				t.Errorf("%s was published before it was served: %v", address, err)
+			}
+		}
 		wantBothOpen(t, cluster.Internet, port, both...)
 
 		editService(t, svc, func(s *v1.Service) {
@@ -105,6 +119,23 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
 		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
 		wantBothClosedSoon(t, cluster.Internet, port, externalIPv6s()...)
+	})
+}
+
+// wantTakenOn waits until a Service has more addresses, during which it has
+// those of IPv4, but for one whose proxy is being replaced.
+func wantTakenOn(t *testing.T, svc *v1.Service, want []string) {
+	t.Helper()
+	eventually(t, 2*time.Minute, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
+		got, err := addresses(ctx, svc)
+		if err != nil || slices.Equal(got, want) {
+			return err
+		}
+		kept := slices.DeleteFunc(externalIPs(), func(ip string) bool { return !contains(got, ip) })
+		if len(kept) < len(externalIPs())-1 {
+			t.Fatalf("it has %v, too few of IPv4", got)
+		}
+		return fmt.Errorf("it has %v", got)
 	})
 }
 
