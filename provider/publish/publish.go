@@ -96,7 +96,8 @@ func preferLocal(in Input, serving []*v1.Node) []*v1.Node {
 //     still forward;
 //   - any nodes that are to be removed, as long as they are Ready and serve;
 //   - published nodes that were deselected, until one of those selected in
-//     their place serves. If none can, they go.
+//     their place serves. If none can, they go;
+//   - nodes that serve some of the ports.
 func keep(in Input) []*v1.Node {
 	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
 	staying := func(node *v1.Node) bool { return !leaving(node) }
@@ -109,13 +110,21 @@ func keep(in Input) []*v1.Node {
 			return kept
 		}
 	}
-	if last := nodesWith(in, forwarding); len(last) > 0 && len(in.Previous.Ingress) > 0 {
-		return last
+	if len(in.Previous.Ingress) == 0 {
+		return nil
+	}
+	forwarders := nodesWith(in, forwarding)
+	if removed := filter(forwarders, leaving); len(removed) > 0 {
+		return removed
 	}
 	if successors := nodesWith(in, healthy); len(successors) == 0 {
 		return nil
 	}
-	return filter(in.Others, func(node *v1.Node) bool { return isPublished(in, node) && healthy(node) })
+	deselected := filter(in.Others, func(node *v1.Node) bool { return isPublished(in, node) && healthy(node) })
+	if len(deselected) > 0 {
+		return deselected
+	}
+	return forwarders
 }
 
 // nodesWith returns the nodes that have something to publish and fulfil ok.

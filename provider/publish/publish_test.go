@@ -133,6 +133,14 @@ func TestStatus(t *testing.T) {
 		"a deselected node until another serves": {
 			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: one(pod(2, false)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
+		"a deselected node until another serves all ports": {
+			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: []Set{{Pods: []*v1.Pod{pod(2, true)}}, {Pods: []*v1.Pod{pod(1, true)}}}, Previous: published("203.0.113.1")},
+			[]string{"203.0.113.1"},
+		},
+		"a node that serves some ports before none": {
+			Input{Nodes: []*v1.Node{node(2)}, Sets: []Set{{Pods: []*v1.Pod{pod(2, true)}}, {}}, Previous: published("203.0.113.1")},
+			[]string{"203.0.113.2"},
+		},
 		"no deselected node if no other can": {
 			Input{Nodes: []*v1.Node{node(2, notReady)}, Others: []*v1.Node{node(1)}, Previous: published("203.0.113.1")}, nil,
 		},
