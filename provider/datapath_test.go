@@ -308,6 +308,33 @@ func TestNobodyNewIsLetInWhileProxiesTakeOverInModeNFTables(t *testing.T) {
 	}
 }
 
+func TestNobodyIsHeldBackForAServiceThatIsRefused(t *testing.T) {
+	for name, broken := range map[string]func(*v1.Service){
+		"for an annotation": withAnnotation(options.MaxNodes, "many"),
+		"for its datapath": func(svc *v1.Service) {
+			by(options.DatapathDirect)(svc)
+			svc.Spec.Selector = nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNatted(t)
+			c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+			c.start()
+			from := []string{"198.51.100.0/24"}
+			c.serveDirectly(service("web", by(options.DatapathDirect), func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = from }))
+			lets := func(in ...string) {
+				t.Helper()
+				c.eventually(fmt.Sprintf("the mirror lets in %v", in), func() bool { return slices.Equal(c.mirror("web").Spec.LoadBalancerSourceRanges, in) })
+			}
+			c.edit("web", by(options.DatapathProxy))
+			lets("0.0.0.0/32")
+			c.edit("web", broken)
+			c.eventually("it is refused", func() bool { return c.hasEvent("Warning LoadBalancerRefused web:") })
+			lets(from...)
+		})
+	}
+}
+
 func TestAModeThatTurnsUnsafeEndsDirectAtOnce(t *testing.T) {
 	turn := func(c *cluster) {
 		must[*v1.ConfigMap](c)(c.kube.CoreV1().ConfigMaps("kube-system").Update(c.Context(), inMode("ipvs"), metav1.UpdateOptions{}))

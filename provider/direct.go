@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	cloudprovider "k8s.io/cloud-provider"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
@@ -179,6 +180,20 @@ func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, be
 		return nil // It serves as it is.
 	}
 	return err
+}
+
+// refuse leaves a Service as it is, but for a mirror that holds back new
+// connections: nobody would release them.
+func (l *loadBalancer) refuse(ctx context.Context, svc *v1.Service, now direct) error {
+	if now.mirror == nil {
+		return cloudprovider.ImplementedElsewhere
+	}
+	if mirror, held := plan.LetIn(now.mirror, svc); held {
+		if _, _, err := l.mirrors.bring(ctx, svc, now.mirror, mirror); err != nil {
+			return err
+		}
+	}
+	return cloudprovider.ImplementedElsewhere
 }
 
 // directNodes returns the nodes where kube-proxy is to serve, none of them where

@@ -113,6 +113,18 @@ func HoldBack(mirror *v1.Service) *v1.Service {
 	return held
 }
 
+// LetIn undoes HoldBack, or returns false if there is nothing to undo, or it
+// cannot be known who is to be let in.
+func LetIn(mirror, svc *v1.Service) (*v1.Service, bool) {
+	held := HoldBack(mirror).Spec.LoadBalancerSourceRanges
+	if _, err := SourceRanges(svc); err != nil || !slices.Equal(mirror.Spec.LoadBalancerSourceRanges, held) {
+		return nil, false
+	}
+	open := mirror.DeepCopy()
+	open.Spec.LoadBalancerSourceRanges = mirroredRanges(svc)
+	return open, true
+}
+
 // UpdateMirror does for a mirror Service what UpdateDaemonSet does for a
 // DaemonSet. Its status is not looked at.
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
