@@ -46,6 +46,8 @@ func TestANodeStaysPublishedUntilTheProxyOfASetThatIsNewIsThere(t *testing.T) {
 	}{
 		"it has no pod yet":                   {age: second, stays: true},
 		"it has no pod for long":              {age: Patience},
+		"it was made by a clock a bit ahead":  {age: -second, stays: true},
+		"it was made by a clock far ahead":    {age: -time.Hour},
 		"its pod starts":                      {second, []*v1.Pod{pod(1, false, madeAgo(second), scheduledAgo(second))}, true},
 		"its pod takes too long":              {2 * Patience, []*v1.Pod{pod(1, false, madeAgo(2*Patience), scheduledAgo(Patience))}, false},
 		"its pod waits for the port":          {second, []*v1.Pod{pending(1, "node(s) didn't have free ports", madeAgo(second))}, true},
