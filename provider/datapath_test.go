@@ -248,26 +248,38 @@ func TestALiveServiceChangesItsDatapath(t *testing.T) {
 }
 
 func TestKubeProxyIsRemindedOfFlowsOnceTheLastProxyIsGone(t *testing.T) {
-	c := twoNatted(t)
-	c.takeOver = 0
-	c.start()
-	udp := service("web")
-	udp.Spec.Ports = []v1.ServicePort{{Protocol: v1.ProtocolUDP, Port: 53}}
-	c.serve(udp)
-	c.edit("web", by(options.DatapathDirect))
-	c.mirrors("web", "10.0.0.1", "10.0.0.2")
-	says := func(want string) {
-		t.Helper()
-		c.eventually("the mirror says that proxies there are "+want, func() bool { return c.mirror("web").Labels[plan.LabelProxies] == want })
+	for name, tc := range map[string]struct {
+		dead []string
+		ends []string
+	}{
+		"which ends":             {nil, []string{"n1", "n2"}},
+		"on any node that lives": {[]string{"n2"}, []string{"n1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNatted(t)
+			c.takeOver = 0
+			c.start()
+			udp := service("web")
+			udp.Spec.Ports = []v1.ServicePort{{Protocol: v1.ProtocolUDP, Port: 53}}
+			c.serve(udp)
+			c.edit("web", by(options.DatapathDirect))
+			c.mirrors("web", "10.0.0.1", "10.0.0.2")
+			says := func(want string) {
+				t.Helper()
+				c.eventually("the mirror says that proxies there are "+want, func() bool { return c.mirror("web").Labels[plan.LabelProxies] == want })
+			}
+			c.settle()
+			says("some")
+			for _, node := range tc.dead {
+				c.readiness(node, v1.ConditionUnknown)
+			}
+			for _, node := range tc.ends {
+				says("some")
+				c.removeProxy("web", node)
+			}
+			says("none")
+		})
 	}
-	for _, node := range []string{"n1", "n2"} {
-		c.settle()
-		says("some")
-		if err := c.kube.CoreV1().Pods(system).Delete(t.Context(), plan.Name(udp)+"-"+node, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	says("none")
 }
 
 func TestNobodyNewIsLetInWhileProxiesTakeOverInModeNFTables(t *testing.T) {

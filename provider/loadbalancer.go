@@ -130,7 +130,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 		wrong = append(wrong, told...)
 		return &v1.LoadBalancerStatus{}, err
 	}
-	p.TellOfProxies(len(l.proxies(svc)) > 0)
+	p.TellOfProxies(publish.Linger(l.proxies(svc), nodes))
 	w, err := l.choose(ctx, svc, o, p, &now)
 	if obstacle := (*plan.Obstacle)(nil); errors.As(err, &obstacle) {
 		wrong = append(wrong, warning{reason: reasonRefused, message: obstacle.Error()})

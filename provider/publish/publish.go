@@ -181,6 +181,13 @@ func Running(pods []*v1.Pod) map[string]bool {
 	return nodes
 }
 
+// Linger says whether there are proxies still, ready or not. One on a node that is
+// not Ready does not count: nobody says when it has ended, perhaps for ever.
+func Linger(pods []*v1.Pod, nodes []*v1.Node) bool {
+	lives := Names(filter(nodes, ready))
+	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return lives[pod.Spec.NodeName] })
+}
+
 // Ready says whether a proxy forwards. One that is being stopped does not.
 func Ready(pod *v1.Pod) bool {
 	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
