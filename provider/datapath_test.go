@@ -36,6 +36,10 @@ func (c *cluster) forbid(verb, because string) {
 			if action.GetName() != name {
 				return false, nil, nil
 			}
+		case clienttesting.PatchAction:
+			if action.GetName() != name {
+				return false, nil, nil
+			}
 		}
 		return true, nil, apierrors.NewForbidden(v1.Resource("services"), name, fmt.Errorf("%s", because))
 	})

@@ -44,10 +44,10 @@ type direct struct {
 }
 
 // served reads from memory what is served directly: what the mirror's status
-// says, or where there are no mirrors the Service's own. There an entry of mode
+// says, or where mirrors serve nothing the Service's own. There an entry of mode
 // VIP that lists ports is one that we wrote for kube-proxy.
 func (l *loadBalancer) served(svc *v1.Service, nodes []*v1.Node) direct {
-	if mirror, found := l.mirrors.known(svc, plan.Name(svc)); found {
+	if mirror, found := l.mirrors.known(svc, plan.Name(svc)); found && l.translated {
 		return direct{mirror, publish.Shown(mirror.Status.LoadBalancer, nodes), sets.New(plan.PortKeys(mirror)...)}
 	}
 	if l.translated {
@@ -185,6 +185,9 @@ func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, be
 // refuse leaves a Service as it is, but for a mirror that holds back new
 // connections: nobody would release them.
 func (l *loadBalancer) refuse(ctx context.Context, svc *v1.Service, now direct) error {
+	if err := l.openGate(ctx, svc); err != nil {
+		return err
+	}
 	if now.mirror == nil {
 		return cloudprovider.ImplementedElsewhere
 	}
@@ -251,7 +254,7 @@ func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now d
 		mirror = now.mirror
 	}
 	if mirror != nil {
-		carried := publish.Carried(status, nodes)
+		carried := publish.Carried(status, nodes, true)
 		if !w.direct && len(carried.Ingress) == 0 {
 			return l.removeMirror(ctx, svc)
 		}

@@ -121,7 +121,14 @@ func (l *loadBalancer) findProxies(ctx context.Context, svc *v1.Service) (bool, 
 // serves, if it may be.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct, nodes []*v1.Node) ([]*appsv1.DaemonSet, error) {
 	if w.direct {
-		return l.knownSets(svc), nil
+		return l.knownSets(svc), l.openGate(ctx, svc)
+	}
+	if !l.translated {
+		wait, err := l.holdBack(ctx, svc, p, now, nodes)
+		if wait > 0 || err != nil {
+			l.services.PokeAfter(nameOf(svc), wait)
+			return l.knownSets(svc), err
+		}
 	}
 	sets, err := l.runProxies(ctx, svc, p, nodes)
 	if now.mirror != nil && len(now.nodes) > 0 {

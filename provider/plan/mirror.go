@@ -125,6 +125,13 @@ func LetIn(mirror, svc *v1.Service) (*v1.Service, bool) {
 	return open, true
 }
 
+// Gate returns a mirror that holds back and serves nothing: it has no endpoints.
+func Gate(mirror *v1.Service) *v1.Service {
+	gate := HoldBack(mirror)
+	gate.Spec.Selector = nil
+	return gate
+}
+
 // UpdateMirror does for a mirror Service what UpdateDaemonSet does for a
 // DaemonSet. Its status is not looked at.
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {

@@ -10,15 +10,16 @@ import (
 // Carried returns the status of a mirror Service: in place of each published
 // address of the nodes, the one that packets to it carry when they arrive. In
 // place of an external IPv4 address, which the cloud translates, that is the
-// node's internal one; any other is on the node itself.
-func Carried(published *v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
+// node's internal one; any other is on the node itself, and so are all where
+// nothing is translated.
+func Carried(published *v1.LoadBalancerStatus, nodes []*v1.Node, translated bool) *v1.LoadBalancerStatus {
 	var ips []netip.Addr
 	for _, node := range nodes {
 		for _, a := range node.Status.Addresses {
 			ip, err := netip.ParseAddr(a.Address)
 			switch {
 			case err != nil || !has(*published, ip):
-			case a.Type == v1.NodeExternalIP && ip.Is4():
+			case translated && a.Type == v1.NodeExternalIP && ip.Is4():
 				for _, internal := range ofType(node, v1.NodeInternalIP, v1.IPv4Protocol, IPMode{}) {
 					ips = append(ips, internal.ip)
 				}

@@ -113,6 +113,17 @@ func awaitNoProxies(t *testing.T, svc *v1.Service) {
 	})
 }
 
+func awaitNoMirror(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
+		list, err := client.CoreV1().Services(svc.Namespace).List(ctx, ownedBy(svc))
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("there are %d", len(list.Items))
+		}
+		return err
+	})
+}
+
 func TestDirectTakesUDPFlowsOverFromProxies(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	backend := newPod(t, ns, "web", "node1")
@@ -127,39 +138,51 @@ func TestDirectTakesUDPFlowsOverFromProxies(t *testing.T) {
 }
 
 func TestDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
+	loseNone(t, addressesOf(cluster.Nodes(cluster.GCE), externalIP), func(svc *v1.Service) {
+		wantMirror(t, svc, svc.Spec.Ports[0].Port, addressesOf(cluster.Nodes(cluster.GCE), internalIP)...)
+	}, awaitNoMirror)
+}
+
+func TestBareMetalDirectAndBackUnderAStreamOfNewConnectionsLosesNone(t *testing.T) {
+	loseNone(t, addressesOf(cluster.Nodes(cluster.BareMetal), internalIP), func(svc *v1.Service) {
+		wantMode(t, svc, v1.LoadBalancerIPModeVIP)
+	}, func(t *testing.T, svc *v1.Service) {
+		wantMode(t, svc, v1.LoadBalancerIPModeProxy)
+		awaitNoMirror(t, svc)
+	})
+}
+
+// loseNone switches a Service from proxies to direct and back under a stream of new
+// connections. direct waits until kube-proxy is told of all nodes, back until it is
+// told of none.
+func loseNone(t *testing.T, all []string, direct func(*v1.Service), back func(*testing.T, *v1.Service)) {
+	t.Helper()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) { by(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, int32(port)))
-	nodes := cluster.Nodes(cluster.GCE)
-	all := addressesOf(nodes, externalIP)
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
 
 	stop := stream(t, port, all...)
 	editService(t, svc, by(options.DatapathDirect))
-	wantMirror(t, svc, int32(port), addressesOf(nodes, internalIP)...)
+	direct(svc)
 	awaitNoProxies(t, svc)
 	wantAddresses(t, svc, time.Minute, all...)
-	made, failed := stop()
-	t.Logf("from proxies to direct: %d connections, failed %v", made, count(failed))
-	if len(failed) > 0 {
-		t.Errorf("from proxies to direct %d of %d new connections failed", len(failed), made)
-	}
+	wantNoneFailed(t, "from proxies to direct", stop)
 
 	stop = stream(t, port, all...)
 	editService(t, svc, by(options.DatapathProxy))
-	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
-		list, err := client.CoreV1().Services(ns).List(ctx, ownedBy(svc))
-		if err == nil && len(list.Items) > 0 {
-			err = fmt.Errorf("there are %d", len(list.Items))
-		}
-		return err
-	})
+	back(t, svc)
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
-	made, failed = stop()
-	t.Logf("from direct to proxies: %d connections, failed %v", made, count(failed))
+	wantNoneFailed(t, "from direct to proxies", stop)
+}
+
+func wantNoneFailed(t *testing.T, way string, stop func() (made int, failed []string)) {
+	t.Helper()
+	made, failed := stop()
+	t.Logf("%s: %d connections, failed %v", way, made, count(failed))
 	if len(failed) > 0 {
-		t.Errorf("from direct to proxies %d of %d new connections failed", len(failed), made)
+		t.Errorf("%s %d of %d new connections failed", way, len(failed), made)
 	}
 }
