@@ -125,9 +125,12 @@ func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w
 	}
 	if !l.translated {
 		wait, err := l.holdBack(ctx, svc, p, now, nodes)
-		if wait > 0 || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		if wait > 0 {
 			l.services.PokeAfter(nameOf(svc), wait)
-			return l.knownSets(svc), err
+			return l.knownSets(svc), nil
 		}
 	}
 	sets, err := l.runProxies(ctx, svc, p, nodes)
