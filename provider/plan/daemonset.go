@@ -33,9 +33,9 @@ const (
 	settled = 3
 )
 
-// daemonSet runs one proxy per node, of a set that has all ports of svc. Its pods change only with the Service's
-// port numbers, protocols and IP families, its options other than the drain
-// time, and the image.
+// daemonSet runs one proxy per node, of a set that has all ports of svc. Its pods
+// change only with the Service's port numbers, protocols and IP families, its
+// options other than the drain time, and the image.
 func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1.DaemonSet {
 	name := SetNames(svc)[set]
 	ds := &appsv1.DaemonSet{

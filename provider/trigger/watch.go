@@ -17,8 +17,8 @@ import (
 
 // Watch pokes Services when the proxies, DaemonSets and ConfigMaps that were
 // made for them change in a way that matters, those that want a port of a proxy
-// that is gone, and all Services when a node changes. ours must be limited to objects of ours. Call it before the informers
-// are started.
+// that is gone, and all Services when a node changes. ours must be limited to
+// objects of ours. Call it before the informers are started.
 func (s *Services) Watch(ours informers.SharedInformerFactory, nodes coreinformers.NodeInformer) error {
 	for _, source := range []struct {
 		informer cache.SharedIndexInformer
