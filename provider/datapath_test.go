@@ -23,8 +23,11 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// forbid has the API server refuse to create mirrors.
+// forbid has the API server refuse to create, update, patch or delete mirrors. It
+// locks, as the fake does not while reactors are added.
 func (c *cluster) forbid(verb, because string) {
+	c.kube.Lock()
+	defer c.kube.Unlock()
 	c.kube.PrependReactor(verb, "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		name := plan.Name(service("web"))
 		switch action := action.(type) {
