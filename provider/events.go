@@ -57,8 +57,7 @@ func newReporter(recorder record.EventRecorder) *reporter {
 }
 
 // warn sends those of the warnings that were not there last time, or a long time
-// ago. all is
-// everything that is wrong with the Service now.
+// ago. all is everything that is wrong with the Service now.
 func (r *reporter) warn(svc *v1.Service, all []warning) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
