@@ -133,12 +133,18 @@ func TestAGateDoesNotStay(t *testing.T) {
 	}
 }
 
-func TestAGateThatCannotBeToldGoes(t *testing.T) {
+// holdingBack is a cluster where a Service has a gate for both nodes.
+func holdingBack(t *testing.T) *cluster {
 	c := withGates(t, young)
 	c.start()
 	c.serveOnMetal()
 	c.edit("web", by(options.DatapathProxy))
 	c.mirrors("web", "203.0.113.1", "203.0.113.2")
+	return c
+}
+
+func TestAGateThatCannotBeToldGoes(t *testing.T) {
+	c := holdingBack(t)
 	c.forbid("patch", "no")
 	c.proxy("web", "n1", ready)
 	c.settle()
@@ -148,11 +154,7 @@ func TestAGateThatCannotBeToldGoes(t *testing.T) {
 }
 
 func TestAGateGoesWithItsService(t *testing.T) {
-	c := withGates(t, young)
-	c.start()
-	c.serveOnMetal()
-	c.edit("web", by(options.DatapathProxy))
-	c.mirrors("web", "203.0.113.1", "203.0.113.2")
+	c := holdingBack(t)
 	c.delete("web")
 	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
 	c.nothingLeft("web")

@@ -103,11 +103,30 @@ func ips(s *v1.LoadBalancerStatus) []string {
 	return list
 }
 
-func TestStatus(t *testing.T) {
-	for name, c := range map[string]struct {
-		in   Input
-		want []string
-	}{
+// statusCase is what is to be published of an input, external addresses if it does
+// not say.
+type statusCase struct {
+	in   Input
+	want []string
+}
+
+func testStatus(t *testing.T, cases map[string]statusCase) {
+	t.Helper()
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if c.in.Addresses == "" {
+				c.in.Addresses = options.External
+			}
+			c.in.IPMode = modes
+			if diff := cmp.Diff(c.want, ips(Status(c.in))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStatusShowsTheNodesThatServe(t *testing.T) {
+	testStatus(t, map[string]statusCase{
 		"nodes whose proxy is ready, sorted as numbers": {
 			Input{Nodes: []*v1.Node{node(10), node(9), node(1)}, Sets: one(pod(10, true), pod(9, true), pod(1, true))},
 			[]string{"203.0.113.1", "203.0.113.9", "203.0.113.10"},
@@ -119,17 +138,24 @@ func TestStatus(t *testing.T) {
 		"a node whose old proxy is being stopped": {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true, stopping), pod(1, true))}, []string{"203.0.113.1"}},
 		"no node that is not Ready":               {Input{Nodes: []*v1.Node{node(1, notReady), node(2)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"}},
 		"no node without a word on readiness":     {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.Status.Conditions = nil })}, Sets: one(pod(1, true))}, nil},
-		"no node the autoscaler is to remove":     {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
-		"but the last one as long as it serves":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
+		"no node that is cordoned once its proxy is gone": {
+			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Sets: one(pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
+		},
+		"a node that is cordoned and serves": {Input{Nodes: []*v1.Node{node(1, cordoned)}, Sets: one(pod(1, true))}, []string{"203.0.113.1"}},
+		"no node declared out of service":    {Input{Nodes: []*v1.Node{node(1, withTaint(v1.TaintNodeOutOfService))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, nil},
+		"no node that is being deleted":      {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Sets: one(pod(1, true))}, nil},
+	})
+}
+
+func TestStatusKeepsWhatMayStillServe(t *testing.T) {
+	testStatus(t, map[string]statusCase{
+		"no node the autoscaler is to remove":   {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2)}, Sets: one(pod(1, true), pod(2, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.2"}},
+		"but the last one as long as it serves": {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"}},
 		"and rather that one than one that may be dead": {
 			Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler")), node(2, notReady)}, Sets: one(pod(1, true)), Previous: published("203.0.113.1", "203.0.113.2")},
 			[]string{"203.0.113.1"},
 		},
 		"and not once it serves no more": {Input{Nodes: []*v1.Node{node(1, withTaint("ToBeDeletedByClusterAutoscaler"))}, Sets: one(pod(1, false)), Previous: published("203.0.113.1")}, nil},
-		"no node that is cordoned once its proxy is gone": {
-			Input{Nodes: []*v1.Node{node(1, cordoned), node(2)}, Sets: one(pod(2, true)), Previous: published("203.0.113.1", "203.0.113.2")}, []string{"203.0.113.2"},
-		},
-		"a node that is cordoned and serves": {Input{Nodes: []*v1.Node{node(1, cordoned)}, Sets: one(pod(1, true))}, []string{"203.0.113.1"}},
 		"a deselected node until another serves": {
 			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: one(pod(2, false)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
@@ -144,27 +170,6 @@ func TestStatus(t *testing.T) {
 		"no deselected node if no other can": {
 			Input{Nodes: []*v1.Node{node(2, notReady)}, Others: []*v1.Node{node(1)}, Previous: published("203.0.113.1")}, nil,
 		},
-		"with policy Local nodes with an endpoint": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
-		},
-		"with policy Local and no endpoint those published before": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
-		},
-		"with policy Local and no endpoint ever all": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n3": true}}, []string{"203.0.113.1", "203.0.113.2"},
-		},
-		"with policy Local no node that has an endpoint and no proxy": {
-			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true)), Local: true, Endpoints: map[string]bool{"n1": true, "n2": true}}, []string{"203.0.113.1"},
-		},
-		"max-nodes of the nodes with an endpoint": {
-			Input{
-				Nodes: []*v1.Node{node(1), node(2), node(3)}, Sets: one(pod(1, true), pod(2, true), pod(3, true)), Local: true,
-				Endpoints: map[string]bool{"n2": true, "n3": true}, MaxNodes: 1, Previous: published("203.0.113.1"),
-			}, []string{"203.0.113.2"},
-		},
-		"no node declared out of service": {Input{Nodes: []*v1.Node{node(1, withTaint(v1.TaintNodeOutOfService))}, Sets: one(pod(1, true)), Previous: published("203.0.113.1")}, nil},
-		"no node that is being deleted":   {Input{Nodes: []*v1.Node{node(1, func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} })}, Sets: one(pod(1, true))}, nil},
-		"no node without an address":      {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Sets: one(pod(1, true))}, nil},
 		"the last address while its proxy is replaced": {
 			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, false)), Previous: published("203.0.113.1")},
 			[]string{"203.0.113.1"},
@@ -178,9 +183,32 @@ func TestStatus(t *testing.T) {
 			[]string{"203.0.113.1", "203.0.113.2"},
 		},
 		"no last address of nodes that are gone": {Input{Previous: published("203.0.113.1")}, nil},
-		"the new address of a node":              {Input{Nodes: []*v1.Node{node(7)}, Sets: one(pod(7, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.7"}},
-		"each address once":                      {Input{Nodes: []*v1.Node{node(1), node(2, addressed(external("203.0.113.1")))}, Sets: one(pod(1, true), pod(2, true))}, []string{"203.0.113.1"}},
-		"internal addresses":                     {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true)), Addresses: options.Internal}, []string{"10.0.0.1"}},
+	})
+}
+
+func TestStatusWithPolicyLocal(t *testing.T) {
+	testStatus(t, map[string]statusCase{
+		"with policy Local nodes with an endpoint": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
+		},
+		"with policy Local and no endpoint those published before": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
+		},
+		"with policy Local and no endpoint ever all": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n3": true}}, []string{"203.0.113.1", "203.0.113.2"},
+		},
+		"with policy Local no node that has an endpoint and no proxy": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: one(pod(1, true)), Local: true, Endpoints: map[string]bool{"n1": true, "n2": true}}, []string{"203.0.113.1"},
+		},
+	})
+}
+
+func TestStatusShowsTheAddressesAskedFor(t *testing.T) {
+	testStatus(t, map[string]statusCase{
+		"no node without an address": {Input{Nodes: []*v1.Node{node(1, addressed(internal("10.0.0.1"), external("")))}, Sets: one(pod(1, true))}, nil},
+		"the new address of a node":  {Input{Nodes: []*v1.Node{node(7)}, Sets: one(pod(7, true)), Previous: published("203.0.113.1")}, []string{"203.0.113.7"}},
+		"each address once":          {Input{Nodes: []*v1.Node{node(1), node(2, addressed(external("203.0.113.1")))}, Sets: one(pod(1, true), pod(2, true))}, []string{"203.0.113.1"}},
+		"internal addresses":         {Input{Nodes: []*v1.Node{node(1)}, Sets: one(pod(1, true)), Addresses: options.Internal}, []string{"10.0.0.1"}},
 		"internal addresses for want of external ones, node by node": {
 			Input{Nodes: []*v1.Node{node(1), node(2, addressed(internal("10.0.0.2")))}, Sets: one(pod(1, true), pod(2, true)), Addresses: options.ExternalOrInternal},
 			[]string{"10.0.0.2", "203.0.113.1"},
@@ -218,6 +246,17 @@ func TestStatus(t *testing.T) {
 			Input{Nodes: []*v1.Node{node(1, dual(1)), node(2, dual(2))}, Previous: published("203.0.113.1", "203.0.113.2", "2001:db8::2")},
 			[]string{"203.0.113.1", "203.0.113.2", "2001:db8::2"},
 		},
+	})
+}
+
+func TestStatusShowsAtMostMaxNodes(t *testing.T) {
+	testStatus(t, map[string]statusCase{
+		"max-nodes of the nodes with an endpoint": {
+			Input{
+				Nodes: []*v1.Node{node(1), node(2), node(3)}, Sets: one(pod(1, true), pod(2, true), pod(3, true)), Local: true,
+				Endpoints: map[string]bool{"n2": true, "n3": true}, MaxNodes: 1, Previous: published("203.0.113.1"),
+			}, []string{"203.0.113.2"},
+		},
 		"max-nodes spreads over zones": {
 			Input{
 				Nodes: []*v1.Node{node(1, inZone("a")), node(2, inZone("a")), node(3, inZone("b"))},
@@ -239,17 +278,7 @@ func TestStatus(t *testing.T) {
 			},
 			[]string{"203.0.113.1", "203.0.113.2"},
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if c.in.Addresses == "" {
-				c.in.Addresses = options.External
-			}
-			c.in.IPMode = modes
-			if diff := cmp.Diff(c.want, ips(Status(c.in))); diff != "" {
-				t.Errorf("addresses differ (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func TestIPModeFollowsTheKindOfAddress(t *testing.T) {

@@ -104,21 +104,33 @@ func count(errors []string) map[string]int {
 
 func awaitNoProxies(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	eventually(t, time.Minute, "the proxies are gone", func(ctx context.Context) error {
-		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
-		if err == nil && len(pods.Items) > 0 {
-			err = fmt.Errorf("there are %d", len(pods.Items))
+	awaitNone(t, "proxies", func(ctx context.Context) (int, error) {
+		list, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err != nil {
+			return 0, err
 		}
-		return err
+		return len(list.Items), nil
 	})
 }
 
 func awaitNoMirror(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	eventually(t, time.Minute, "the mirror is gone", func(ctx context.Context) error {
+	awaitNone(t, "mirrors", func(ctx context.Context) (int, error) {
 		list, err := client.CoreV1().Services(svc.Namespace).List(ctx, ownedBy(svc))
-		if err == nil && len(list.Items) > 0 {
-			err = fmt.Errorf("there are %d", len(list.Items))
+		if err != nil {
+			return 0, err
+		}
+		return len(list.Items), nil
+	})
+}
+
+// awaitNone waits until none of what is counted is left.
+func awaitNone(t *testing.T, what string, count func(ctx context.Context) (int, error)) {
+	t.Helper()
+	eventually(t, time.Minute, "no "+what+" are left", func(ctx context.Context) error {
+		n, err := count(ctx)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("there are %d", n)
 		}
 		return err
 	})
