@@ -24,7 +24,7 @@ func (c *cluster) serves(name string, want ...string) {
 		var got []string
 		for set := range plan.SetNames(service(name)) {
 			if ds := c.daemonSetOf(set, name); ds != nil {
-				got = append(got, plan.HostPorts(ds)...)
+				got = append(got, plan.HostPorts(ds.Spec.Template.Spec)...)
 			}
 		}
 		return slices.Equal(got, want)

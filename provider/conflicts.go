@@ -47,7 +47,7 @@ func (l *loadBalancer) holders(svc *v1.Service, now direct) (held, late map[stri
 func (l *loadBalancer) portsServed(svc *v1.Service) map[string]bool {
 	served := map[string]bool{}
 	for _, proxy := range l.proxies(svc) {
-		for _, port := range proxyPorts(proxy) {
+		for _, port := range plan.HostPorts(proxy.Spec) {
 			if publish.Ready(proxy) {
 				served[proxy.Spec.NodeName+" "+port] = true
 			}

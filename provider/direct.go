@@ -129,8 +129,8 @@ func (l *loadBalancer) choose(ctx context.Context, svc *v1.Service, o options.Op
 	return chosen, nil
 }
 
-// dependsOnMirror says that a Service depends on its mirror, even one that is not as it
-// should be: nothing else serves it.
+// dependsOnMirror says that nothing else serves a Service than its mirror, be it not
+// as it should be.
 func (l *loadBalancer) dependsOnMirror(svc *v1.Service, now direct) bool {
 	return now.mirror != nil && len(now.nodes) > 0 && len(l.knownSets(svc)) == 0
 }

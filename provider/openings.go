@@ -189,7 +189,7 @@ func (o *openings) wait(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// closeNow does the same while the caller waits. No errand may be under way.
+// closeNow is close without an errand, of which none may be under way.
 func (o *openings) closeNow(ctx context.Context, owner firewall.Owner, mode options.FirewallMode) error {
 	o.mu.Lock()
 	delete(o.last, owner.UID)

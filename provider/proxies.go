@@ -37,17 +37,7 @@ const (
 
 var proxyIndexers = cache.Indexers{
 	byService:  serviceUID,
-	byHostPort: func(obj any) ([]string, error) { return proxyPorts(obj.(*v1.Pod)), nil },
-}
-
-func proxyPorts(pod *v1.Pod) []string {
-	var keys []string
-	for _, container := range pod.Spec.Containers {
-		for _, p := range container.Ports {
-			keys = append(keys, plan.PortKey(p.Protocol, p.HostPort))
-		}
-	}
-	return keys
+	byHostPort: func(obj any) ([]string, error) { return plan.HostPorts(obj.(*v1.Pod).Spec), nil },
 }
 
 func serviceUID(obj any) ([]string, error) {
@@ -182,7 +172,7 @@ func (l *loadBalancer) divide(ctx context.Context, svc *v1.Service, p *plan.Plan
 	var have plan.Division
 	for i, name := range names {
 		if ds, found := l.daemonSets.known(svc, name); found {
-			have[i] = plan.HostPorts(ds)
+			have[i] = plan.HostPorts(ds.Spec.Template.Spec)
 		}
 	}
 	if next := plan.Divide(wanted, have); next.Equal(have) {
@@ -194,7 +184,7 @@ func (l *loadBalancer) divide(ctx context.Context, svc *v1.Service, p *plan.Plan
 			return have, err
 		}
 		if have[i] = nil; found {
-			have[i] = plan.HostPorts(ds)
+			have[i] = plan.HostPorts(ds.Spec.Template.Spec)
 		}
 	}
 	return plan.Divide(wanted, have), nil

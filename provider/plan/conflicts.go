@@ -49,6 +49,18 @@ type Rivals struct {
 // PortKey names a port of a node.
 func PortKey(protocol v1.Protocol, port int32) string { return fmt.Sprintf("%d/%s", port, protocol) }
 
+// HostPorts lists the ports that a pod has on its node, by PortKey, sorted.
+func HostPorts(pod v1.PodSpec) []string {
+	var keys []string
+	for _, container := range pod.Containers {
+		for _, p := range container.Ports {
+			keys = append(keys, PortKey(cmp.Or(p.Protocol, v1.ProtocolTCP), p.HostPort))
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
 // PortKeys lists a Service's ports by their keys, sorted and each once.
 func PortKeys(svc *v1.Service) []string {
 	var keys []string

@@ -44,8 +44,8 @@ type Plan struct {
 	Held      []string
 	HeldNodes map[string]bool
 	Firewall  firewall.Spec
-	// Mirror is for a Service that is served directly, and Proxies are for one
-	// that is not.
+	// Mirror is for a Service that is served directly; for one that is not, see
+	// method Proxies.
 	Mirror *v1.Service
 
 	settings Settings

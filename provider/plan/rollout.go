@@ -39,7 +39,7 @@ func RollsOut(ds *appsv1.DaemonSet, without int) bool {
 // Other ports have none.
 func Waits(have, want *appsv1.DaemonSet) bool {
 	_, differs := UpdateDaemonSet(have, want)
-	return differs && slices.Equal(HostPorts(have), HostPorts(want))
+	return differs && slices.Equal(HostPorts(have.Spec.Template.Spec), HostPorts(want.Spec.Template.Spec))
 }
 
 // atRest returns what is wanted of a DaemonSet that has nothing to roll out: to

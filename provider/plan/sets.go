@@ -84,19 +84,6 @@ func (p *Plan) Proxies(division Division) []ProxySet {
 	return all
 }
 
-// HostPorts lists the ports that proxies of a DaemonSet have on their nodes, by
-// PortKey, sorted.
-func HostPorts(ds *appsv1.DaemonSet) []string {
-	var keys []string
-	for _, container := range ds.Spec.Template.Spec.Containers {
-		for _, p := range container.Ports {
-			keys = append(keys, PortKey(p.Protocol, p.HostPort))
-		}
-	}
-	slices.Sort(keys)
-	return keys
-}
-
 // InSet says whether a pod is one of a DaemonSet.
 func InSet(ds *appsv1.DaemonSet, pod *v1.Pod) bool {
 	return labels.SelectorFromSet(ds.Spec.Selector.MatchLabels).Matches(labels.Set(pod.Labels))

@@ -84,7 +84,7 @@ func TestSetsOfProxiesHaveNothingInCommon(t *testing.T) {
 	p := mustMake(t, service(), options.Default())
 	all := p.Proxies(Division{{"80/TCP"}, {"53/UDP"}})
 	first, second := all[0].DaemonSet, all[1].DaemonSet
-	if got := (Division{HostPorts(first), HostPorts(second)}); !got.Equal(Division{{"80/TCP"}, {"53/UDP"}}) {
+	if got := (Division{HostPorts(first.Spec.Template.Spec), HostPorts(second.Spec.Template.Spec)}); !got.Equal(Division{{"80/TCP"}, {"53/UDP"}}) {
 		t.Errorf("the sets have %v", got)
 	}
 	pod := &v1.Pod{ObjectMeta: second.Spec.Template.ObjectMeta}

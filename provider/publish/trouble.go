@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
 // Trouble is why proxies do not start.
@@ -109,19 +111,9 @@ func unschedulable(pod *v1.Pod, message string) string {
 	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, targetNode(pod))
 	if strings.Contains(message, portTaken) {
 		return fmt.Sprintf("%s: another pod there already has one of the host ports %s; free the port, change the Service's, or choose other nodes by annotation hostport-ccm.io/node-selector",
-			where, strings.Join(hostPorts(pod), ", "))
+			where, strings.Join(plan.HostPorts(pod.Spec), ", "))
 	}
 	return where + ": " + message
-}
-
-func hostPorts(pod *v1.Pod) []string {
-	var list []string
-	for _, container := range pod.Spec.Containers {
-		for _, p := range container.Ports {
-			list = append(list, fmt.Sprintf("%d/%s", p.HostPort, p.Protocol))
-		}
-	}
-	return list
 }
 
 // targetNode is where the DaemonSet controller wants a pod that is not yet

@@ -54,7 +54,7 @@ func TestTroubles(t *testing.T) {
 		},
 		"a port that is taken": {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."))},
-			ReasonUnschedulable, []string{"proxy-1", "node n1", "80/TCP, 53/UDP", "node-selector"},
+			ReasonUnschedulable, []string{"proxy-1", "node n1", "53/UDP, 80/TCP", "node-selector"},
 		},
 		"a node that is full": {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))},

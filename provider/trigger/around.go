@@ -140,21 +140,7 @@ func sidecars(pod *v1.Pod) []v1.Container {
 	return list
 }
 
-func hostPortIndex(obj any) ([]string, error) { return hostPorts(obj), nil }
-
-func hostPorts(obj any) []string {
-	var keys []string
-	for _, container := range obj.(*v1.Pod).Spec.Containers {
-		for _, p := range container.Ports {
-			protocol := p.Protocol
-			if protocol == "" {
-				protocol = v1.ProtocolTCP
-			}
-			keys = append(keys, plan.PortKey(protocol, p.HostPort))
-		}
-	}
-	return keys
-}
+func hostPortIndex(obj any) ([]string, error) { return plan.HostPorts(obj.(*v1.Pod).Spec), nil }
 
 // slimSlice keeps which Service a slice belongs to, and per endpoint the node
 // and whether it is ready.

@@ -28,7 +28,7 @@ func TestOfAPodItsNodeAndHostPortsAreKept(t *testing.T) {
 			&v1.Pod{Spec: v1.PodSpec{
 				InitContainers: []v1.Container{using(6000, v1.ProtocolTCP), sidecar},
 				Containers:     []v1.Container{using(53, v1.ProtocolUDP), using(80, "")},
-			}}, []string{"7000/TCP", "53/UDP", "80/TCP"},
+			}}, []string{"53/UDP", "7000/TCP", "80/TCP"},
 		},
 		"a port that is not the host's": {&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{using(0, v1.ProtocolTCP)}}}, nil},
 		"a proxy of ours": {
@@ -42,7 +42,7 @@ func TestOfAPodItsNodeAndHostPortsAreKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			slim := obj.(*v1.Pod)
-			if diff := cmp.Diff(c.want, hostPorts(slim)); diff != "" {
+			if diff := cmp.Diff(c.want, plan.HostPorts(slim.Spec)); diff != "" {
 				t.Errorf("ports differ (-want +got):\n%s", diff)
 			}
 			if slim.Name != "p" || slim.Spec.NodeName != "n1" || slim.Annotations != nil || len(slim.Spec.InitContainers) > 0 {

@@ -62,12 +62,12 @@ func (s *Services) pokeWanting() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
 			if !initial {
-				s.pokeThose("", hostPorts(obj))
+				s.pokeThose("", plan.HostPorts(obj.(*v1.Pod).Spec))
 			}
 		},
 		DeleteFunc: func(obj any) {
 			if pod, ok := deleted(obj).(*v1.Pod); ok {
-				s.pokeThose("", hostPorts(pod))
+				s.pokeThose("", plan.HostPorts(pod.Spec))
 			}
 		},
 	}
@@ -78,7 +78,7 @@ func (s *Services) pokeWanting() cache.ResourceEventHandler {
 func (s *Services) pokeSuccessors() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
 		if proxy, ok := deleted(obj).(*v1.Pod); ok {
-			s.pokeThose(types.UID(proxy.Labels[plan.LabelServiceUID]), hostPorts(proxy))
+			s.pokeThose(types.UID(proxy.Labels[plan.LabelServiceUID]), plan.HostPorts(proxy.Spec))
 		}
 	}}
 }
