@@ -73,12 +73,29 @@ func (w *world) renew(nodes ...string) {
 	}
 }
 
-func TestVerdicts(t *testing.T) {
-	for name, c := range map[string]struct {
-		nodes []string
-		play  func(w *world)
-		want  []string
-	}{
+// story is what happens to nodes, and the verdicts on them afterwards.
+type story struct {
+	nodes []string
+	play  func(w *world)
+	want  []string
+}
+
+func tell(t *testing.T, stories map[string]story) {
+	t.Helper()
+	for name, c := range stories {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(c.nodes...)
+			w.rounds(2)
+			c.play(w)
+			if diff := cmp.Diff(c.want, w.rounds(20)); diff != "" {
+				t.Errorf("verdicts differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestVerdictsOnNodesThatAreSilent(t *testing.T) {
+	tell(t, map[string]story{
 		"a node that dies is down":                        {[]string{"a", "b", "c"}, func(w *world) { w.silence("b") }, []string{"-b"}},
 		"one of two that dies is down":                    {[]string{"a", "b"}, func(w *world) { w.silence("b") }, []string{"-b"}},
 		"two of four that die are down":                   {[]string{"a", "b", "c", "d"}, func(w *world) { w.silence("b", "c") }, []string{"-b", "-c"}},
@@ -92,6 +109,30 @@ func TestVerdicts(t *testing.T) {
 			w.silence("b", "x", "y", "z")
 			w.leases["x"], w.leases["y"], w.leases["z"] = "1", "1", "1"
 		}, []string{"-b"}},
+		"an answer ends the silence": {[]string{"a", "b", "c"}, func(w *world) {
+			w.silence("b")
+			w.rounds(5)
+			w.silence()
+			w.rounds(1)
+			w.silence("b")
+			w.rounds(5)
+			w.silence()
+		}, nil},
+		"a node whose end Kubernetes has noticed is none of ours": {[]string{"a", "b", "c"}, func(w *world) {
+			w.silence("b")
+			w.rounds(5)
+			delete(w.leases, "b")
+		}, nil},
+		"a second death after the first is left to Kubernetes if then most are silent": {[]string{"a", "b", "c"}, func(w *world) {
+			w.silence("b")
+			w.rounds(2)
+			w.silence("b", "c")
+		}, nil},
+	})
+}
+
+func TestVerdictsGoByLeasesToo(t *testing.T) {
+	tell(t, map[string]story{
 		"without its Lease nothing is known of a node": {[]string{"a", "b", "c"}, func(w *world) {
 			w.silence("b")
 			w.unread = true
@@ -120,35 +161,7 @@ func TestVerdicts(t *testing.T) {
 			w.rounds(4)
 			w.renew("b")
 		}, nil},
-		"an answer ends the silence": {[]string{"a", "b", "c"}, func(w *world) {
-			w.silence("b")
-			w.rounds(5)
-			w.silence()
-			w.rounds(1)
-			w.silence("b")
-			w.rounds(5)
-			w.silence()
-		}, nil},
-		"a node whose end Kubernetes has noticed is none of ours": {[]string{"a", "b", "c"}, func(w *world) {
-			w.silence("b")
-			w.rounds(5)
-			delete(w.leases, "b")
-		}, nil},
-		"a second death after the first is left to Kubernetes if then most are silent": {[]string{"a", "b", "c"}, func(w *world) {
-			w.silence("b")
-			w.rounds(2)
-			w.silence("b", "c")
-		}, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(c.nodes...)
-			w.rounds(2)
-			c.play(w)
-			if diff := cmp.Diff(c.want, w.rounds(20)); diff != "" {
-				t.Errorf("verdicts differ (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func TestANodeIsDownInTimeAndBackWhenItsKubeletIs(t *testing.T) {

@@ -26,15 +26,43 @@ func goTest(t *testing.T, source string) string {
 	return string(out)
 }
 
+// summaryCase is a test file, and what is to be said of running it.
+type summaryCase struct {
+	name, source string
+	total        string
+	ok           bool
+	shown        []string
+	hidden       []string
+}
+
+func (tt summaryCase) check(t *testing.T) {
+	t.Helper()
+	var progress, result strings.Builder
+	ok, err := summarize(strings.NewReader(goTest(t, tt.source)), &progress, &result, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(tt.total+"\n", result.String()); diff != "" {
+		t.Errorf("total (-want +got):\n%s\nprogress:\n%s", diff, progress.String())
+	}
+	if ok != tt.ok {
+		t.Errorf("ok = %t, want %t", ok, tt.ok)
+	}
+	for _, want := range tt.shown {
+		if !strings.Contains(progress.String(), want) {
+			t.Errorf("progress lacks %q:\n%s", want, progress.String())
+		}
+	}
+	for _, unwanted := range tt.hidden {
+		if strings.Contains(progress.String(), unwanted) {
+			t.Errorf("progress holds %q:\n%s", unwanted, progress.String())
+		}
+	}
+}
+
 func TestSummary(t *testing.T) {
 	const imports = "package x\nimport \"testing\"\n"
-	for _, tt := range []struct {
-		name, source string
-		total        string
-		ok           bool
-		shown        []string
-		hidden       []string
-	}{
+	for _, tt := range []summaryCase{
 		{
 			name: "passing tests are counted once, subtests instead of their parent",
 			source: imports + `func TestA(t *testing.T) { t.Log("quiet") }
@@ -86,27 +114,7 @@ func TestSummary(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			var progress, result strings.Builder
-			ok, err := summarize(strings.NewReader(goTest(t, tt.source)), &progress, &result, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.total+"\n", result.String()); diff != "" {
-				t.Errorf("total (-want +got):\n%s\nprogress:\n%s", diff, progress.String())
-			}
-			if ok != tt.ok {
-				t.Errorf("ok = %t, want %t", ok, tt.ok)
-			}
-			for _, want := range tt.shown {
-				if !strings.Contains(progress.String(), want) {
-					t.Errorf("progress lacks %q:\n%s", want, progress.String())
-				}
-			}
-			for _, unwanted := range tt.hidden {
-				if strings.Contains(progress.String(), unwanted) {
-					t.Errorf("progress holds %q:\n%s", unwanted, progress.String())
-				}
-			}
+			tt.check(t)
 		})
 	}
 }
