@@ -11,7 +11,10 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,17 +38,61 @@ type ending struct {
 	err         error
 }
 
+// sourcePorts counts those that dialFresh has used.
+var sourcePorts atomic.Int32
+
+// dialFresh connects from the internet and from a source port that it has not
+// used before. A node may remember for half a minute a connection that did not
+// end in good order, and takes one from the same port for the same: it sends its
+// packets to a proxy that is gone.
+func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) {
+	const first, last = 1024, 65535
+	for {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{
+			IP: net.ParseIP(internetIP(address)), Port: first + int(sourcePorts.Add(1))%(last-first),
+		}}
+		conn, err := sandbox.DialWith(ctx, dialer, cluster.Internet, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return conn, err
+		}
+	}
+}
+
+// connectOnce opens a connection and reads an answer. It has the patience of a
+// client that sends its first packet again and again.
+func connectOnce(ctx context.Context, address string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	conn, err := dialFresh(ctx, address, port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.0\r\n\r\n", whoAreYou); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(conn)
+	if err == nil && len(answer) == 0 {
+		err = fmt.Errorf("%s closed the connection without an answer", address)
+	}
+	return err
+}
+
 // askEvery is the pause between two requests on a connection.
 const askEvery = 500 * time.Millisecond
 
 // hold opens n connections from the internet and keeps asking on each, until
 // the test ends.
-func hold(t *testing.T, n int, address string) held {
+func hold(t *testing.T, n int, address string, port int) held {
 	t.Helper()
 	var h held
 	for range n {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		conn, err := sandbox.Dial(ctx, cluster.Internet, "tcp", address)
+		conn, err := dialFresh(ctx, address, port)
 		cancel()
 		if err != nil {
 			t.Fatal(err)

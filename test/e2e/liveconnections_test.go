@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -39,7 +38,7 @@ func TestDatapathLiveConnections(t *testing.T) {
 			// 1,000, spread over the addresses of all families.
 			live := map[string]held{}
 			for i, address := range all {
-				live[address] = hold(t, (1000+i)/len(all), net.JoinHostPort(address, strconv.Itoa(port)))
+				live[address] = hold(t, (1000+i)/len(all), address, port)
 			}
 			if d.direct {
 				shakeDirect(t, svc, port, live)
@@ -95,7 +94,7 @@ func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]hel
 		t.Logf("replacement %d: the address was away from %.2fs to %.2fs after the proxy was told to stop", i+1, left.Seconds(), s.replaced.Sub(s.asked).Seconds())
 		for _, address := range own {
 			s.through = append(s.through, live[address]...)
-			live[address] = hold(t, len(live[address]), net.JoinHostPort(address, strconv.Itoa(port)))
+			live[address] = hold(t, len(live[address]), address, port)
 		}
 		stops = append(stops, s)
 	}

@@ -5,11 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os/exec"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -141,7 +139,7 @@ func TestAProxyThatHangsIsStartedAgainAndLosesNoConnection(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	node := cluster.Nodes(cluster.GCE)[0]
-	held := hold(t, 50, net.JoinHostPort(node.ExternalIP, strconv.Itoa(port)))
+	held := hold(t, 50, node.ExternalIP, port)
 	p := proxyOn(t, svc, node.Name)
 	pid, err := p.pid()
 	if err != nil {

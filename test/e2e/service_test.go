@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +66,7 @@ func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 
 	before, live := proxies(t, svc), map[string]held{}
 	for _, address := range externalIPs() {
-		live[address] = hold(t, 20, net.JoinHostPort(address, "80"))
+		live[address] = hold(t, 20, address, 80)
 	}
 	wantClosed(t, getTCP, 443, externalIPs()...)
 	watch := watchPublished(t, svc, 80)
