@@ -4,7 +4,8 @@
 //	12 passed, 0 failed
 //
 // It fails when a test failed, a package did not build, or nothing ran at all.
-// The output of tests is shown only where something failed.
+// The output of tests is shown only where something failed, and what failed is
+// listed again before the last line.
 package main
 
 import (
@@ -29,6 +30,7 @@ func main() {
 func summarize(events io.Reader, progress, result io.Writer, each bool) (ok bool, err error) {
 	r := newReport(progress, each)
 	err = r.read(events)
+	r.showFailures()
 	fmt.Fprintln(result, r.total())
 	return err == nil && r.failed == 0 && r.passed > 0, err
 }

@@ -48,6 +48,7 @@ type report struct {
 	hasTests  map[unit]bool // by parent
 	hasFailed map[unit]bool // by parent: a failure below it was counted
 	output    map[unit][]string
+	failures  []string // of each that was counted, its name and its last words
 
 	passed, failed, skipped int
 }
@@ -143,6 +144,7 @@ func (r *report) fail(u unit, took time.Duration) {
 		return
 	}
 	r.failed++
+	r.failures = append(r.failures, fmt.Sprintf("%s: %s", u, r.lastWords(u)))
 	if u.test != "" {
 		r.hasFailed[u.parent()] = true
 	}
@@ -152,13 +154,33 @@ func (r *report) show(verdict string, took time.Duration, u unit) {
 	fmt.Fprintf(r.progress, "%-4s %7.1fs  %s\n", verdict, took.Seconds(), u)
 }
 
-// showOutput leaves out what the testing package says of every test.
 func (r *report) showOutput(u unit) {
-	for _, line := range r.output[u] {
+	for _, line := range r.said(u) {
+		fmt.Fprint(r.progress, "        ", line)
+	}
+}
+
+// said is a test's output without what the testing package says of every test.
+func (r *report) said(u unit) []string {
+	return slices.DeleteFunc(slices.Clone(r.output[u]), func(line string) bool {
 		text := strings.TrimSpace(line)
-		if !strings.HasPrefix(text, "=== ") && !strings.HasPrefix(text, "--- ") {
-			fmt.Fprint(r.progress, "        ", line)
-		}
+		return strings.HasPrefix(text, "=== ") || strings.HasPrefix(text, "--- ")
+	})
+}
+
+// lastWords is the last line of a test's output: what made it give up, where it
+// did.
+func (r *report) lastWords(u unit) string {
+	if said := r.said(u); len(said) > 0 {
+		return strings.TrimSpace(said[len(said)-1])
+	}
+	return "it said nothing"
+}
+
+// showFailures says again what failed, for a reader who starts at the end.
+func (r *report) showFailures() {
+	if len(r.failures) > 0 {
+		fmt.Fprintf(r.progress, "failed:\n  %s\n", strings.Join(r.failures, "\n  "))
 	}
 }
 

@@ -75,7 +75,7 @@ func TestSummary(t *testing.T) {
 			source: imports + `func TestA(t *testing.T) { t.Run("bad", func(t *testing.T) { t.Error("the cause") }) }
 				func TestB(t *testing.T) {}`,
 			total: "1 passed, 1 failed",
-			shown: []string{"FAIL", "TestA/bad", "the cause"},
+			shown: []string{"FAIL", "TestA/bad", "the cause", "failed:\n  TestA/bad: x_test.go:3: the cause\n"},
 		},
 		{
 			name:   "a parent that fails by itself counts",
