@@ -57,6 +57,7 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	@status=0; total=$$({ set +e; \
 	$(E2E) ./test/sandbox/cluster; \
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' ./test/e2e; $(SANDBOX) down >&2; \
