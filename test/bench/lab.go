@@ -55,11 +55,14 @@ type lab struct {
 // newLab makes the hosts and the node's rules. What was made has to be closed
 // even if there is an error.
 func newLab() (*lab, error) {
-	l := &lab{prefix: fmt.Sprintf("hpbench%d-", os.Getpid())}
+	l := &lab{prefix: fmt.Sprintf(prefixOf, os.Getpid())}
 	if os.Getuid() != 0 {
 		return l, errors.New("needs root, to make network namespaces")
 	}
-	var err error
+	err := removeStale()
+	if err != nil {
+		return l, err
+	}
 	if l.dir, err = os.MkdirTemp("", "hostport-bench"); err != nil {
 		return l, err
 	}
@@ -70,6 +73,27 @@ func newLab() (*lab, error) {
 		l.hosts = append(l.hosts, host)
 	}
 	return l, l.configure()
+}
+
+// prefixOf is what the names of a process's network namespaces begin with.
+const prefixOf = "hpbench%d-"
+
+// removeStale removes the hosts of labs whose process was killed.
+func removeStale() error {
+	namespaces, err := filepath.Glob("/run/netns/hpbench*")
+	if err != nil {
+		return err
+	}
+	for _, path := range namespaces {
+		var pid int
+		name := filepath.Base(path)
+		if n, _ := fmt.Sscanf(name, prefixOf, &pid); n == 1 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			if err := command("ip", "netns", "del", name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (l *lab) configure() error {
