@@ -206,7 +206,7 @@ func directNodes(p *plan.Plan, w way, all []*v1.Node, sets []publish.Set, now di
 	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
 		joins := w.direct && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
-		stays := now.nodes[node.Name] && !publish.Serve(sets, node.Name)
+		stays := now.nodes[node.Name] && !publish.AllReady(sets, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
 }

@@ -33,7 +33,7 @@ func (l *loadBalancer) holdBack(ctx context.Context, svc *v1.Service, p *plan.Pl
 	begun := l.knownSets(svc)
 	sets := l.setsOf(svc, begun)
 	held := publish.Carried(&svc.Status.LoadBalancer, slices.DeleteFunc(slices.Clone(nodes), func(node *v1.Node) bool {
-		return !now.nodes[node.Name] || publish.Serve(sets, node.Name)
+		return !now.nodes[node.Name] || publish.AllReady(sets, node.Name)
 	}), l.translated)
 	mode, _ := l.kubeProxy.is()
 	gate, found := l.mirrors.known(svc, plan.Name(svc))

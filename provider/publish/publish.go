@@ -102,7 +102,7 @@ func keep(in Input) []*v1.Node {
 	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
 	staying := func(node *v1.Node) bool { return !leaving(node) }
 	forwarding := func(node *v1.Node) bool {
-		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && forwards(in, node)
+		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && servesSome(in, node)
 	}
 	alive := func(node *v1.Node) bool { return healthy(node) || forwarding(node) }
 	for _, ok := range []func(*v1.Node) bool{alive, staying} {
@@ -160,12 +160,13 @@ func tainted(node *v1.Node, key string) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool { return t.Key == key })
 }
 
+// serves says that all ports are served on a node.
 func serves(in Input, node *v1.Node) bool {
-	return in.Direct[node.Name] || Serve(in.Sets, node.Name)
+	return in.Direct[node.Name] || AllReady(in.Sets, node.Name)
 }
 
-// HasProxy says whether one of the proxies is Ready on a node.
-func HasProxy(pods []*v1.Pod, node string) bool {
+// readyOn says whether one of the proxies is Ready on a node.
+func readyOn(pods []*v1.Pod, node string) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
 }
 
@@ -203,7 +204,7 @@ func isPublished(in Input, node *v1.Node) bool { return shows(in.Previous, node)
 func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
 	var all []address
 	for _, node := range nodes {
-		all = append(all, filter(addresses(in, node), func(a address) bool { return forwarded(in, node, a.ip) })...)
+		all = append(all, filter(addresses(in, node), func(a address) bool { return answersOn(in, node, a.ip) })...)
 	}
 	slices.SortFunc(all, func(a, b address) int {
 		if c := cmp.Compare(rank(in.Families, a.ip), rank(in.Families, b.ip)); c != 0 {

@@ -466,8 +466,8 @@ func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
 		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
 		mayServe := func(node *v1.Node) bool {
 			lives := isPublished(in, node) && !leaving(node)
-			forwards := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && forwards(in, node)
-			return len(addresses(in, node)) > 0 && (lives || forwards)
+			serving := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && servesSome(in, node)
+			return len(addresses(in, node)) > 0 && (lives || serving)
 		}
 		if can := filter(in.Nodes, mayServe); len(can) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
 			t.Fatalf("nothing is published, and %s may serve", can[0].Name)

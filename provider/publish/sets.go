@@ -21,9 +21,9 @@ type Set struct {
 // they differ by more, it leaves at once.
 const Patience = 10 * time.Second
 
-// Serve says whether a proxy of each set is Ready on a node.
-func Serve(sets []Set, node string) bool {
-	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s Set) bool { return !HasProxy(s.Pods, node) })
+// AllReady says whether a proxy of each set is Ready on a node.
+func AllReady(sets []Set, node string) bool {
+	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s Set) bool { return !readyOn(s.Pods, node) })
 }
 
 // Growing says whether a node stays published for a set that has yet to come
@@ -35,14 +35,14 @@ func Growing(in Input) bool {
 // grows says that a published node serves as it did before the Service had more
 // ports, whose proxy is expected.
 func grows(in Input, node *v1.Node) bool {
-	return isPublished(in, node) && forwards(in, node) && !slices.ContainsFunc(in.Sets, func(s Set) bool {
-		return !HasProxy(s.Pods, node.Name) && !s.expected(node.Name, in.Now)
+	return isPublished(in, node) && servesSome(in, node) && !slices.ContainsFunc(in.Sets, func(s Set) bool {
+		return !readyOn(s.Pods, node.Name) && !s.expected(node.Name, in.Now)
 	})
 }
 
-// forwards says that at least some ports are served on a node.
-func forwards(in Input, node *v1.Node) bool {
-	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s Set) bool { return HasProxy(s.Pods, node.Name) })
+// servesSome says that at least some ports are served on a node.
+func servesSome(in Input, node *v1.Node) bool {
+	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s Set) bool { return readyOn(s.Pods, node.Name) })
 }
 
 // expected says whether the first proxy of a new set is still to come to a

@@ -71,11 +71,11 @@ func TestANodeStaysPublishedUntilTheProxyOfASetThatIsNewIsThere(t *testing.T) {
 			if diff := cmp.Diff(want, ips(Status(in))); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
-			if growing := Growing(in); growing != (c.stays && !Serve(in.Sets, "n1")) {
+			if growing := Growing(in); growing != (c.stays && !AllReady(in.Sets, "n1")) {
 				t.Errorf("growing: %t", growing)
 			}
 			in.Previous = published("203.0.113.2")
-			if got := ips(Status(in)); len(got) == 2 && !Serve(in.Sets, "n1") {
+			if got := ips(Status(in)); len(got) == 2 && !AllReady(in.Sets, "n1") {
 				t.Errorf("a node that was not published is, and does not serve all ports")
 			}
 			in.Sets[0].Pods = in.Sets[0].Pods[1:]

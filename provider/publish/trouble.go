@@ -85,7 +85,7 @@ func WithoutProxy(all, chosen []*v1.Node, pods []*v1.Pod) int {
 	}
 	slices.Sort(names)
 	return len(slices.DeleteFunc(slices.Compact(names), func(name string) bool {
-		return HasProxy(pods, name) || slices.Contains(lives, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+		return readyOn(pods, name) || slices.Contains(lives, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
 			return targetNode(pod) == name && waitsForPort(pod)
 		})
 	}))

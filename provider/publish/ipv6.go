@@ -9,10 +9,11 @@ import (
 	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-// forwarded says whether packets to a node's address are. The proxies of a
-// Service that has taken on IPv6 are replaced one by one, and those that were
-// there before forward IPv4 alone. Where none is ready, what is published stays.
-func forwarded(in Input, node *v1.Node, ip netip.Addr) bool {
+// answersOn says whether a node forwards packets to one of its addresses. The
+// proxies of a Service that has taken on IPv6 are replaced one by one, and those
+// that were there before forward IPv4 alone. Where none is ready, what is
+// published stays.
+func answersOn(in Input, node *v1.Node, ip netip.Addr) bool {
 	if ip.Is4() || in.Direct[node.Name] {
 		return true
 	}
@@ -20,10 +21,10 @@ func forwarded(in Input, node *v1.Node, ip netip.Addr) bool {
 	for _, set := range in.Sets {
 		pods = append(pods, set.Pods...)
 	}
-	if !HasProxy(pods, node.Name) {
+	if !readyOn(pods, node.Name) {
 		return has(in.Previous, ip)
 	}
-	return !HasProxy(filter(pods, withoutIPv6), node.Name)
+	return !readyOn(filter(pods, withoutIPv6), node.Name)
 }
 
 func withoutIPv6(pod *v1.Pod) bool {
