@@ -15,7 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/util/retry"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
 // Client returns a client for the service controller, which translates back
@@ -61,17 +64,39 @@ type serviceClient struct {
 // Patch is the only way in which the controller writes Services
 // (k8s.io/cloud-provider/service/helpers.PatchService).
 func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (*v1.Service, error) {
-	data, err := translate(data, c.foreign(name))
+	data, removes, err := translate(data)
 	if err != nil {
 		return nil, fmt.Errorf("reading the service controller's patch of Service %s/%s: %w", c.namespace, name, err)
 	}
-	svc, err := c.ServiceInterface.Patch(ctx, name, kind, data, opts, subresources...)
-	if apierrors.IsNotFound(err) && bytes.Contains(data, []byte(removal)) {
-		// Its memory was a moment behind: the finalizer went with the Service.
-		return &v1.Service{}, nil
+	if removes {
+		return c.release(ctx, name, kind, data, opts, subresources...)
 	}
+	svc, err := c.ServiceInterface.Patch(ctx, name, kind, data, opts, subresources...)
 	if err == nil && slices.Contains(subresources, "status") {
 		c.services.statuses.wrote(types.NamespacedName{Namespace: c.namespace, Name: name}, svc.Status.LoadBalancer)
+	}
+	return svc, err
+}
+
+// release is Patch where finalizers are removed. Whose the standard one is has to
+// be known for certain, and memory may be a moment behind: so the Service is
+// asked for, and must not have changed when the patch arrives.
+func (c serviceClient) release(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (svc *v1.Service, err error) {
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		live, err := c.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		removal, err := removalFrom(live, data, c.services.view.classes)
+		if err != nil {
+			return err
+		}
+		svc, err = c.ServiceInterface.Patch(ctx, name, kind, removal, opts, subresources...)
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		// The finalizer went with the Service.
+		return &v1.Service{}, nil
 	}
 	return svc, err
 }
@@ -79,12 +104,13 @@ func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchT
 // removal is how a strategic merge patch takes away finalizers.
 const removal = "$deleteFromPrimitiveList/finalizers"
 
-// translate puts our finalizer beside the standard one, or in its place, in a
-// strategic merge patch. One that leaves finalizers alone does not mention them.
-func translate(data []byte, foreign bool) ([]byte, error) {
+// translate puts our finalizer beside the standard one in a strategic merge
+// patch, and says whether it removes them. One that leaves finalizers alone does
+// not mention them.
+func translate(data []byte) (translated []byte, removes bool, err error) {
 	var patch map[string]any
 	if err := json.Unmarshal(data, &patch); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	metadata, _ := patch["metadata"].(map[string]any)
 	if list, there := metadata["finalizers"]; there && list == nil {
@@ -93,17 +119,27 @@ func translate(data []byte, foreign bool) ([]byte, error) {
 		delete(metadata, "finalizers")
 		metadata[removal] = []string{servicehelper.LoadBalancerCleanupFinalizer}
 	}
-	data, err := json.Marshal(patch)
-	standard, ours := []byte(`"`+servicehelper.LoadBalancerCleanupFinalizer+`"`), []byte(`"`+Finalizer+`"`)
-	if !foreign {
-		ours = append(append(ours, ','), standard...)
-	}
-	return bytes.ReplaceAll(data, standard, ours), err
+	_, removes = metadata[removal]
+	data, err = json.Marshal(patch)
+	both := quote(Finalizer) + "," + quote(servicehelper.LoadBalancerCleanupFinalizer)
+	return bytes.ReplaceAll(data, []byte(quote(servicehelper.LoadBalancerCleanupFinalizer)), []byte(both)), removes, err
 }
 
-func (c serviceClient) foreign(name string) bool {
-	svc, err := c.services.real.Lister().Services(c.namespace).Get(name)
-	return err == nil && svc.Spec.Type == v1.ServiceTypeLoadBalancer && !c.services.view.classes.Serves(svc.Spec.LoadBalancerClass)
+func quote(finalizer string) string { return `"` + finalizer + `"` }
+
+// removalFrom makes a patch that removes both finalizers one for a Service as it
+// is now. From one that is someone else's only ours goes.
+func removalFrom(live *v1.Service, data []byte, classes config.Classes) ([]byte, error) {
+	var patch map[string]any
+	if err := json.Unmarshal(data, &patch); err != nil {
+		return nil, err
+	}
+	metadata := patch["metadata"].(map[string]any)
+	metadata["resourceVersion"] = live.ResourceVersion
+	if live.Spec.Type == v1.ServiceTypeLoadBalancer && !classes.Serves(live.Spec.LoadBalancerClass) {
+		metadata[removal] = []string{Finalizer}
+	}
+	return json.Marshal(patch)
 }
 
 type eventClient struct{ typedcorev1.EventInterface }

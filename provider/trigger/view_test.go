@@ -108,39 +108,41 @@ func TestUnseen(t *testing.T) {
 
 func TestTranslate(t *testing.T) {
 	for name, c := range map[string]struct {
-		patch   string
-		foreign bool
-		want    string
+		patch, want string
+		removes     bool
 	}{
 		"adding the finalizer adds both": {
-			`{"metadata":{"$setElementOrder/finalizers":["x","` + standard + `"],"finalizers":["` + standard + `"]}}`, false,
+			`{"metadata":{"$setElementOrder/finalizers":["x","` + standard + `"],"finalizers":["` + standard + `"]}}`,
 			`{"metadata":{"$setElementOrder/finalizers":["x","` + Finalizer + `","` + standard + `"],"finalizers":["` + Finalizer + `","` + standard + `"]}}`,
+			false,
 		},
 		"removing it removes both": {
-			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + standard + `"]}}`, false,
+			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + standard + `"]}}`,
 			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `","` + standard + `"]}}`,
-		},
-		"removing it from another's Service removes ours": {
-			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + standard + `"]}}`, true,
-			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `"]}}`,
+			true,
 		},
 		"removing the last one does not remove those that were not shown": {
-			`{"metadata":{"finalizers":null}}`, true,
-			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `"]}}`,
+			`{"metadata":{"finalizers":null}}`,
+			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `","` + standard + `"]}}`,
+			true,
 		},
 		"a status is passed on": {
-			`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","ipMode":"VIP"}]}}}`, false,
 			`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","ipMode":"VIP"}]}}}`,
+			`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","ipMode":"VIP"}]}}}`,
+			false,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := translate([]byte(c.patch), c.foreign)
+			got, removes, err := translate([]byte(c.patch))
 			if diff := cmp.Diff(c.want, string(got)); err != nil || diff != "" {
 				t.Errorf("error %v, patch differs (-want +got):\n%s", err, diff)
 			}
+			if removes != c.removes {
+				t.Errorf("removes finalizers: %t", removes)
+			}
 		})
 	}
-	if _, err := translate([]byte("{"), false); err == nil {
+	if _, _, err := translate([]byte("{")); err == nil {
 		t.Error("half a patch is accepted")
 	}
 }
