@@ -8,10 +8,10 @@
 package tools
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -55,39 +55,52 @@ func Ensure(ctx context.Context, source string, progress Progress) ([]string, er
 	if err != nil {
 		return nil, fmt.Errorf("where to cache the sandbox's programs: %w", err)
 	}
-	var dirs []string
+	var dirs, missing []string
 	for _, m := range modules {
-		dir, err := m.ensure(ctx, source, filepath.Join(cache, "hostport-ccm", "tools"), progress)
+		src := filepath.Join(source, m.dir)
+		dir, err := m.folder(src, filepath.Join(cache, "hostport-ccm", "tools"))
 		if err != nil {
 			return nil, err
 		}
+		if _, err := os.Stat(dir); err != nil {
+			missing = append(missing, src)
+		}
 		dirs = append(dirs, dir)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if len(missing) > 0 {
+		go prefetch(ctx, source, missing)
+	}
+	for i, m := range modules {
+		if src := filepath.Join(source, m.dir); slices.Contains(missing, src) {
+			if err := m.make(ctx, src, dirs[i], progress); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return dirs, nil
 }
 
-// ensure builds into a temporary folder that is renamed when all is there, so
-// that an interrupted build leaves nothing that looks finished.
-func (m module) ensure(ctx context.Context, source, cache string, progress Progress) (string, error) {
-	src := filepath.Join(source, m.dir)
+// folder is where a module's programs are in the cache once they are built.
+func (m module) folder(src, cache string) (string, error) {
 	key, err := m.key(src)
-	if err != nil {
-		return "", err
-	}
-	out := filepath.Join(cache, m.dir+"-"+key)
-	if _, err := os.Stat(out); err == nil {
-		return out, nil
-	}
+	return filepath.Join(cache, m.dir+"-"+key), err
+}
+
+func (m module) make(ctx context.Context, src, out string, progress Progress) error {
 	programs, err := listTools(ctx, src)
 	if err != nil {
-		return "", err
+		return err
 	}
 	done := progress(fmt.Sprintf("building %s: %s", m.dir, strings.Join(m.names(programs), " ")))
 	err = m.buildInto(ctx, src, out, programs)
 	done(err)
-	return out, err
+	return err
 }
 
+// buildInto builds into a temporary folder that is renamed when all is there, so
+// that an interrupted build leaves nothing that looks finished.
 func (m module) buildInto(ctx context.Context, src, out string, programs []string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
@@ -132,9 +145,8 @@ func (m module) build(ctx context.Context, src, out string, programs []string) e
 
 func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, programs ...string) error {
 	args := []string{"build", "-trimpath", "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
-	cmd := exec.CommandContext(ctx, "go", append(args, programs...)...)
-	cmd.Dir = src
-	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOFLAGS=", "GOWORK=off")
+	cmd := goCommand(ctx, src, append(args, programs...)...)
+	cmd.Env = append(cmd.Env, "CGO_ENABLED="+cgo)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", strings.Join(programs, " "), err, output)
 	}
@@ -180,18 +192,39 @@ func defaultName(pkg string) string {
 	return path.Base(path.Dir(pkg))
 }
 
-// listTools returns the packages on the module's `tool` lines.
+// listTools reads the `tool` lines. The Go command would also list them as
+// packages, but not before it has downloaded their modules, without a word.
 func listTools(ctx context.Context, src string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "list", "-mod=readonly", "tool")
-	cmd.Dir = src
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := goCommand(ctx, src, "mod", "edit", "-json").Output()
 	if err != nil {
-		return nil, fmt.Errorf("list the tools of %s: %w\n%s", src, err, stderr.String())
+		return nil, fmt.Errorf("reading go.mod of %s: %w", src, err)
 	}
-	return strings.Fields(string(out)), nil
+	var mod struct{ Tool []struct{ Path string } }
+	if err := json.Unmarshal(out, &mod); err != nil {
+		return nil, fmt.Errorf("reading go.mod of %s: %w", src, err)
+	}
+	var programs []string
+	for _, tool := range mod.Tool {
+		programs = append(programs, tool.Path)
+	}
+	return programs, nil
+}
+
+// prefetch downloads what building will need, for the product's own images last,
+// so that the machine compiles and downloads at the same time. What fails here
+// fails there too, and is told there.
+func prefetch(ctx context.Context, source string, missing []string) {
+	for _, src := range missing {
+		_ = goCommand(ctx, src, "list", "-deps", "tool").Run()
+	}
+	_ = goCommand(ctx, filepath.Join(source, "..", "..", ".."), "list", "-deps", "./cmd/...").Run()
+}
+
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	return cmd
 }
 
 func versionFlags(version string) string {
