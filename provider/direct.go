@@ -29,9 +29,10 @@ import (
 const settleTime = 10 * time.Second
 
 // handOverTime bounds how long new connections are held back while proxies start,
-// which takes a second or two. It is counted by two clocks, the API server's and
-// ours; where they differ by more, nothing is held back.
-const handOverTime = 5 * time.Second
+// which takes a second or two, and some more on a busy node: one whose host port is
+// there before its rules must not be let out early. It is counted by two clocks, the
+// API server's and ours; where they differ by more, nothing is held back.
+const handOverTime = 10 * time.Second
 
 // direct is what kube-proxy serves of a Service without proxies, as far as it
 // was told already.
@@ -167,7 +168,7 @@ func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
 // handOver keeps equal a mirror whose nodes pass to proxies that were begun at some
 // time. In mode nftables, the host port of a proxy that is only starting goes before
 // kube-proxy, and refuses connections. So new ones are held back meanwhile: their
-// clients repeat the first packet after a second, and after two more. A node is
+// clients repeat the first packet after a second, and after two and four more. A node is
 // released when its proxy is ready, as it leaves the mirror's status.
 func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, began time.Time) error {
 	age := time.Since(began)

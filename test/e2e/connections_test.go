@@ -59,9 +59,10 @@ func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) 
 }
 
 // connectOnce opens a connection and reads an answer. It has the patience of a
-// client that sends its first packet again and again.
+// client that sends its first packet again and again: after 1, 3, 7 and 15 seconds
+// where time-outs double from the first, and new connections are held back for 12.
 func connectOnce(ctx context.Context, address string, port int) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
 	defer cancel()
 	conn, err := dialFresh(ctx, address, port)
 	if err != nil {
