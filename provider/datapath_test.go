@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -292,24 +291,20 @@ func TestKubeProxyIsRemindedOfFlowsOnceTheLastProxyIsGone(t *testing.T) {
 func TestNobodyNewIsLetInWhileProxiesTakeOverInModeNFTables(t *testing.T) {
 	for name, tc := range map[string]struct {
 		mode config.KubeProxyMode
-		// began is when the proxies are begun, by the API server's clock.
-		began time.Duration
-		want  []string
+		// age is how long nobody is let in already.
+		age  time.Duration
+		want []string
 	}{
-		"in mode nftables":          {config.KubeProxyNFTables, 0, []string{"0.0.0.0/32"}},
+		"in mode nftables":          {config.KubeProxyNFTables, young, []string{"0.0.0.0/32"}},
 		"in mode iptables":          {config.KubeProxyIPTables, 0, []string{"198.51.100.0/24"}},
-		"when it takes too long":    {config.KubeProxyNFTables, -handOverTime, []string{"198.51.100.0/24"}},
-		"by a clock that is ahead":  {config.KubeProxyNFTables, time.Hour, []string{"198.51.100.0/24"}},
-		"by one that is a bit late": {config.KubeProxyNFTables, -handOverTime / 5, []string{"0.0.0.0/32"}},
+		"when it takes too long":    {config.KubeProxyNFTables, holdTime, []string{"198.51.100.0/24"}},
+		"by a clock that is ahead":  {config.KubeProxyNFTables, -time.Hour, []string{"198.51.100.0/24"}},
+		"by one that is a bit late": {config.KubeProxyNFTables, noticeTime, []string{"0.0.0.0/32"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNatted(t)
 			c.config.LoadBalancer.KubeProxyMode = tc.mode
-			c.kube.PrependReactor("create", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
-				daemonSet := action.(clienttesting.CreateAction).GetObject().(*appsv1.DaemonSet)
-				daemonSet.CreationTimestamp = metav1.NewTime(time.Now().Add(tc.began))
-				return false, nil, nil
-			})
+			c.holdsSince("update", tc.age)
 			c.start()
 			c.serveDirectly(service("web", by(options.DatapathDirect), func(svc *v1.Service) {
 				svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}

@@ -28,12 +28,6 @@ import (
 // program changes within a second or so, a busy one within some.
 const settleTime = 10 * time.Second
 
-// handOverTime bounds how long new connections are held back while proxies start,
-// which takes a second or two, and some more on a busy node: one whose host port is
-// there before its rules must not be let out early. It is counted by two clocks, the
-// API server's and ours; where they differ by more, nothing is held back.
-const handOverTime = 10 * time.Second
-
 // direct is what kube-proxy serves of a Service without proxies, as far as it
 // was told already.
 type direct struct {
@@ -163,24 +157,6 @@ func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
 		return &plan.Obstacle{Message: fmt.Sprintf("there is no room for its mirror in namespace %s (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
 	}
 	return &plan.Obstacle{Message: fmt.Sprintf("the API server refuses its mirror (%s): let it pass, or use datapath proxy", message)}
-}
-
-// handOver keeps equal a mirror whose nodes pass to proxies that were begun at some
-// time. In mode nftables, the host port of a proxy that is only starting goes before
-// kube-proxy, and refuses connections. So new ones are held back meanwhile: their
-// clients repeat the first packet after a second, and after two and four more. A node is
-// released when its proxy is ready, as it leaves the mirror's status.
-func (l *loadBalancer) handOver(ctx context.Context, svc, mirror *v1.Service, began time.Time) error {
-	age := time.Since(began)
-	if mode, _ := l.kubeProxy.is(); mode == config.KubeProxyNFTables && age.Abs() < handOverTime {
-		mirror = plan.HoldBack(mirror)
-		l.services.PokeAfter(nameOf(svc), handOverTime-age)
-	}
-	_, _, err := l.mirrors.ensure(ctx, svc, mirror)
-	if apierrors.IsForbidden(err) {
-		return nil // It serves as it is.
-	}
-	return err
 }
 
 // refuse leaves a Service as it is, but for a mirror that holds back new

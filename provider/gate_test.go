@@ -1,6 +1,9 @@
 package provider
 
 import (
+	"errors"
+	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,20 +19,57 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// young is the age of a gate, by the API server's clock, that leaves many seconds to
+// young is the age of a hold, by the clock of who began it, that leaves many seconds to
 // look at it.
-const young = time.Second - gateTime
+const young = time.Second - holdTime
 
 // withGates is a cluster on bare metal where gates are of an age.
 func withGates(t *testing.T, age time.Duration) *cluster {
 	c := onMetal(t)
-	c.kube.PrependReactor("create", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		if svc := action.(clienttesting.CreateAction).GetObject().(*v1.Service); plan.IsMirror(svc) {
-			svc.CreationTimestamp = metav1.NewTime(time.Now().Add(-age))
+	c.holdsSince("create", age)
+	return c
+}
+
+// holdsSince has the first mirror that holds back say that it does so for a while.
+func (c *cluster) holdsSince(verb string, age time.Duration) {
+	var once sync.Once
+	c.kube.PrependReactor(verb, "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		// That of an update is the same.
+		if svc := action.(clienttesting.CreateAction).GetObject().(*v1.Service); !plan.HeldSince(svc).IsZero() {
+			once.Do(func() { *svc = *plan.HasHeld(svc, plan.HeldSince(svc).Add(-age)) })
 		}
 		return false, nil, nil
 	})
+}
+
+// metal and onGCE are clusters in mode nftables that serve a Service directly.
+func metal(t *testing.T, age time.Duration) *cluster {
+	c := withGates(t, age)
+	c.start()
+	c.serveOnMetal()
 	return c
+}
+
+func onGCE(t *testing.T, age time.Duration) *cluster {
+	c := twoNatted(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+	c.holdsSince("update", age)
+	c.start()
+	c.serveDirectly(service("web", by(options.DatapathDirect)))
+	return c
+}
+
+// onDaemonSet sees each attempt to make a Service's DaemonSet, and may have it fail.
+func (c *cluster) onDaemonSet(name string, see func() error) {
+	c.kube.Lock()
+	defer c.kube.Unlock()
+	c.kube.PrependReactor("create", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if action.(clienttesting.CreateAction).GetObject().(metav1.Object).GetName() != plan.Name(service(name)) {
+			return false, nil, nil
+		}
+		err := see()
+		return err != nil, nil, err
+	})
 }
 
 // serveOnMetal has kube-proxy serve a Service.
@@ -80,23 +120,74 @@ func TestOnBareMetalNobodyNewIsLetInWhileProxiesTakeOver(t *testing.T) {
 	}
 }
 
-func TestProxiesWaitUntilKubeProxiesHaveNoticedTheGate(t *testing.T) {
-	c := withGates(t, 0)
-	var wait atomic.Int64
-	c.kube.PrependReactor("create", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
-		gate, err := c.kube.Tracker().Get(v1.SchemeGroupVersion.WithResource("services"), "default", plan.Name(service("web")))
-		if err == nil {
-			wait.Store(int64(time.Since(gate.(*v1.Service).CreationTimestamp.Time)))
-		}
-		return false, nil, nil
-	})
-	c.start()
-	c.serveOnMetal()
-	c.edit("web", by(options.DatapathProxy))
-	c.eventually("proxies are begun", func() bool { return c.daemonSet("web") != nil })
-	if got := time.Duration(wait.Load()); got < noticeTime {
-		t.Errorf("after %s", got)
+func TestProxiesWaitUntilKubeProxiesHaveNoticedThatNobodyGetsIn(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T, time.Duration) *cluster{"through a gate": metal, "through a mirror": onGCE} {
+		t.Run(name, func(t *testing.T) {
+			c := begin(t, 0)
+			var wait atomic.Int64
+			c.onDaemonSet("web", func() error {
+				mirror, err := c.kube.Tracker().Get(v1.SchemeGroupVersion.WithResource("services"), "default", plan.Name(service("web")))
+				if err == nil {
+					wait.Store(int64(time.Since(plan.HeldSince(mirror.(*v1.Service)))))
+				}
+				return nil
+			})
+			c.edit("web", by(options.DatapathProxy))
+			c.eventually("proxies are begun", func() bool { return c.daemonSet("web") != nil })
+			if got := time.Duration(wait.Load()); got < noticeTime {
+				t.Errorf("after %s", got)
+			}
+		})
 	}
+}
+
+func TestNobodyIsHeldBackAgainAndAgainForProxiesThatCannotBeBegun(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T, time.Duration) *cluster{"by a gate": metal, "by a mirror": onGCE} {
+		t.Run(name, func(t *testing.T) {
+			c := begin(t, holdTime-time.Second)
+			var tries atomic.Int32
+			var works atomic.Bool
+			c.onDaemonSet("web", func() error {
+				if tries.Add(1); works.Load() {
+					return nil
+				}
+				return errors.New("no room")
+			})
+			c.edit("web", by(options.DatapathProxy))
+			holding := func() bool {
+				mirror := c.mirror("web")
+				return mirror != nil && len(mirror.Status.LoadBalancer.Ingress) > 0 && len(mirror.Spec.LoadBalancerSourceRanges) > 0
+			}
+			c.eventually("it holds back", holding)
+			c.eventually("it lets in", func() bool { return !holding() })
+			for before := range int32(2) {
+				c.edit("web", func(svc *v1.Service) { svc.Annotations["example.com/touched"] = fmt.Sprint(before) })
+				tried := tries.Load()
+				c.eventually("it is tried again", func() bool {
+					if holding() {
+						t.Fatal("it holds back again")
+					}
+					return tries.Load() > tried
+				})
+			}
+			works.Store(true)
+			c.proxy("web", "n1", ready)
+			c.proxy("web", "n2", ready)
+			c.losesItsGate()
+		})
+	}
+}
+
+func TestAMirrorHoldsBackOnEachWayToProxies(t *testing.T) {
+	c := onGCE(t, -time.Hour)
+	c.edit("web", by(options.DatapathProxy))
+	c.eventually("the first is over", func() bool {
+		return c.daemonSet("web") != nil && len(c.mirror("web").Spec.LoadBalancerSourceRanges) == 0
+	})
+	c.edit("web", by(options.DatapathDirect))
+	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && plan.HeldSince(c.mirror("web")).IsZero() })
+	c.edit("web", by(options.DatapathProxy))
+	c.eventually("it holds back", func() bool { return len(c.mirror("web").Spec.LoadBalancerSourceRanges) > 0 })
 }
 
 func TestAGateDoesNotStay(t *testing.T) {
@@ -104,7 +195,7 @@ func TestAGateDoesNotStay(t *testing.T) {
 		age    time.Duration
 		change func(*v1.Service)
 	}{
-		"when its time is over":             {gateTime - 2*time.Second, func(*v1.Service) {}},
+		"when its time is over":             {holdTime - 2*time.Second, func(*v1.Service) {}},
 		"where clocks differ":               {-time.Hour, func(*v1.Service) {}},
 		"at a Service that is not accepted": {young, by("nonsense")},
 		"at one that goes back":             {young, by(options.DatapathDirect)},
@@ -135,9 +226,7 @@ func TestAGateDoesNotStay(t *testing.T) {
 
 // holdingBack is a cluster where a Service has a gate for both nodes.
 func holdingBack(t *testing.T) *cluster {
-	c := withGates(t, young)
-	c.start()
-	c.serveOnMetal()
+	c := metal(t, young)
 	c.edit("web", by(options.DatapathProxy))
 	c.mirrors("web", "203.0.113.1", "203.0.113.2")
 	return c

@@ -107,37 +107,19 @@ func (l *loadBalancer) findProxies(ctx context.Context, svc *v1.Service) (bool, 
 }
 
 // run makes the proxies, if the Service is to have them, and returns the
-// DaemonSets that it has. A mirror that is on its way out is kept equal while it
-// serves, if it may be.
+// DaemonSets that it has. Where kube-proxy is to be told first that nobody new gets
+// in, they wait for that.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct, nodes []*v1.Node) ([]*appsv1.DaemonSet, error) {
 	if w.direct {
 		return l.knownSets(svc), l.openGate(ctx, svc)
 	}
-	if !l.translated {
-		wait, err := l.holdBack(ctx, svc, p, now, nodes)
-		if err != nil {
-			return nil, err
-		}
-		if wait > 0 {
-			l.services.PokeAfter(nameOf(svc), wait)
-			return l.knownSets(svc), nil
-		}
+	wait, err := l.handOver(ctx, svc, p, now, nodes)
+	if wait > 0 {
+		l.services.PokeAfter(nameOf(svc), wait)
+		return l.knownSets(svc), nil
 	}
-	sets, err := l.runProxies(ctx, svc, p, nodes)
-	if now.mirror != nil && len(now.nodes) > 0 {
-		err = errors.Join(err, l.handOver(ctx, svc, p.Mirror, lastMade(sets)))
-	}
-	return sets, err
-}
-
-// lastMade returns when the last of DaemonSets was made, zero if there is none.
-func lastMade(sets []*appsv1.DaemonSet) (last time.Time) {
-	for _, ds := range sets {
-		if made := ds.CreationTimestamp.Time; made.After(last) {
-			last = made
-		}
-	}
-	return last
+	sets, failed := l.runProxies(ctx, svc, p, nodes)
+	return sets, errors.Join(err, failed)
 }
 
 func (l *loadBalancer) runProxies(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) (have []*appsv1.DaemonSet, err error) {

@@ -3,6 +3,7 @@ package plan
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -101,33 +102,53 @@ func mirroredRanges(svc *v1.Service) []string {
 	return list
 }
 
+// heldSince is the annotation of a mirror that holds back, or has: since when.
+const heldSince = options.Prefix + "held-since"
+
 // HoldBack returns a mirror through which nobody new gets in: kube-proxy drops what
 // begins a connection to one of the mirror's addresses, before the rules of host
 // ports see it, and leaves alone what is under way.
-func HoldBack(mirror *v1.Service) *v1.Service {
-	held := mirror.DeepCopy()
-	held.Spec.LoadBalancerSourceRanges = nil
-	for _, family := range held.Spec.IPFamilies {
-		held.Spec.LoadBalancerSourceRanges = append(held.Spec.LoadBalancerSourceRanges, nobody[family])
-	}
+func HoldBack(mirror *v1.Service, since time.Time) *v1.Service {
+	held := HasHeld(mirror, since)
+	held.Spec.LoadBalancerSourceRanges = nobodyOf(held)
 	return held
+}
+
+// HasHeld returns a mirror that says since when it holds back, or has.
+func HasHeld(mirror *v1.Service, since time.Time) *v1.Service {
+	held := mirror.DeepCopy()
+	metav1.SetMetaDataAnnotation(&held.ObjectMeta, heldSince, since.UTC().Format(time.RFC3339Nano))
+	return held
+}
+
+func nobodyOf(mirror *v1.Service) (ranges []string) {
+	for _, family := range mirror.Spec.IPFamilies {
+		ranges = append(ranges, nobody[family])
+	}
+	return ranges
+}
+
+// HeldSince returns since when a mirror holds back, or has; the zero time if never.
+func HeldSince(mirror *v1.Service) time.Time {
+	since, _ := time.Parse(time.RFC3339Nano, mirror.Annotations[heldSince])
+	return since
 }
 
 // LetIn undoes HoldBack, or returns false if there is nothing to undo, or it
 // cannot be known who is to be let in.
 func LetIn(mirror, svc *v1.Service) (*v1.Service, bool) {
-	held := HoldBack(mirror).Spec.LoadBalancerSourceRanges
-	if _, err := SourceRanges(svc); err != nil || !slices.Equal(mirror.Spec.LoadBalancerSourceRanges, held) {
+	if _, err := SourceRanges(svc); err != nil || !slices.Equal(mirror.Spec.LoadBalancerSourceRanges, nobodyOf(mirror)) {
 		return nil, false
 	}
 	open := mirror.DeepCopy()
 	open.Spec.LoadBalancerSourceRanges = mirroredRanges(svc)
+	delete(open.Annotations, heldSince)
 	return open, true
 }
 
 // Gate returns a mirror that holds back and serves nothing: it has no endpoints.
-func Gate(mirror *v1.Service) *v1.Service {
-	gate := HoldBack(mirror)
+func Gate(mirror *v1.Service, since time.Time) *v1.Service {
+	gate := HoldBack(mirror, since)
 	gate.Spec.Selector = nil
 	return gate
 }
@@ -137,7 +158,8 @@ func Gate(mirror *v1.Service) *v1.Service {
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
 	updated := have.DeepCopy()
 	updated.Labels = merge(have.Labels, want.Labels)
-	updated.Annotations = merge(have.Annotations, want.Annotations)
+	delete(updated.Annotations, heldSince)
+	updated.Annotations = merge(updated.Annotations, want.Annotations)
 	updated.OwnerReferences = want.OwnerReferences
 	updated.Spec = *want.Spec.DeepCopy()
 	keepAllocated(&updated.Spec, have.Spec)
