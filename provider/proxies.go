@@ -25,6 +25,10 @@ import (
 // within about a minute.
 const nudgeAnnotation = options.Prefix + "config-changed"
 
+// nudgeAgain is after how long pods are nudged once more. The kubelet learns of config and
+// pod by two watches: where the pod's is ahead, it looks in vain.
+const nudgeAgain = 3 * time.Second
+
 // rolloutPeriod is after how long to look whether a rollout has ended.
 const rolloutPeriod = 2 * time.Second
 
@@ -180,7 +184,7 @@ func (l *loadBalancer) runSet(ctx context.Context, svc *v1.Service, set plan.Pro
 		return nil, err
 	}
 	if done == updated {
-		l.nudge(ctx, svc, l.proxiesIn(svc, set.DaemonSet))
+		l.hasten(ctx, svc, set.DaemonSet)
 	}
 	if have, found := l.daemonSets.known(svc, set.Name); busy && found && plan.Waits(have, set.DaemonSet) {
 		l.services.PokeAfter(nameOf(svc), rolloutPeriod)
@@ -190,8 +194,24 @@ func (l *loadBalancer) runSet(ctx context.Context, svc *v1.Service, set plan.Pro
 	return ds, err
 }
 
-// nudge hastens a changed config to the pods. It is no more than that, so
-// failures are not errors.
+// hasten has a changed config reach the pods of a set soon. The second nudge is not for
+// a set that is gone by then.
+func (l *loadBalancer) hasten(ctx context.Context, svc *v1.Service, set *appsv1.DaemonSet) {
+	l.nudge(ctx, svc, l.proxiesIn(svc, set))
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(nudgeAgain):
+		}
+		if _, found := l.configMaps.known(svc, set.Name); found {
+			l.nudge(ctx, svc, l.proxiesIn(svc, set))
+		}
+	}()
+}
+
+// nudge has the kubelets look at the volumes of pods. It is for haste only, so failures
+// are not errors.
 func (l *loadBalancer) nudge(ctx context.Context, svc *v1.Service, pods []*v1.Pod) {
 	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
 		"annotations": map[string]string{nudgeAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
