@@ -27,7 +27,8 @@ import (
 
 func contains(list []string, s string) bool { return slices.Contains(list, s) }
 
-// newNamespace makes a namespace that goes, with all in it, when the test ends.
+// newNamespace makes a namespace that takes pods, and goes, with all in it, when
+// the test ends.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
@@ -35,6 +36,10 @@ func newNamespace(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { deleteNamespace(t, ns.Name) })
+	eventually(t, time.Minute, "namespace "+ns.Name+" has the ServiceAccount of its pods", func(ctx context.Context) error {
+		_, err := client.CoreV1().ServiceAccounts(ns.Name).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
 	return ns.Name
 }
 

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,16 +81,24 @@ func askUDP(ctx context.Context, dial dialler, address string, port int, questio
 	return strings.TrimSpace(string(buffer[:n])), err
 }
 
-// surely asks again where no answer came in time: datagrams may get lost.
+// surely asks again where no answer came in time: datagrams may get lost, and
+// the machine may be slow.
 func surely(ask asker) asker {
 	return func(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
 		for range 3 {
-			if answer, err = ask(ctx, dial, address, port, question); !errors.Is(err, os.ErrDeadlineExceeded) {
+			if answer, err = ask(ctx, dial, address, port, question); !isLate(err) {
 				break
 			}
 		}
 		return answer, err
 	}
+}
+
+// isLate says that something took too long, and nothing else is wrong that is
+// known.
+func isLate(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
 }
 
 // protocol is one that a backend can be asked over.

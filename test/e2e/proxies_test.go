@@ -144,10 +144,11 @@ func (p proxy) metrics(ctx context.Context) (map[string]int, error) {
 
 func (p proxy) metric(t *testing.T, name string) int {
 	t.Helper()
-	values, err := p.metrics(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var values map[string]int
+	eventually(t, 30*time.Second, "proxy "+p.name+" tells its metrics", func(ctx context.Context) (err error) {
+		values, err = p.metrics(ctx)
+		return err
+	})
 	return values[name]
 }
 
