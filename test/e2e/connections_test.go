@@ -25,17 +25,31 @@ import (
 type held []*heldConn
 
 type heldConn struct {
+	conn   net.Conn
+	reader *bufio.Reader
+	// unanswered are when the requests were made that wait for their answers.
+	unanswered []time.Time
+
 	mu sync.Mutex
 	// answered is when the last request was made that was answered.
 	answered time.Time
 	end      *ending
 }
 
-// ending is how a connection ended: the request that was not answered, and when
-// that was known.
+// ending is how a connection ended: when the first request was made that was not
+// answered, and when the end was known.
 type ending struct {
 	asked, told time.Time
 	err         error
+}
+
+// lived returns until when the connection is known to have lived: until it was
+// told that it ended, or until it fell silent.
+func (e ending) lived() time.Time {
+	if isLate(e.err) {
+		return e.asked
+	}
+	return e.told
 }
 
 // sourcePorts counts those that dialFresh has used.
@@ -83,8 +97,13 @@ func connectOnce(ctx context.Context, address string, port int) error {
 	return err
 }
 
-// askEvery is the pause between two requests on a connection.
-const askEvery = 500 * time.Millisecond
+const (
+	// askEvery is the time between two requests on a connection.
+	askEvery = 500 * time.Millisecond
+	// unansweredByTheLiving is how many requests in a row may lack an answer. They
+	// are many, as only a connection that is dead may exceed it.
+	unansweredByTheLiving = 20
+)
 
 // hold opens n connections from the internet and keeps asking on each, until
 // the test ends.
@@ -99,36 +118,78 @@ func hold(t *testing.T, n int, address string, port int) held {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		c := new(heldConn)
-		go c.keepAsking(conn)
+		c := &heldConn{conn: conn, reader: bufio.NewReader(conn)}
+		go c.keepAsking()
 		h = append(h, c)
 	}
 	h.endings(t, time.Now())
 	return h
 }
 
-func (c *heldConn) keepAsking(conn net.Conn) {
-	reader := bufio.NewReader(conn)
+// keepAsking makes requests, answered or not: a connection on which nothing is
+// sent learns of no reset.
+func (c *heldConn) keepAsking() {
+	defer c.conn.Close()
 	for {
-		asked := time.Now()
-		err := ask(conn, reader)
-		c.note(asked, err)
+		now := time.Now()
+		c.unanswered = append(c.unanswered, now)
+		_, err := io.WriteString(c.conn, "GET /hostname HTTP/1.1\r\nHost: web\r\n\r\n")
+		if err == nil {
+			err = c.readUntil(now.Add(askEvery))
+		}
 		if err != nil {
-			conn.Close()
+			c.noteEnd(err)
 			return
 		}
-		time.Sleep(askEvery)
 	}
 }
 
-func (c *heldConn) note(asked time.Time, err error) {
+// readUntil reads answers until the next request is due.
+func (c *heldConn) readUntil(due time.Time) error {
+	for {
+		err := c.readAnswer(due)
+		if isLate(err) && len(c.unanswered) < unansweredByTheLiving {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.noteAnswer()
+	}
+}
+
+// readAnswer reads one that begins before the next request is due.
+func (c *heldConn) readAnswer(due time.Time) error {
+	if err := c.conn.SetReadDeadline(due); err != nil {
+		return err
+	}
+	if _, err := c.reader.Peek(1); err != nil {
+		return err
+	}
+	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(c.reader, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+func (c *heldConn) noteAnswer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		c.end = &ending{asked, time.Now(), err}
-		return
-	}
-	c.answered = asked
+	c.answered, c.unanswered = c.unanswered[0], c.unanswered[1:]
+}
+
+func (c *heldConn) noteEnd(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	asked := append(c.unanswered, now)[0] // now if none waits
+	c.end = &ending{asked, now, err}
 }
 
 // since returns how the connection ended, nil if it did not, and whether that
@@ -137,24 +198,6 @@ func (c *heldConn) since(moment time.Time) (end *ending, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.end, c.end != nil || c.answered.After(moment)
-}
-
-// ask makes a request on a connection. The time for the answer is long, as only
-// a connection that is dead may exceed it.
-func ask(conn net.Conn, reader *bufio.Reader) error {
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(conn, "GET /hostname HTTP/1.1\r\nHost: web\r\n\r\n"); err != nil {
-		return err
-	}
-	resp, err := http.ReadResponse(reader, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
 }
 
 // endings returns how connections ended, after all others were seen alive after
