@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -126,15 +127,15 @@ func wantMirror(t *testing.T, svc *v1.Service, port int32, want ...string) (mirr
 }
 
 func TestDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	with, without := endpointNodes(t, ns, cluster.GCE)
-	svc := newService(t, ns, "web", directLocal, bothProtocols(80)...)
+	svc := newService(t, ns, "web", directLocal, bothProtocols(port)...)
 	published := ips(with, externalIP)
 	wantAddresses(t, svc, time.Minute, published...)
-	wantMirror(t, svc, 80, ips(with, internalIP)...)
-	wantClient(t, 80, published...)
-	wantClosed(t, getTCP, 80, ips(without, externalIP)...)
+	wantMirror(t, svc, int32(port), ips(with, internalIP)...)
+	wantClient(t, port, published...)
+	wantClosed(t, getTCP, port, ips(without, externalIP)...)
 	wantNoProxies(t, svc)
 
 	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
@@ -142,17 +143,17 @@ func TestDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
 	}
 	wantNothingLeft(t, svc)
 	eventually(t, time.Minute, "the port is closed again", func(ctx context.Context) error {
-		return isClosed(ctx, getTCP, published[0], 80)
+		return isClosed(ctx, getTCP, published[0], port)
 	})
 }
 
 func TestDirectMirrorIsKept(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", by(options.DatapathDirect), servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", by(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	internal := ips(cluster.Nodes(cluster.GCE), internalIP)
-	mirror := wantMirror(t, svc, 80, internal...)
+	mirror := wantMirror(t, svc, int32(port), internal...)
 	if !metav1.IsControlledBy(mirror, svc) || *mirror.Spec.LoadBalancerClass != plan.MirrorClass || mirror.Spec.Ports[0].NodePort != 0 ||
 		mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] != plan.ManagedBy {
 		t.Errorf("the mirror is not owned, not hidden, or has node ports: %+v", mirror)
@@ -176,26 +177,26 @@ func TestDirectMirrorIsKept(t *testing.T) {
 	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if again := wantMirror(t, svc, 80, internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) {
+	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
 	withoutPolicy(t)
 	edited = mirror.DeepCopy()
-	edited.ResourceVersion, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = "", 81, nil
+	edited.ResourceVersion, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = "", int32(freePort()), nil
 	eventually(t, time.Minute, "the mirror's ports are edited", func(ctx context.Context) error {
 		_, err := services.Update(ctx, edited, metav1.UpdateOptions{})
 		return err
 	})
-	if again := wantMirror(t, svc, 80, internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
+	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
 	if err := services.Delete(t.Context(), mirror.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if again := wantMirror(t, svc, 80, internal...); again.UID == mirror.UID {
+	if again := wantMirror(t, svc, int32(port), internal...); again.UID == mirror.UID {
 		t.Error("the mirror was not deleted")
 	}
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 }
 
@@ -256,7 +257,7 @@ func TestDirectLeavesAPodItsHostPort(t *testing.T) {
 
 func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 	const binding = "hostport-ccm:direct"
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	quota := &v1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "small"}, Spec: v1.ResourceQuotaSpec{
 		Hard: v1.ResourceList{v1.ResourceServicesLoadBalancers: resource.MustParse("1")},
@@ -264,10 +265,20 @@ func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 	if _, err := client.CoreV1().ResourceQuotas(ns).Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, time.Minute, "the quota is in force", func(ctx context.Context) error {
+		live, err := client.CoreV1().ResourceQuotas(ns).Get(ctx, quota.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if _, counts := live.Status.Used[v1.ResourceServicesLoadBalancers]; !counts {
+			return fmt.Errorf("its status is %+v", live.Status)
+		}
+		return nil
+	})
 	with, _ := endpointNodes(t, ns, cluster.GCE)
-	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); by(options.DatapathAuto)(s) }, bothProtocols(80)...)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); by(options.DatapathAuto)(s) }, bothProtocols(port)...)
 	wantAddresses(t, svc, time.Minute, ips(with, externalIP)...)
-	wantOpen(t, getTCP, "web", 80, ips(with, externalIP)...)
+	wantOpen(t, getTCP, "web", port, ips(with, externalIP)...)
 	wantWarning(t, svc, "DatapathFallback", "exceeded quota: small")
 
 	roles := client.RbacV1().ClusterRoleBindings()
@@ -288,6 +299,9 @@ func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 	if err := roles.Delete(t.Context(), binding, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, time.Minute, "the right to make a mirror is gone", func(ctx context.Context) error {
+		return mayMakeNoService(ctx, ns)
+	})
 	if err := client.CoreV1().ResourceQuotas(ns).Delete(t.Context(), quota.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -306,18 +320,33 @@ func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 		_, err := mirrorOf(ctx, svc)
 		return err
 	})
-	wantClient(t, 80, ips(with, externalIP)...)
+	wantClient(t, port, ips(with, externalIP)...)
+}
+
+// mayMakeNoService says whether hostport-ccm lacks the right to make Services in
+// a namespace.
+func mayMakeNoService(ctx context.Context, namespace string) error {
+	review, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               "system:serviceaccount:" + cluster.ProductNamespace + ":hostport-ccm",
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: "create", Resource: "services"},
+		},
+	}, metav1.CreateOptions{})
+	if err == nil && review.Status.Allowed {
+		err = fmt.Errorf("it is allowed: %s", review.Status.Reason)
+	}
+	return err
 }
 
 func TestBareMetalDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	with, without := endpointNodes(t, ns, cluster.BareMetal)
-	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); inAllFamilies(s) }, bothProtocols(80)...)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); inAllFamilies(s) }, bothProtocols(port)...)
 	published := addressesOf(with, internalIP)
 	wantAddresses(t, svc, time.Minute, published...)
-	wantClient(t, 80, published...)
-	wantClosed(t, getTCP, 80, addressesOf(without, internalIP)...)
+	wantClient(t, port, published...)
+	wantClosed(t, getTCP, port, addressesOf(without, internalIP)...)
 	wantNoProxies(t, svc)
 	wantMode(t, svc, v1.LoadBalancerIPModeVIP)
 	if _, err := mirrorOf(t.Context(), svc); err == nil {
@@ -326,7 +355,7 @@ func TestBareMetalDirectLocalShowsBackendsTheClientsAddress(t *testing.T) {
 
 	editService(t, svc, by(options.DatapathProxy))
 	wantMode(t, svc, v1.LoadBalancerIPModeProxy)
-	wantOpen(t, getTCP, "web", 80, published...)
+	wantOpen(t, getTCP, "web", port, published...)
 }
 
 // wantMode waits until all addresses have a mode.
