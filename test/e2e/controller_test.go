@@ -72,7 +72,7 @@ func wantNoWrites(t *testing.T, rules []string) {
 	}
 }
 
-// versions returns the resource versions of a Service and of what was made for
+// versions returns what tells whether we wrote a Service and what was made for
 // it.
 func versions(t *testing.T, svc *v1.Service) map[string]string {
 	t.Helper()
@@ -103,7 +103,8 @@ func versions(t *testing.T, svc *v1.Service) map[string]string {
 		t.Fatal(err)
 	}
 	for _, p := range pods.Items {
-		found["Pod "+p.Name] = p.ResourceVersion
+		// Its resource version also counts the status, which is the kubelet's.
+		found["Pod "+p.Name] = fmt.Sprint(p.UID, p.Labels, p.Annotations)
 	}
 	return found
 }

@@ -65,6 +65,18 @@ func proxies(t *testing.T, svc *v1.Service) []proxy {
 }
 
 // stayed checks that proxies that a Service had are as they were.
+// wantProxies waits until a Service has that many ready proxies.
+func wantProxies(t *testing.T, svc *v1.Service, n int) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("Service %s has %d ready proxies", svc.Name, n), func(ctx context.Context) error {
+		now, err := proxiesOf(ctx, svc)
+		if err == nil && len(now) != n {
+			err = fmt.Errorf("there are %d", len(now))
+		}
+		return err
+	})
+}
+
 func stayed(t *testing.T, svc *v1.Service, before []proxy) {
 	t.Helper()
 	now := proxies(t, svc)

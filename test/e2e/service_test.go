@@ -88,13 +88,8 @@ func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 
 	// What came goes, and leaves the others.
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
-	eventually(t, time.Minute, "the first proxies are all", func(ctx context.Context) error {
-		now, err := proxiesOf(ctx, svc)
-		if err == nil && len(now) != len(before) {
-			err = fmt.Errorf("there are %d", len(now))
-		}
-		return err
-	})
+	wantProxies(t, svc, len(before))
+	wantRule(t, svc, "tcp:80")
 	wantClosed(t, getTCP, 443, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	stayed(t, svc, before)
@@ -131,13 +126,9 @@ func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
 	})
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	wantAddresses(t, svc, time.Minute)
-	live, err := client.CoreV1().Services(ns).Get(t.Context(), svc.Name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(live.Finalizers) > 0 {
-		t.Errorf("finalizers %v stay on a Service that is no load balancer any more", live.Finalizers)
-	}
+	eventually(t, time.Minute, "no finalizer stays on a Service that is no load balancer any more", func(ctx context.Context) error {
+		return hasFinalizers(ctx, svc, nil)
+	})
 }
 
 func TestClientsOutsideTheSourceRangesAreKeptOut(t *testing.T) {
