@@ -19,6 +19,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -64,7 +65,6 @@ func proxies(t *testing.T, svc *v1.Service) []proxy {
 	return all
 }
 
-// stayed checks that proxies that a Service had are as they were.
 // wantProxies waits until a Service has that many ready proxies.
 func wantProxies(t *testing.T, svc *v1.Service, n int) {
 	t.Helper()
@@ -77,6 +77,7 @@ func wantProxies(t *testing.T, svc *v1.Service, n int) {
 	})
 }
 
+// stayed checks that proxies that a Service had are as they were.
 func stayed(t *testing.T, svc *v1.Service, before []proxy) {
 	t.Helper()
 	now := proxies(t, svc)
@@ -221,14 +222,42 @@ func (p proxy) readyAfter(t *testing.T) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := pod.Status.ContainerStatuses[0].State.Running.StartedAt
-	for _, c := range pod.Status.Conditions {
-		if c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
-			return c.LastTransitionTime.Sub(started.Time)
+	return trueSince(t, *pod, v1.PodReady).Sub(pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time)
+}
+
+// trueSince returns since when a condition of a pod is true.
+func trueSince(t *testing.T, pod v1.Pod, kind v1.PodConditionType) time.Time {
+	t.Helper()
+	i := slices.IndexFunc(pod.Status.Conditions, func(c v1.PodCondition) bool { return c.Type == kind && c.Status == v1.ConditionTrue })
+	if i < 0 {
+		t.Fatalf("pod %s is not %s", pod.Name, kind)
+	}
+	return pod.Status.Conditions[i].LastTransitionTime.Time
+}
+
+// slowestStep returns the longest time that a Service's proxy that is not one of
+// those before took to get its node, from its DaemonSet's creation, or to be
+// Ready from then on.
+func slowestStep(t *testing.T, svc *v1.Service, before []proxy) (slowest time.Duration) {
+	t.Helper()
+	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(t.Context(), ownedBy(svc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(t.Context(), ownedBy(svc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, set := range sets.Items {
+		for _, pod := range pods.Items {
+			old := slices.ContainsFunc(before, func(p proxy) bool { return p.name == pod.Name })
+			if !old && metav1.IsControlledBy(&pod, &set) {
+				scheduled := trueSince(t, pod, v1.PodScheduled)
+				slowest = max(slowest, scheduled.Sub(set.CreationTimestamp.Time), trueSince(t, pod, v1.PodReady).Sub(scheduled))
+			}
 		}
 	}
-	t.Fatalf("pod %s is not ready", p.name)
-	return 0
+	return slowest
 }
 
 // published watches that every published address serves.
@@ -292,4 +321,23 @@ func (w *published) stop(t *testing.T) int {
 		t.Errorf("published addresses did not serve:\n%s", strings.Join(w.wrong, "\n"))
 	}
 	return w.fewest
+}
+
+// wantAllKept stops the watch of a Service that got more proxies beside those
+// before, one on each node, and checks that no address left meanwhile. One may
+// where a proxy takes long to start: half as long as is too long, which leaves
+// time for the news to get about.
+func (w *published) wantAllKept(t *testing.T, svc *v1.Service, before []proxy) {
+	t.Helper()
+	fewest := w.stop(t)
+	if fewest >= len(externalIPs()) {
+		return
+	}
+	wantProxies(t, svc, len(before)+len(externalIPs()))
+	complain := t.Errorf
+	slowest := slowestStep(t, svc, before)
+	if slowest >= publish.Patience/2 {
+		complain = t.Logf
+	}
+	complain("only %d addresses of Service %s were published at a time; the slowest step of a proxy's start took %s", fewest, svc.Name, slowest)
 }
