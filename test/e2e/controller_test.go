@@ -127,12 +127,17 @@ func killController(t *testing.T) {
 		}
 	}
 	eventually(t, 2*time.Minute, "another controller manager leads", func(ctx context.Context) error {
-		now, err := leader(ctx)
-		if err == nil && (now == "" || now == before) {
-			err = fmt.Errorf("the leader is %q", now)
-		}
-		return err
+		return leadsInsteadOf(ctx, before)
 	})
+}
+
+// leadsInsteadOf says whether another one leads than the one before.
+func leadsInsteadOf(ctx context.Context, before string) error {
+	now, err := leader(ctx)
+	if err == nil && (now == "" || now == before) {
+		err = fmt.Errorf("the leader is %q", now)
+	}
+	return err
 }
 
 func leader(ctx context.Context) (string, error) {

@@ -34,6 +34,7 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	if err := sim.ForgetRequests(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	kill := leadersKiller(t)
 	// Long enough to be killed in the middle of it, and over before the lease is,
 	// so that the next leader finds the work done.
 	setOperationLatency(t, 5*time.Second)
@@ -54,7 +55,7 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 		}
 		return err
 	})
-	killLeader(t, made...)
+	kill(made...)
 	setOperationLatency(t, 50*time.Millisecond)
 
 	for _, svc := range append(made, kept) {
@@ -100,9 +101,10 @@ func acceptedWrites(ctx context.Context) (map[string]int, error) {
 	return writes, nil
 }
 
-// killLeader kills the controller manager that leads, without warning, while it
-// works on some Services, and waits until the other one leads.
-func killLeader(t *testing.T, unfinished ...*v1.Service) {
+// leadersKiller returns what kills the controller manager that leads, at once
+// and without warning, while it works on some Services, and waits until the
+// other one leads.
+func leadersKiller(t *testing.T) (kill func(unfinished ...*v1.Service)) {
 	t.Helper()
 	before, err := leader(t.Context())
 	if err != nil {
@@ -111,21 +113,20 @@ func killLeader(t *testing.T, unfinished ...*v1.Service) {
 	// Deleting its pod would give it time to hand over.
 	pod := leadersPod(t)
 	container := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
-	if _, err := sandbox.Exec(t.Context(), pod.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "--signal", "SIGKILL", container); err != nil {
-		t.Fatal(err)
-	}
-	for _, svc := range unfinished {
-		if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
-			t.Errorf("Service %s was finished before: %v (%v)", svc.Name, got, err)
+	return func(unfinished ...*v1.Service) {
+		t.Helper()
+		if _, err := sandbox.Exec(t.Context(), pod.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "--signal", "SIGKILL", container); err != nil {
+			t.Fatal(err)
 		}
-	}
-	eventually(t, 2*time.Minute, "another controller manager leads", func(ctx context.Context) error {
-		now, err := leader(ctx)
-		if err == nil && (now == "" || now == before) {
-			err = fmt.Errorf("the leader is %q", now)
+		for _, svc := range unfinished {
+			if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
+				t.Errorf("Service %s was finished before: %v (%v)", svc.Name, got, err)
+			}
 		}
-		return err
-	})
+		eventually(t, 2*time.Minute, "another controller manager leads", func(ctx context.Context) error {
+			return leadsInsteadOf(ctx, before)
+		})
+	}
 }
 
 func TestLeaderThatIsStoppedHandsOver(t *testing.T) {

@@ -97,6 +97,7 @@ func managerOf(t *testing.T, entries []metav1.ManagedFieldsEntry, path ...string
 
 func TestNodeStaysUninitialisedUntilWeInitialiseIt(t *testing.T) {
 	node := cluster.Nodes(cluster.GCE)[2]
+	t.Cleanup(func() { scaleController(t, replicas) })
 	scaleController(t, 0)
 	powerCycle(t, node, func() {
 		if err := client.CoreV1().Nodes().Delete(t.Context(), node.Name, metav1.DeleteOptions{}); err != nil {
@@ -132,14 +133,14 @@ func powerCycle(t *testing.T, node cluster.Node, between func()) {
 		_, err := client.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, node.Name, metav1.GetOptions{})
 		return err
 	})
-	if err := sandbox.StopNode(t.Context(), node.Name); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		_ = sandbox.StartNode(ctx, node.Name) // it is on already if all went well
 		scaleController(t, replicas)
 	})
+	if err := sandbox.StopNode(t.Context(), node.Name); err != nil {
+		t.Fatal(err)
+	}
 	between()
 	if err := sandbox.StartNode(t.Context(), node.Name); err != nil {
 		t.Fatal(err)
