@@ -48,7 +48,7 @@ images: ## Build both images into dist/ as OCI archives
 	@echo "== images"
 	@go run ./internal/images -out dist -version $(VERSION) -arch $(ARCH)
 
-E2E := go test -json -tags e2e -count=1 -timeout 30m
+E2E := go test -json -tags e2e -count=1 -timeout 60m
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,10 +53,20 @@ func (c *Cluster) bootNode(ctx context.Context, n Node) error {
 	if err := c.daemon(n.Name, "containerd", "containerd", "--config", c.hostDir(n.Name, "etc", "containerd.toml")); err != nil {
 		return err
 	}
-	return waitFor(ctx, 30*time.Second, "containerd on "+n.Name+", log "+c.logFile(n.Name, "containerd"), func() error {
-		_, err := c.Exec(ctx, n.Name, "ctr", "version")
-		return err
+	return waitFor(ctx, time.Minute, "containerd on "+n.Name+", log "+c.logFile(n.Name, "containerd"), func() error {
+		return c.isBooted(n)
 	})
+}
+
+// isBooted looks in containerd's log, which is new with each start, for what it
+// says once all plugins are ready. Others answer before the one that the kubelet
+// needs, which ends if it does not.
+func (c *Cluster) isBooted(n Node) error {
+	log, err := os.ReadFile(c.logFile(n.Name, "containerd"))
+	if err == nil && !bytes.Contains(log, []byte("containerd successfully booted")) {
+		err = errors.New("it has not booted")
+	}
+	return err
 }
 
 // startNode makes a booted node a member of the cluster.
