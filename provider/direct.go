@@ -28,6 +28,10 @@ import (
 // program changes within a second or so, a busy one within some.
 const settleTime = 10 * time.Second
 
+// firstLook is how long kube-proxies have to see the endpoints of a new mirror. They
+// act once a second. Up to a second is lost, as the API server writes whole ones.
+const firstLook = 3 * time.Second
+
 // direct is what kube-proxy serves of a Service without proxies, as far as it
 // was told already.
 type direct struct {
@@ -75,6 +79,8 @@ type way struct {
 	direct bool
 	// mirror is there if packets carry other addresses than the published ones.
 	mirror *v1.Service
+	// early says that the mirror is too new to show addresses.
+	early bool
 	// outdated says why the mirror stays as it was although it differs.
 	outdated string
 	// fallback says why it is not direct although that was wanted.
@@ -182,7 +188,7 @@ func (l *loadBalancer) refuse(ctx context.Context, svc *v1.Service, now direct) 
 func directNodes(p *plan.Plan, w way, all []*v1.Node, sets []publish.Set, now direct, busy map[string]bool) []*v1.Node {
 	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
-		joins := w.direct && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
+		joins := w.direct && !w.early && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
 		stays := now.nodes[node.Name] && !publish.AllReady(sets, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
@@ -245,7 +251,34 @@ func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now d
 	}
 	untold := publish.Shown(*status, nodes)
 	maps.DeleteFunc(untold, func(name string, _ bool) bool { return now.nodes[name] })
-	return l.retire(ctx, svc, len(untold) == 0)
+	return l.retire(ctx, svc, len(untold) == 0 && !w.early)
+}
+
+// pace has a mirror that is too new wait while there are proxies.
+func (l *loadBalancer) pace(svc *v1.Service, w way) way {
+	if !w.direct || w.mirror == nil || !l.knowsProxies(svc) {
+		return w
+	}
+	if wait := tooEarly(w.mirror, time.Now()); wait > 0 {
+		l.services.PokeAfter(nameOf(svc), wait)
+		w.early = true
+	}
+	return w
+}
+
+// tooEarly returns for how long yet a new mirror is to show no addresses. When a
+// kube-proxy sees new endpoints of a UDP port, it has the node forget the flows to
+// the Service's addresses that go elsewhere. A proxy whose answer is on its way at
+// that moment would begin a flow of its own, from itself to the client, which the
+// client's packets then belong to: even when the proxy is gone, since kube-proxy does
+// not know it for one to the Service. It goes by two clocks, the API server's and
+// ours; where they differ by more, it is not too early.
+func tooEarly(mirror *v1.Service, now time.Time) time.Duration {
+	age := now.Sub(mirror.CreationTimestamp.Time).Abs()
+	if !slices.ContainsFunc(mirror.Spec.Ports, func(p v1.ServicePort) bool { return p.Protocol == v1.ProtocolUDP }) {
+		return 0
+	}
+	return max(firstLook-age, 0)
 }
 
 // tellMirror writes a mirror's status where it differs.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
@@ -315,3 +316,51 @@ func TestADirectServiceGoesWithoutATrace(t *testing.T) {
 }
 
 const vip, proxied = v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy
+
+func udpOnly(svc *v1.Service) {
+	svc.Spec.Ports = []v1.ServicePort{{Protocol: v1.ProtocolUDP, Port: 53}}
+}
+
+func TestANewMirrorOfUDPPortsShowsNoAddressesAtOnce(t *testing.T) {
+	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		change func(*v1.Service)
+		after  time.Duration
+		early  bool
+	}{
+		"TCP":                            {tcp(80), time.Second, false},
+		"UDP":                            {udpOnly, time.Second, true},
+		"both":                           {func(svc *v1.Service) { tcp(80, 443)(svc); svc.Spec.Ports[1].Protocol = v1.ProtocolUDP }, time.Second, true},
+		"UDP, later":                     {udpOnly, firstLook, false},
+		"UDP, an age":                    {udpOnly, time.Hour, false},
+		"UDP, by a clock that is behind": {udpOnly, -time.Hour, false},
+	} {
+		mirror := service("web", tt.change)
+		mirror.CreationTimestamp.Time = made
+		if wait := tooEarly(mirror, made.Add(tt.after)); wait > 0 != tt.early || wait > firstLook {
+			t.Errorf("%s: to wait %s", name, wait)
+		}
+	}
+}
+
+func TestFlowsThroughProxiesAreNotForgottenForANewMirror(t *testing.T) {
+	c := twoNatted(t)
+	c.takeOver = time.Hour
+	made := metav1.Now()
+	c.kube.PrependReactor("create", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		action.(clienttesting.CreateAction).GetObject().(*v1.Service).CreationTimestamp = made
+		return false, nil, nil
+	})
+	c.start()
+	c.serve(service("web", udpOnly))
+	made = metav1.Now()
+	c.edit("web", by(options.DatapathDirect))
+	c.eventually("there is a mirror", func() bool { return c.mirror("web") != nil })
+	c.proxy("web", "n2", notReady)
+	c.publishes("web", "203.0.113.1")
+	if shown := c.mirror("web").Status.LoadBalancer.Ingress; len(shown) > 0 && time.Since(made.Time) < firstLook {
+		t.Errorf("the mirror shows %v at once", shown)
+	}
+	c.mirrors("web", "10.0.0.1", "10.0.0.2")
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}

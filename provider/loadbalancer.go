@@ -161,6 +161,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	if !w.direct {
 		wrong = append(wrong, proxyWarnings(p, l.proxies(svc))...)
 	}
+	w = l.pace(svc, w)
 	served := directNodes(p, w, nodes, sets, now, l.busy(p))
 	status := l.status(svc, o, p, nodes, sets, served)
 	if opened.again > 0 {
