@@ -79,8 +79,6 @@ type way struct {
 	direct bool
 	// mirror is there if packets carry other addresses than the published ones.
 	mirror *v1.Service
-	// early says that the mirror is too new to show addresses.
-	early bool
 	// outdated says why the mirror stays as it was although it differs.
 	outdated string
 	// fallback says why it is not direct although that was wanted.
@@ -184,11 +182,12 @@ func (l *loadBalancer) refuse(ctx context.Context, svc *v1.Service, now direct) 
 
 // directNodes returns the nodes where kube-proxy is to serve, none of them where
 // it would take a pod's port from it: on the way to the proxies, each until its
-// proxies are ready. busy are those that cannot be served yet.
-func directNodes(p *plan.Plan, w way, all []*v1.Node, sets []publish.Set, now direct, busy map[string]bool) []*v1.Node {
+// proxies are ready; on the way from them, only if they join. busy are
+// those that cannot be served yet.
+func directNodes(p *plan.Plan, join bool, all []*v1.Node, sets []publish.Set, now direct, busy map[string]bool) []*v1.Node {
 	chosen := publish.Names(p.Nodes)
 	return slices.DeleteFunc(slices.Clone(all), func(node *v1.Node) bool {
-		joins := w.direct && !w.early && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
+		joins := join && chosen[node.Name] && (now.nodes[node.Name] || !busy[node.Name])
 		stays := now.nodes[node.Name] && !publish.AllReady(sets, node.Name)
 		return p.HeldNodes[node.Name] || !joins && !stays
 	})
@@ -229,15 +228,15 @@ func (l *loadBalancer) modes(p *plan.Plan, nodes []*v1.Node) publish.IPMode {
 
 // follow makes what kube-proxy is told agree with the status to be published,
 // and takes away what is not needed any more: a mirror when all its nodes have
-// proxies, the proxies when kube-proxy had time to take over. nodes are those of
+// proxies, the proxies when kube-proxy had time to take over. served are those of
 // directNodes.
-func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now direct, status *v1.LoadBalancerStatus, nodes []*v1.Node) error {
+func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now direct, status *v1.LoadBalancerStatus, all, served []*v1.Node) error {
 	mirror := w.mirror
 	if mirror == nil {
 		mirror = now.mirror
 	}
 	if mirror != nil {
-		carried := publish.Carried(status, nodes, true)
+		carried := publish.Carried(status, served, true)
 		if !w.direct && len(carried.Ingress) == 0 {
 			return l.removeMirror(ctx, svc)
 		}
@@ -249,21 +248,22 @@ func (l *loadBalancer) follow(ctx context.Context, svc *v1.Service, w way, now d
 		l.settling.forget(svc.UID)
 		return nil
 	}
-	untold := publish.Shown(*status, nodes)
+	untold := publish.Shown(*status, all)
 	maps.DeleteFunc(untold, func(name string, _ bool) bool { return now.nodes[name] })
-	return l.retire(ctx, svc, len(untold) == 0 && !w.early)
+	return l.retire(ctx, svc, len(untold) == 0)
 }
 
-// pace has a mirror that is too new wait while there are proxies.
-func (l *loadBalancer) pace(svc *v1.Service, w way) way {
+// join says whether nodes may be served directly from now on: not by a mirror that
+// is too new, while there are proxies.
+func (l *loadBalancer) join(svc *v1.Service, w way) bool {
 	if !w.direct || w.mirror == nil || !l.knowsProxies(svc) {
-		return w
+		return w.direct
 	}
-	if wait := tooEarly(w.mirror, time.Now()); wait > 0 {
+	wait := tooEarly(w.mirror, time.Now())
+	if wait > 0 {
 		l.services.PokeAfter(nameOf(svc), wait)
-		w.early = true
 	}
-	return w
+	return wait <= 0
 }
 
 // tooEarly returns for how long yet a new mirror is to show no addresses. When a

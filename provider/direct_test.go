@@ -282,6 +282,30 @@ func TestANodeThatIsServedStaysWhileAGainedPortIsBusy(t *testing.T) {
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
+func TestProxiesStayWhileNodesCannotBeServedDirectly(t *testing.T) {
+	c := twoNatted(t)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
+	c.takeOver = time.Millisecond
+	c.start()
+	c.serve(service("web", tcp(443)))
+	c.serve(service("old"))
+	c.edit("web", tcp(443, 80))
+	c.eventually("it waits for its port", func() bool { return c.hasEvent("Warning PortsNotServed web:", "default/old") })
+	c.delete("old") // Its proxies drain.
+	c.serves("web", "443/TCP", "80/TCP")
+	c.edit("web", by(options.DatapathDirect))
+	c.eventually("there is a mirror", func() bool { return c.mirror("web") != nil })
+	c.settle()
+	if c.daemonSet("web") == nil {
+		t.Error("the proxies are gone, and no node is served directly")
+	}
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+	c.removeProxy("old", "n1")
+	c.removeProxy("old", "n2")
+	c.mirrors("web", "10.0.0.1", "10.0.0.2")
+	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil })
+}
+
 func TestAMirrorHasNoPortOfOthers(t *testing.T) {
 	c := twoNatted(t)
 	c.config.LoadBalancer.ReservedPorts = []string{"22"}

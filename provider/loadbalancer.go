@@ -161,8 +161,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 	if !w.direct {
 		wrong = append(wrong, proxyWarnings(p, l.proxies(svc))...)
 	}
-	w = l.pace(svc, w)
-	served := directNodes(p, w, nodes, sets, now, l.busy(p))
+	served := directNodes(p, l.join(svc, w), nodes, sets, now, l.busy(p))
 	status := l.status(svc, o, p, nodes, sets, served)
 	if opened.again > 0 {
 		l.services.PokeAfter(nameOf(svc), opened.again)
@@ -172,7 +171,7 @@ func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Opt
 		// have to leave meanwhile.
 		status = publish.Narrow(status, svc.Status.LoadBalancer, nodes)
 	}
-	return status, wrong, l.follow(ctx, svc, w, now, status, served)
+	return status, wrong, l.follow(ctx, svc, w, now, status, nodes, served)
 }
 
 func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, rivals plan.Rivals) (options.Options, *plan.Plan, error) {
