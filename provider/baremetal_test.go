@@ -51,12 +51,18 @@ func TestOnBareMetalTheServiceIsItsOwnMirror(t *testing.T) {
 	if diff := cmp.Diff(before, c.service("web")); diff != "" {
 		t.Errorf("a restart changed it (-before +after):\n%s", diff)
 	}
+	c.passesToProxies()
+	c.losesItsGate()
+}
+
+// passesToProxies has web, which is served directly, served by proxies, node by node.
+func (c *cluster) passesToProxies() {
+	c.Helper()
 	c.edit("web", by(options.DatapathProxy))
 	c.proxy("web", "n1", ready)
 	c.publishesAs("web", proxied, vip)
 	c.proxy("web", "n2", ready)
 	c.publishesAs("web", proxied, proxied)
-	c.losesItsGate()
 }
 
 func TestOnBareMetalNoPortOfOthersIsServed(t *testing.T) {

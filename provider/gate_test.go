@@ -265,11 +265,7 @@ func TestProxiesTakeOverWithoutAGate(t *testing.T) {
 			tc.prepare(c)
 			c.start()
 			c.serveOnMetal(tc.change...)
-			c.edit("web", by(options.DatapathProxy))
-			c.proxy("web", "n1", ready)
-			c.publishesAs("web", proxied, vip)
-			c.proxy("web", "n2", ready)
-			c.publishesAs("web", proxied, proxied)
+			c.passesToProxies()
 			c.settle()
 			if got := c.gatesMade(); got != tc.tried || c.mirror("web") != nil || len(c.warnings("web")) > 0 {
 				t.Errorf("%d gates were tried, there is %v, warnings: %q", got, c.mirror("web"), c.warnings("web"))
