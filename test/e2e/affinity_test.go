@@ -57,7 +57,7 @@ func wantAnswerers(t *testing.T, n int, host string, port int, addresses ...stri
 	for _, address := range addresses {
 		for _, p := range protocols {
 			eventually(t, time.Minute, fmt.Sprintf("%d backends answer by %s, port %d/%s", n, address, port, p.name), func(ctx context.Context) error {
-				names, err := answerers(ctx, p.ask, from(host), address, port, aCrowd)
+				names, err := answerers(ctx, p.askPatiently, from(host), address, port, aCrowd)
 				if err == nil && len(names) != n {
 					err = fmt.Errorf("these do: %v", names)
 				}
@@ -71,7 +71,7 @@ func wantAnswerers(t *testing.T, n int, host string, port int, addresses ...stri
 func answerers(ctx context.Context, ask asker, dial dialler, address string, port, n int) ([]string, error) {
 	var names []string
 	for range n {
-		name, err := surely(ask)(ctx, dial, address, port, whoAreYou)
+		name, err := ask(ctx, dial, address, port, whoAreYou)
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +88,7 @@ func wantSticky(t *testing.T, host string, port int, addresses ...string) {
 	const many = 200
 	for _, address := range addresses {
 		for _, p := range protocols {
-			names, err := answerers(t.Context(), p.ask, from(host), address, port, many)
+			names, err := answerers(t.Context(), p.askPatiently, from(host), address, port, many)
 			if err != nil || len(names) != 1 {
 				t.Errorf("%d connections by %s, port %d/%s, were answered by %v (%v), want one backend", many, address, port, p.name, names, err)
 			}
@@ -126,7 +126,7 @@ func backendsOf(t *testing.T, clients []dialler, address string, port int) []str
 	t.Helper()
 	var all []string
 	for _, client := range clients {
-		names, err := answerers(t.Context(), askTCP, client, address, port, 5)
+		names, err := answerers(t.Context(), askTCPPatiently, client, address, port, 5)
 		if err != nil || len(names) != 1 {
 			t.Fatalf("a client is answered by %v (%v), want one backend", names, err)
 		}

@@ -179,7 +179,7 @@ func wantClientSeen(t *testing.T, host, address string, port int, want ...string
 	t.Helper()
 	for _, p := range protocols {
 		for range 10 {
-			seen, err := surely(p.ask)(t.Context(), from(host), address, port, whoAmI)
+			seen, err := p.askPatiently(t.Context(), from(host), address, port, whoAmI)
 			if err != nil {
 				t.Fatalf("from %s to %s, port %d/%s: %v", host, address, port, p.name, err)
 			}

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
@@ -55,33 +58,25 @@ func count(errors []string) map[string]int {
 
 func awaitNoProxies(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	awaitNone(t, "proxies", func(ctx context.Context) (int, error) {
-		list, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
-		if err != nil {
-			return 0, err
-		}
-		return len(list.Items), nil
+	awaitNone(t, svc, "proxies", func(ctx context.Context, own metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, own)
 	})
 }
 
 func awaitNoMirror(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	awaitNone(t, "mirrors", func(ctx context.Context) (int, error) {
-		list, err := client.CoreV1().Services(svc.Namespace).List(ctx, ownedBy(svc))
-		if err != nil {
-			return 0, err
-		}
-		return len(list.Items), nil
+	awaitNone(t, svc, "mirrors", func(ctx context.Context, own metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Services(svc.Namespace).List(ctx, own)
 	})
 }
 
-// awaitNone waits until none of what is counted is left.
-func awaitNone(t *testing.T, what string, count func(ctx context.Context) (int, error)) {
+// awaitNone waits until a list of what was made for a Service is empty.
+func awaitNone(t *testing.T, svc *v1.Service, what string, list func(context.Context, metav1.ListOptions) (runtime.Object, error)) {
 	t.Helper()
 	eventually(t, time.Minute, "no "+what+" are left", func(ctx context.Context) error {
-		n, err := count(ctx)
-		if err == nil && n > 0 {
-			err = fmt.Errorf("there are %d", n)
+		all, err := list(ctx, ownedBy(svc))
+		if err == nil && meta.LenList(all) > 0 {
+			err = fmt.Errorf("there are %d", meta.LenList(all))
 		}
 		return err
 	})

@@ -106,7 +106,7 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 		wantTakenOn(t, svc, both)
 		for _, address := range both {
 			// kube-proxy takes a moment, and nobody can see it.
-			if _, err := surely(askTCP)(t.Context(), from(cluster.Internet), address, port, whoAreYou); err != nil && !d.direct {
+			if _, err := askTCP(t.Context(), from(cluster.Internet), address, port, whoAreYou); err != nil && !d.direct {
 				t.Errorf("%s was published before it was served: %v", address, err)
 			}
 		}

@@ -141,7 +141,7 @@ func (p pod) getter(over protocol) getter {
 	return func(ctx context.Context, address string, port int) (string, error) {
 		name := map[string]string{"tcp": "http", "udp": "udp"}[over.name]
 		query := url.Values{"host": {address}, "port": {strconv.Itoa(port)}, "protocol": {name}, "request": {whoAreYou}, "tries": {"1"}}
-		_, body, err := httpGet(ctx, from(p.node), p.ip, backendPort, "/dial?"+query.Encode())
+		_, body, err := httpGet(ctx, shortly, from(p.node), p.ip, backendPort, "/dial?"+query.Encode())
 		if err != nil {
 			return "", fmt.Errorf("asking pod %s: %w", p.name, err)
 		}

@@ -52,17 +52,27 @@ const (
 	whoAmI    = "clientip"
 )
 
+// shortly is how long an answer may take where it is looked for again.
+const shortly = 2 * time.Second
+
 // asker asks the backend at address:port a question, over a connection of its
 // own.
 type asker func(ctx context.Context, dial dialler, address string, port int, question string) (string, error)
 
 func askTCP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
-	_, body, err := httpGet(ctx, dial, address, port, "/"+question)
+	_, body, err := httpGet(ctx, shortly, dial, address, port, "/"+question)
+	return body, err
+}
+
+// askTCPPatiently gives its one connection the time in which TCP sends a packet
+// again and again.
+func askTCPPatiently(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
+	_, body, err := httpGet(ctx, 15*time.Second, dial, address, port, "/"+question)
 	return body, err
 }
 
 func askUDP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, shortly)
 	defer cancel()
 	conn, err := dial(ctx, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
@@ -81,17 +91,14 @@ func askUDP(ctx context.Context, dial dialler, address string, port int, questio
 	return strings.TrimSpace(string(buffer[:n])), err
 }
 
-// surely asks again where no answer came in time: datagrams may get lost, and
-// the machine may be slow.
-func surely(ask asker) asker {
-	return func(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
-		for range 3 {
-			if answer, err = ask(ctx, dial, address, port, question); !isLate(err) {
-				break
-			}
+// askUDPPatiently asks again where no answer came in time: datagrams may get lost.
+func askUDPPatiently(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
+	for range 3 {
+		if answer, err = askUDP(ctx, dial, address, port, question); !isLate(err) {
+			break
 		}
-		return answer, err
 	}
+	return answer, err
 }
 
 // isLate says that something took too long, and nothing else is wrong that is
@@ -105,9 +112,11 @@ func isLate(err error) bool {
 type protocol struct {
 	name string
 	ask  asker
+	// askPatiently is for where it matters who answers, not how soon.
+	askPatiently asker
 }
 
-var protocols = []protocol{{"tcp", askTCP}, {"udp", askUDP}}
+var protocols = []protocol{{"tcp", askTCP, askTCPPatiently}, {"udp", askUDP, askUDPPatiently}}
 
 // getFrom asks the backend for its pod's name, from a host of the sandbox.
 func (p protocol) getFrom(host string) getter {
@@ -117,8 +126,8 @@ func (p protocol) getFrom(host string) getter {
 }
 
 // httpGet makes one request over a connection of its own.
-func httpGet(ctx context.Context, dial dialler, address string, port int, path string) (status int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+func httpGet(ctx context.Context, patience time.Duration, dial dialler, address string, port int, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)

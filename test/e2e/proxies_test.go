@@ -128,7 +128,7 @@ func deletePod(t *testing.T, p proxy) {
 
 // get asks a path of the proxy's health endpoint, from its node.
 func (p proxy) get(ctx context.Context, port int, path string) (status int, body string, err error) {
-	return httpGet(ctx, from(p.node), p.ip, port, path)
+	return httpGet(ctx, shortly, from(p.node), p.ip, port, path)
 }
 
 func (p proxy) readyz(ctx context.Context) (int, error) {
