@@ -52,7 +52,9 @@ func TestOnBareMetalTheServiceIsItsOwnMirror(t *testing.T) {
 		t.Errorf("a restart changed it (-before +after):\n%s", diff)
 	}
 	c.passesToProxies()
-	c.losesItsGate()
+	if c.settle(); c.mirror("web") != nil {
+		t.Error("a mirror exists on bare metal")
+	}
 }
 
 // passesToProxies has web, which is served directly, served by proxies, node by node.

@@ -288,63 +288,27 @@ func TestKubeProxyIsRemindedOfFlowsOnceTheLastProxyIsGone(t *testing.T) {
 	}
 }
 
-func TestNobodyNewIsLetInWhileProxiesTakeOverInModeNFTables(t *testing.T) {
-	for name, tc := range map[string]struct {
-		mode config.KubeProxyMode
-		// age is how long nobody is let in already.
-		age  time.Duration
-		want []string
-	}{
-		"in mode nftables":          {config.KubeProxyNFTables, young, []string{"0.0.0.0/32"}},
-		"in mode iptables":          {config.KubeProxyIPTables, 0, []string{"198.51.100.0/24"}},
-		"when it takes too long":    {config.KubeProxyNFTables, holdTime, []string{"198.51.100.0/24"}},
-		"by a clock that is ahead":  {config.KubeProxyNFTables, -time.Hour, []string{"198.51.100.0/24"}},
-		"by one that is a bit late": {config.KubeProxyNFTables, noticeTime, []string{"0.0.0.0/32"}},
-	} {
-		t.Run(name, func(t *testing.T) {
+func TestAMirrorServesANodeUntilItsProxyIsReady(t *testing.T) {
+	for _, mode := range []config.KubeProxyMode{config.KubeProxyIPTables, config.KubeProxyNFTables} {
+		t.Run(string(mode), func(t *testing.T) {
 			c := twoNatted(t)
-			c.config.LoadBalancer.KubeProxyMode = tc.mode
-			c.holdsSince("update", tc.age)
+			c.config.LoadBalancer.KubeProxyMode = mode
 			c.start()
+			ranges := []string{"198.51.100.0/24"}
 			c.serveDirectly(service("web", by(options.DatapathDirect), func(svc *v1.Service) {
-				svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+				svc.Spec.LoadBalancerSourceRanges = ranges
 			}))
 			c.edit("web", by(options.DatapathProxy))
-			c.eventually("proxies are begun", func() bool { return c.daemonSet("web") != nil })
-			c.eventually(fmt.Sprintf("the mirror lets in %v", tc.want), func() bool {
-				return slices.Equal(c.mirror("web").Spec.LoadBalancerSourceRanges, tc.want)
-			})
 			c.proxy("web", "n1", ready)
 			c.mirrors("web", "10.0.0.2")
+			if diff := cmp.Diff(ranges, c.mirror("web").Spec.LoadBalancerSourceRanges); diff != "" {
+				t.Errorf("the mirror's source ranges (-want +got):\n%s", diff)
+			}
+			ranges = []string{"198.51.100.0/25"}
+			c.edit("web", func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = ranges })
+			c.eventually("the mirror follows an edit", func() bool { return slices.Equal(c.mirror("web").Spec.LoadBalancerSourceRanges, ranges) })
 			c.proxy("web", "n2", ready)
 			c.eventually("the mirror is gone", func() bool { return c.mirror("web") == nil })
-		})
-	}
-}
-
-func TestNobodyIsHeldBackForAServiceThatIsRefused(t *testing.T) {
-	for name, broken := range map[string]func(*v1.Service){
-		"for an annotation": withAnnotation(options.MaxNodes, "many"),
-		"for its datapath": func(svc *v1.Service) {
-			by(options.DatapathDirect)(svc)
-			svc.Spec.Selector = nil
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := twoNatted(t)
-			c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
-			c.start()
-			from := []string{"198.51.100.0/24"}
-			c.serveDirectly(service("web", by(options.DatapathDirect), func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = from }))
-			lets := func(in ...string) {
-				t.Helper()
-				c.eventually(fmt.Sprintf("the mirror lets in %v", in), func() bool { return slices.Equal(c.mirror("web").Spec.LoadBalancerSourceRanges, in) })
-			}
-			c.edit("web", by(options.DatapathProxy))
-			lets("0.0.0.0/32")
-			c.edit("web", broken)
-			c.eventually("it is refused", func() bool { return c.hasEvent("Warning LoadBalancerRefused web:") })
-			lets(from...)
 		})
 	}
 }

@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	cloudprovider "k8s.io/cloud-provider"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
@@ -161,23 +160,6 @@ func mirrorRefused(svc *v1.Service, err error) *plan.Obstacle {
 		return &plan.Obstacle{Message: fmt.Sprintf("there is no room for its mirror in namespace %s (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
 	}
 	return &plan.Obstacle{Message: fmt.Sprintf("the API server refuses its mirror (%s): let it pass, or use datapath proxy", message)}
-}
-
-// refuse leaves a Service as it is, but for a mirror that holds back new
-// connections: nobody would release them.
-func (l *loadBalancer) refuse(ctx context.Context, svc *v1.Service, now direct) error {
-	if err := l.openGate(ctx, svc); err != nil {
-		return err
-	}
-	if now.mirror == nil {
-		return cloudprovider.ImplementedElsewhere
-	}
-	if mirror, held := plan.LetIn(now.mirror, svc); held {
-		if _, _, err := l.mirrors.bring(ctx, svc, now.mirror, mirror); err != nil {
-			return err
-		}
-	}
-	return cloudprovider.ImplementedElsewhere
 }
 
 // directNodes returns the nodes where kube-proxy is to serve, none of them where

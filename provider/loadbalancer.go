@@ -119,7 +119,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	o, p, err := l.plan(svc, nodes, plan.Rivals{Pods: held, Proxies: l.othersProxies(svc), Running: l.running(svc, now)})
 	if err != nil {
 		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
-		return nil, l.refuse(ctx, svc, now)
+		return nil, cloudprovider.ImplementedElsewhere
 	}
 	wrong = append(wrong, slices.Concat(portWarnings(p), nodeWarnings(p))...)
 	if err := l.tellConditions(ctx, svc, p.Unserved()); err != nil {
@@ -135,7 +135,7 @@ func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1
 	if obstacle := (*plan.Obstacle)(nil); errors.As(err, &obstacle) {
 		wrong = append(wrong, warning{reason: reasonRefused, message: obstacle.Error()})
 		if !w.ended && !l.forsaken(svc, now) {
-			return nil, l.refuse(ctx, svc, now)
+			return nil, cloudprovider.ImplementedElsewhere
 		}
 		told, err := l.withdraw(ctx, svc)
 		wrong = append(wrong, told...)

@@ -111,16 +111,17 @@ func (l *loadBalancer) findProxies(ctx context.Context, svc *v1.Service) (bool, 
 }
 
 // run makes the proxies, if the Service is to have them, and returns the
-// DaemonSets that it has. Where kube-proxy is to be told first that nobody new gets
-// in, they wait for that.
+// DaemonSets that it has. While a mirror still serves nodes whose proxies are not
+// ready, it is kept as the Service wants it, if the API server permits.
 func (l *loadBalancer) run(ctx context.Context, svc *v1.Service, p *plan.Plan, w way, now direct, nodes []*v1.Node) ([]*appsv1.DaemonSet, error) {
 	if w.direct {
-		return l.knownSets(svc), l.openGate(ctx, svc)
-	}
-	wait, err := l.handOver(ctx, svc, p, now, nodes)
-	if wait > 0 {
-		l.services.PokeAfter(nameOf(svc), wait)
 		return l.knownSets(svc), nil
+	}
+	var err error
+	if now.mirror != nil && len(now.nodes) > 0 {
+		if _, _, err = l.mirrors.ensure(ctx, svc, p.Mirror); apierrors.IsForbidden(err) {
+			err = nil
+		}
 	}
 	sets, failed := l.runProxies(ctx, svc, p, nodes)
 	return sets, errors.Join(err, failed)

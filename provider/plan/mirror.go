@@ -3,7 +3,6 @@ package plan
 import (
 	"maps"
 	"slices"
-	"time"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -102,64 +101,12 @@ func mirroredRanges(svc *v1.Service) []string {
 	return list
 }
 
-// heldSince is the annotation of a mirror that holds back, or has: since when.
-const heldSince = options.Prefix + "held-since"
-
-// HoldBack returns a mirror through which nobody new gets in: kube-proxy drops what
-// begins a connection to one of the mirror's addresses, before the rules of host
-// ports see it, and leaves alone what is under way.
-func HoldBack(mirror *v1.Service, since time.Time) *v1.Service {
-	held := HasHeld(mirror, since)
-	held.Spec.LoadBalancerSourceRanges = nobodyOf(held)
-	return held
-}
-
-// HasHeld returns a mirror that says since when it holds back, or has.
-func HasHeld(mirror *v1.Service, since time.Time) *v1.Service {
-	held := mirror.DeepCopy()
-	metav1.SetMetaDataAnnotation(&held.ObjectMeta, heldSince, since.UTC().Format(time.RFC3339Nano))
-	return held
-}
-
-func nobodyOf(mirror *v1.Service) (ranges []string) {
-	for _, family := range mirror.Spec.IPFamilies {
-		ranges = append(ranges, nobody[family])
-	}
-	return ranges
-}
-
-// HeldSince returns since when a mirror holds back, or has; the zero time if never.
-func HeldSince(mirror *v1.Service) time.Time {
-	since, _ := time.Parse(time.RFC3339Nano, mirror.Annotations[heldSince])
-	return since
-}
-
-// LetIn undoes HoldBack, or returns false if there is nothing to undo, or it
-// cannot be known who is to be let in.
-func LetIn(mirror, svc *v1.Service) (*v1.Service, bool) {
-	if _, err := SourceRanges(svc); err != nil || !slices.Equal(mirror.Spec.LoadBalancerSourceRanges, nobodyOf(mirror)) {
-		return nil, false
-	}
-	open := mirror.DeepCopy()
-	open.Spec.LoadBalancerSourceRanges = mirroredRanges(svc)
-	delete(open.Annotations, heldSince)
-	return open, true
-}
-
-// Gate returns a mirror that holds back and serves nothing: it has no endpoints.
-func Gate(mirror *v1.Service, since time.Time) *v1.Service {
-	gate := HoldBack(mirror, since)
-	gate.Spec.Selector = nil
-	return gate
-}
-
 // UpdateMirror does for a mirror Service what UpdateDaemonSet does for a
 // DaemonSet. Its status is not looked at.
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
 	updated := have.DeepCopy()
 	updated.Labels = merge(have.Labels, want.Labels)
-	delete(updated.Annotations, heldSince)
-	updated.Annotations = merge(updated.Annotations, want.Annotations)
+	updated.Annotations = merge(have.Annotations, want.Annotations)
 	updated.OwnerReferences = want.OwnerReferences
 	updated.Spec = *want.Spec.DeepCopy()
 	keepAllocated(&updated.Spec, have.Spec)

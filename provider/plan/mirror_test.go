@@ -2,7 +2,6 @@ package plan
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
@@ -125,25 +124,6 @@ func TestRangesOfOneFamilyLetNobodyOfTheOtherIn(t *testing.T) {
 		if diff := cmp.Diff(c.want, mustMake(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
 			t.Errorf("%s: ranges differ (-want +got):\n%s", name, diff)
 		}
-	}
-}
-
-func TestAMirrorThatHoldsBackSaysSinceWhen(t *testing.T) {
-	svc := service(written)
-	mirror, since := mustMake(t, svc, options.Default()).Mirror, time.Unix(1, 2)
-	held, writes := UpdateMirror(mirror, HoldBack(mirror, since))
-	if !writes || !HeldSince(held).Equal(since) || !HeldSince(mirror).IsZero() {
-		t.Fatalf("written: %t, %v; before: %v", writes, HeldSince(held), HeldSince(mirror))
-	}
-	open, _ := UpdateMirror(held, mirror)
-	let, undone := LetIn(held, svc)
-	for how, got := range map[string]*v1.Service{"made as it was": open, "let in": let} {
-		if diff := cmp.Diff(mirror, got); diff != "" || !undone {
-			t.Errorf("%s, it differs (-want +got):\n%s", how, diff)
-		}
-	}
-	if has, _ := UpdateMirror(held, HasHeld(mirror, since)); !HeldSince(has).Equal(since) || !cmp.Equal(mirror.Spec, has.Spec) {
-		t.Errorf("a mirror that has held: %v, %v", HeldSince(has), has.Spec)
 	}
 }
 
