@@ -152,7 +152,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		around.Run(ctx.Done())
 		go services.Run(ctx)
 		go leftBehind.run(ctx, services.Informer().HasSynced, collectEvery)
-		c.watch.Follow(tellOf(recorder, services))
+		c.watch.Subscribe(onTransition(recorder, services))
 		c.balancer.kubeProxy.run(ctx, kubeProxyPeriod, services.PokeAll)
 		go c.balancer.guardFirewall(ctx, services.Informer().HasSynced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod))
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)

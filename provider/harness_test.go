@@ -27,6 +27,7 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/failover/failovertest"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
@@ -47,7 +48,7 @@ type cluster struct {
 	firewall *firewall.Fake
 	config   *config.CloudConfig
 	own      *ownAddresses
-	nodes    *fakeWatch
+	nodes    *failovertest.Monitor
 	// takeOver is how long kube-proxy has to take over from the proxies.
 	takeOver time.Duration
 	balancer *loadBalancer
@@ -58,7 +59,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewall.Fake{}, nodes: &fakeWatch{}, config: &config.CloudConfig{
+	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewall.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
 		ClusterID: "tests",
 		Provider:  config.ProviderGCE,
 		LoadBalancer: config.LoadBalancer{

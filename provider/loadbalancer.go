@@ -101,7 +101,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // without those that are on their way out, of which the last may still serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	nodes, _ := l.nodes.List(labels.Everything()) // From memory; never an error.
-	nodes = l.watch.Mask(nodes)
+	nodes = l.watch.OverlayNotReady(nodes)
 	if l.own != nil {
 		nodes = l.own.addTo(ctx, nodes)
 	}

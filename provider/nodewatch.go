@@ -13,15 +13,13 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
 )
 
-// nodeWatch knows of nodes that died before Kubernetes does.
+// nodeWatch is a failover.Monitor.
 type nodeWatch interface {
-	// Mask shows those nodes as not Ready.
-	Mask(nodes []*v1.Node) []*v1.Node
-	// Follow has tell called with every verdict, and with those in force.
-	Follow(tell func(failover.Verdict))
+	OverlayNotReady(nodes []*v1.Node) []*v1.Node
+	Subscribe(notify func(failover.Transition))
 }
 
-// noWatch takes the nodes for what Kubernetes says they are.
+// noWatch detects nothing.
 var noWatch nodeWatch = (*failover.Monitor)(nil)
 
 // watchNodes starts to watch the nodes, if so configured, until ctx is done.
@@ -38,16 +36,16 @@ func (c *Cloud) watchNodes(ctx context.Context, completed *appconfig.CompletedCo
 	c.watch = monitor
 }
 
-// tellOf returns what makes verdicts felt: an event on the Node, and a new look
-// at all Services.
-func tellOf(recorder record.EventRecorder, services *trigger.Services) func(failover.Verdict) {
-	return func(v failover.Verdict) {
+// onTransition returns a function that records a transition as an event on the Node and enqueues all
+// Services.
+func onTransition(recorder record.EventRecorder, services *trigger.Services) func(failover.Transition) {
+	return func(t failover.Transition) {
 		// The kubelet's own events also have the name for UID.
-		node := &v1.ObjectReference{Kind: "Node", Name: v.Node, UID: types.UID(v.Node)}
-		if v.Down {
-			recorder.Event(node, v1.EventTypeWarning, reasonNodeDown, v.Message)
+		node := &v1.ObjectReference{Kind: "Node", Name: t.Node, UID: types.UID(t.Node)}
+		if t.Down {
+			recorder.Event(node, v1.EventTypeWarning, reasonNodeDown, t.Message())
 		} else {
-			recorder.Event(node, v1.EventTypeNormal, reasonNodeBack, v.Message)
+			recorder.Event(node, v1.EventTypeNormal, reasonNodeBack, t.Message())
 		}
 		services.PokeAll()
 	}

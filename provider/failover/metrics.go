@@ -12,16 +12,16 @@ var (
 		Namespace:      "hostport_ccm",
 		Subsystem:      "failover",
 		Name:           "nodes",
-		Help:           "Nodes that Kubernetes takes for Ready, by what we observe of them: answering, silent, down, or unreached if they never answered.",
+		Help:           "Ready nodes by what hostport-ccm observes of them: answering, unresponsive, down, or unreached if they never answered.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"state"})
-	verdictsTotal = metrics.NewCounterVec(&metrics.CounterOpts{
+	transitionsTotal = metrics.NewCounterVec(&metrics.CounterOpts{
 		Namespace:      "hostport_ccm",
 		Subsystem:      "failover",
-		Name:           "verdicts_total",
-		Help:           "Times that a node was declared down or back.",
+		Name:           "transitions_total",
+		Help:           "Nodes that went down or came up, by the new state: down or up.",
 		StabilityLevel: metrics.ALPHA,
-	}, []string{"verdict"})
+	}, []string{"to"})
 )
 
-var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(nodesGauge, verdictsTotal) })
+var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(nodesGauge, transitionsTotal) })

@@ -3,7 +3,6 @@ package failover
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -19,213 +18,195 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	nodeutil "k8s.io/component-helpers/node/util"
 	"k8s.io/klog/v2"
 )
 
 const (
 	interval = time.Second
-	// patience is how long a node, or the API server, has to answer.
-	patience = 700 * time.Millisecond
-	// port is that of kube-proxy's health check, made for load balancers. It
-	// need not be open: a refusal proves as well that the node lives.
+	// timeout is how long a node, or the API server, has to answer.
+	timeout = 700 * time.Millisecond
+	// port is the port of kube-proxy's health check for load balancers. It need not be open: a
+	// refused connection proves as well that the node is alive.
 	port = "10256"
 )
 
-// Monitor watches the nodes. Its methods may be called at the same time. Make
-// it with New.
+// Monitor probes the nodes and detects those that are down. Make it with New. A nil *Monitor
+// detects nothing: to it no node is ever down. All methods are safe for concurrent use.
 type Monitor struct {
+	kube   kubernetes.Interface
 	nodes  corelisters.NodeLister
 	synced cache.InformerSynced
-	leases func(ctx context.Context, node string) (string, error)
 	dial   func(ctx context.Context, address string) error
 	now    func() time.Time
-	judge  *judge
 
-	mu   sync.Mutex
-	down map[string]string // node: the sentence that says so
-	tell func(Verdict)
-	// unread are the nodes whose Lease could not be read when it was last tried.
-	unread map[string]bool
+	// These two belong to the goroutine of Run.
+	detector *detector
+	// unreadable are the nodes whose Lease could not be read in the last round.
+	unreadable map[string]bool
+
+	mu     sync.Mutex
+	down   map[string]Transition
+	notify func(Transition)
 }
 
-// Verdict is news about a node.
-type Verdict struct {
-	Node string
-	Down bool
-	// Message is a sentence for an event.
-	Message string
-}
-
-// New prepares a monitor of the informer's nodes.
+// New returns a monitor of the informer's nodes. It reads their Leases with kube.
 func New(kube kubernetes.Interface, nodes coreinformers.NodeInformer) *Monitor {
 	registerMetrics()
 	return &Monitor{
-		nodes:  nodes.Lister(),
-		synced: nodes.Informer().HasSynced,
-		leases: func(ctx context.Context, node string) (string, error) { return leaseMark(ctx, kube, node) },
-		dial:   dial,
-		now:    time.Now,
-		judge:  newJudge(),
-		down:   map[string]string{},
-		tell:   func(Verdict) {},
-		unread: map[string]bool{},
+		kube:     kube,
+		nodes:    nodes.Lister(),
+		synced:   nodes.Informer().HasSynced,
+		dial:     dial,
+		now:      time.Now,
+		detector: newDetector(),
+		down:     map[string]Transition{},
+		notify:   func(Transition) {},
 	}
 }
 
-// Run watches until ctx is done.
+// Run probes the nodes once a second until ctx is done.
 func (m *Monitor) Run(ctx context.Context) {
 	if cache.WaitForCacheSync(ctx.Done(), m.synced) {
 		wait.NonSlidingUntilWithContext(ctx, m.round, interval)
 	}
 }
 
-// Follow has tell called with every verdict from now on, and at once with those
-// in force. tell must not block. A nil Monitor has no verdicts.
-func (m *Monitor) Follow(tell func(Verdict)) {
+// Subscribe calls notify at once with the transition of each node that is down, and then with every
+// further transition. notify must not block. There is one subscriber: a later one replaces it.
+func (m *Monitor) Subscribe(notify func(Transition)) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.tell = tell
+	m.notify = notify
 	for _, node := range slices.Sorted(maps.Keys(m.down)) {
-		tell(Verdict{node, true, m.down[node]})
+		notify(m.down[node])
 	}
 }
 
-// Mask returns the nodes as they are, those that are down as Kubernetes will
-// show them in half a minute: not Ready. On a nil Monitor it changes nothing.
-func (m *Monitor) Mask(nodes []*v1.Node) []*v1.Node {
+// OverlayNotReady returns the nodes with copies in place of those that are down. In a copy the Ready
+// condition is Unknown, as Kubernetes sets it half a minute later.
+func (m *Monitor) OverlayNotReady(nodes []*v1.Node) []*v1.Node {
 	if m == nil {
 		return nodes
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	masked := slices.Clone(nodes)
-	for i, node := range masked {
-		if _, down := m.down[node.Name]; down {
-			masked[i] = node.DeepCopy()
-			setNotReady(masked[i])
+	overlaid := slices.Clone(nodes)
+	for i, node := range overlaid {
+		if _, down := m.down[node.Name]; !down {
+			continue
+		}
+		overlaid[i] = node.DeepCopy()
+		if _, ready := nodeutil.GetNodeCondition(&overlaid[i].Status, v1.NodeReady); ready != nil {
+			ready.Status = v1.ConditionUnknown
 		}
 	}
-	return masked
+	return overlaid
 }
 
-func setNotReady(node *v1.Node) {
-	for i := range node.Status.Conditions {
-		if node.Status.Conditions[i].Type == v1.NodeReady {
-			node.Status.Conditions[i].Status = v1.ConditionUnknown
-		}
-	}
-}
-
-// round asks everybody once.
+// round observes all Ready nodes once and publishes what the detector decides.
 func (m *Monitor) round(ctx context.Context) {
-	now := m.now()
-	addresses := m.addresses()
-	heard := all(ctx, slices.Collect(maps.Keys(addresses)), func(ctx context.Context, node string) (bool, error) {
-		return lives(m.dial(ctx, addresses[node])), nil
+	now, addresses := m.now(), m.addresses()
+	answered := forEach(ctx, slices.Collect(maps.Keys(addresses)), func(ctx context.Context, node string) bool {
+		return provesAlive(m.dial(ctx, addresses[node]))
 	})
-	look := m.judge.hear(now, heard)
-	verdicts := m.judge.decide(now, all(ctx, look, m.lease))
-	maps.DeleteFunc(m.unread, func(node string, _ bool) bool { return !slices.Contains(look, node) })
-	m.count()
-	m.publish(ctx, verdicts)
+	leases := m.readLeases(ctx, m.detector.observeProbes(now, answered))
+	transitions := m.detector.observeLeases(now, leases)
+
+	counts := map[state]float64{unreached: 0, answering: 0, unresponsive: 0, down: 0}
+	for _, o := range m.detector.nodes {
+		counts[o.state()]++
+	}
+	for s, n := range counts {
+		nodesGauge.WithLabelValues(string(s)).Set(n)
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.down, func(node string, _ Transition) bool { return m.detector.nodes[node] == nil })
+	for _, t := range transitions {
+		to := "down"
+		if t.Down {
+			m.down[t.Node] = t
+		} else {
+			to = "up"
+			delete(m.down, t.Node)
+		}
+		transitionsTotal.WithLabelValues(to).Inc()
+		klog.FromContext(ctx).V(2).Info("Node went "+to, "node", klog.KRef("", t.Node), "unanswered", t.Unanswered)
+		m.notify(t)
+	}
 }
 
-// addresses are those of the nodes that Kubernetes takes for Ready.
+// addresses returns the probe addresses of the Ready nodes, by the nodes' names.
 func (m *Monitor) addresses() map[string]string {
-	nodes, _ := m.nodes.List(labels.Everything()) // From memory; never an error.
+	nodes, _ := m.nodes.List(labels.Everything()) // A lister returns no error.
 	addresses := map[string]string{}
 	for _, node := range nodes {
-		if ip := internalIP(node); ip != "" && isReady(node) {
-			addresses[node.Name] = net.JoinHostPort(ip, port)
+		i := slices.IndexFunc(node.Status.Addresses, func(a v1.NodeAddress) bool { return a.Type == v1.NodeInternalIP })
+		if i >= 0 && isReady(node) {
+			addresses[node.Name] = net.JoinHostPort(node.Status.Addresses[i].Address, port)
 		}
 	}
 	return addresses
 }
 
-func internalIP(node *v1.Node) string {
-	for _, a := range node.Status.Addresses {
-		if a.Type == v1.NodeInternalIP {
-			return a.Address
-		}
-	}
-	return ""
-}
-
 func isReady(node *v1.Node) bool {
-	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool {
-		return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
-	})
+	_, ready := nodeutil.GetNodeCondition(&node.Status, v1.NodeReady)
+	return ready != nil && ready.Status == v1.ConditionTrue
 }
 
-// publish makes verdicts known, and forgets nodes that the judge has forgotten.
-func (m *Monitor) publish(ctx context.Context, verdicts []verdict) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	maps.DeleteFunc(m.down, func(node, _ string) bool { return m.judge.nodes[node] == nil })
-	for _, v := range verdicts {
-		told := Verdict{v.Node, v.Down, v.message()}
-		if v.Down {
-			m.down[v.Node] = told.Message
-		} else {
-			delete(m.down, v.Node)
+// readLeases returns the renewal times of the nodes' Leases, as far as they can be read. They are by
+// the nodes' clocks, so they can only be compared with one another. The first of several failures in
+// a row is logged.
+func (m *Monitor) readLeases(ctx context.Context, nodes []string) map[string]string {
+	type result struct {
+		renewTime string
+		err       error
+	}
+	results := forEach(ctx, nodes, func(ctx context.Context, node string) result {
+		lease, err := m.kube.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
+		if err != nil || lease.Spec.RenewTime == nil {
+			return result{err: err}
 		}
-		verdictsTotal.WithLabelValues(map[bool]string{true: "down", false: "back"}[v.Down]).Inc()
-		klog.FromContext(ctx).V(2).Info("Verdict on a node", "node", klog.KRef("", v.Node), "down", v.Down, "silent", v.Silent)
-		m.tell(told)
+		return result{renewTime: lease.Spec.RenewTime.String()}
+	})
+	leases, unreadable := map[string]string{}, map[string]bool{}
+	for node, r := range results {
+		if r.err == nil {
+			leases[node] = r.renewTime
+			continue
+		}
+		unreadable[node] = true
+		if !m.unreadable[node] {
+			klog.FromContext(ctx).Error(r.err, "A node does not answer and its Lease cannot be read; until it can, the node leaves Services only when Kubernetes sets it NotReady", "node", klog.KRef("", node))
+		}
 	}
+	m.unreadable = unreadable
+	return leases
 }
 
-func (v verdict) message() string {
-	if v.Down {
-		return fmt.Sprintf("node %s has neither answered for %s nor renewed its Lease meanwhile: its addresses are withdrawn from Services until it renews its Lease, or Kubernetes knows more", v.Node, v.Silent.Round(time.Second))
-	}
-	return fmt.Sprintf("node %s has renewed its Lease: its addresses may be published again", v.Node)
-}
-
-func (m *Monitor) count() {
-	counts := map[state]float64{unreached: 0, answering: 0, silent: 0, down: 0}
-	for _, r := range m.judge.nodes {
-		counts[r.state()]++
-	}
-	for s, n := range counts {
-		nodesGauge.WithLabelValues(string(s)).Set(n)
-	}
-}
-
-// lease reads the mark of a node's Lease. That it cannot be read is logged once.
-func (m *Monitor) lease(ctx context.Context, node string) (string, error) {
-	mark, err := m.leases(ctx, node)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil && !m.unread[node] {
-		klog.FromContext(ctx).Error(err, "A node does not answer, but only Kubernetes can say whether it died, as its Lease cannot be read", "node", klog.KRef("", node))
-	}
-	m.unread[node] = err != nil
-	return mark, err
-}
-
-// all asks about all nodes side by side, and returns what was answered in time.
-func all[T any](ctx context.Context, nodes []string, ask func(ctx context.Context, node string) (T, error)) map[string]T {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// forEach calls observe for all nodes in parallel, with a context that ends after timeout, and
+// returns the results by node.
+func forEach[T any](ctx context.Context, nodes []string, observe func(ctx context.Context, node string) T) map[string]T {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var mu sync.Mutex
-	var asked sync.WaitGroup
-	answers := map[string]T{}
+	var running sync.WaitGroup
+	results := map[string]T{}
 	for _, node := range nodes {
-		asked.Go(func() {
-			answer, err := ask(ctx, node)
+		running.Go(func() {
+			result := observe(ctx, node)
 			mu.Lock()
 			defer mu.Unlock()
-			if err == nil {
-				answers[node] = answer
-			}
+			results[node] = result
 		})
 	}
-	asked.Wait()
-	return answers
+	running.Wait()
+	return results
 }
 
 func dial(ctx context.Context, address string) error {
@@ -236,16 +217,5 @@ func dial(ctx context.Context, address string) error {
 	return conn.Close()
 }
 
-// lives says whether the outcome of a connection attempt proves that the
-// machine at the other end lives.
-func lives(err error) bool { return err == nil || errors.Is(err, syscall.ECONNREFUSED) }
-
-// leaseMark reads a node's Lease, which its kubelet renews. The time in it is
-// by the node's clock, so it is no more than a mark.
-func leaseMark(ctx context.Context, kube kubernetes.Interface, node string) (string, error) {
-	lease, err := kube.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
-	if err != nil || lease.Spec.RenewTime == nil {
-		return "", err
-	}
-	return lease.Spec.RenewTime.String(), nil
-}
+// provesAlive reports whether the outcome of a connection attempt proves that the machine is alive.
+func provesAlive(err error) bool { return err == nil || errors.Is(err, syscall.ECONNREFUSED) }
