@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -19,7 +20,7 @@ func onMetal(t *testing.T) *cluster {
 	c.config.Provider = config.ProviderNone
 	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
 	c.config.LoadBalancer.ReservedPorts = []string{"22"}
-	c.own = &ownAddresses{}
+	c.own = &nodeaddress.Reader{}
 	return c
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall/none"
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
@@ -55,7 +56,7 @@ type Cloud struct {
 	firewall  firewall.Firewall
 	instances cloudprovider.InstancesV2
 	// own is there if nodes describe themselves.
-	own   *ownAddresses
+	own   *nodeaddress.Reader
 	watch nodeWatch
 	// clusterID and balancer are there once the service controller is being started.
 	clusterID string
@@ -69,7 +70,7 @@ var _ cloudprovider.Interface = &Cloud{}
 // open.
 func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	if cfg.Provider == config.ProviderNone {
-		own := &ownAddresses{}
+		own := &nodeaddress.Reader{}
 		return &Cloud{config: cfg, firewall: none.Firewall{}, instances: ownInstances{own}, own: own, watch: noWatch}, nil
 	}
 	client, err := gce.New(ctx, gce.Options{
@@ -161,9 +162,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 
 func (c *Cloud) newLoadBalancer(kube kubernetes.Interface, ours informers.SharedInformerFactory, all corelisters.ServiceLister, services poker, recorder record.EventRecorder) *loadBalancer {
 	settings := c.settings()
-	if c.own != nil {
-		c.own.useRecorder(recorder)
-	}
+	c.own.SetRecorder(recorder)
 	lb := &c.config.LoadBalancer
 	return &loadBalancer{
 		settings:     settings,

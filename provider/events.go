@@ -34,9 +34,6 @@ type warning struct {
 	key string
 }
 
-// reasonExternalIPsInvalid is of events on Nodes.
-const reasonExternalIPsInvalid = "ExternalIPsInvalid"
-
 // retell is after how long a warning is sent again that still holds: the API
 // server forgets events after an hour.
 const retell = 50 * time.Minute

@@ -28,6 +28,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/failover/failovertest"
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
@@ -47,7 +48,7 @@ type cluster struct {
 	kube     *fake.Clientset
 	firewall *firewall.Fake
 	config   *config.CloudConfig
-	own      *ownAddresses
+	own      *nodeaddress.Reader
 	nodes    *failovertest.Monitor
 	// takeOver is how long kube-proxy has to take over from the proxies.
 	takeOver time.Duration

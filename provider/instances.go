@@ -12,7 +12,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
-	"github.com/hostport-ccm/hostport-ccm/provider/iplist"
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 )
 
 // lookup finds VMs. gce.IsNotFound says of its error that the VM truly does
@@ -81,7 +81,7 @@ func (g gceInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 // address: of the type of an address in --node-ip, a Node keeps no other.
 func byNodeIP(node *v1.Node, instance gce.Instance) (internal, external []netip.Addr) {
 	internal = slices.Clone(instance.InternalIPs)
-	given, _ := iplist.Parse(node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]) // what is broken the caller reports
+	given, _ := nodeaddress.Parse(node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]) // The node controller reports what is not valid.
 	for _, ip := range instance.ExternalIPs {
 		if slices.Contains(given, ip) {
 			internal = append(internal, ip)
@@ -121,7 +121,7 @@ func nodeAddresses(internal, external []netip.Addr, hostname, dns string) []v1.N
 }
 
 // ownInstances takes from the Node itself what no cloud can tell.
-type ownInstances struct{ addresses *ownAddresses }
+type ownInstances struct{ addresses *nodeaddress.Reader }
 
 var _ cloudprovider.InstancesV2 = ownInstances{}
 
@@ -156,12 +156,12 @@ func (o ownInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 // those are left as they are.
 func (o ownInstances) of(ctx context.Context, node *v1.Node) ([]v1.NodeAddress, error) {
 	const provided = cloudproviderapi.AnnotationAlphaProvidedIPAddr
-	internal, broken := iplist.Parse(node.Annotations[provided])
-	if len(broken) > 0 {
-		return nil, fmt.Errorf("node %s: annotation %s: %s not valid: correct --node-ip of its kubelet", node.Name, provided, strings.Join(broken, ", "))
+	internal, invalid := nodeaddress.Parse(node.Annotations[provided])
+	if len(invalid) > 0 {
+		return nil, fmt.Errorf("node %s: annotation %s: %s not valid: correct --node-ip of its kubelet", node.Name, provided, strings.Join(invalid, ", "))
 	}
 	if len(internal) > 0 {
-		return nodeAddresses(internal, o.addresses.external(ctx, node), node.Name, ""), nil
+		return nodeAddresses(internal, o.addresses.External(ctx, node), node.Name, ""), nil
 	}
 	known := slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool { return a.Type == v1.NodeInternalIP })
 	if !known {

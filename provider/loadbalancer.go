@@ -18,6 +18,7 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
@@ -55,7 +56,7 @@ type loadBalancer struct {
 	reporter   *reporter
 	services   poker
 	// own is there if nodes describe themselves.
-	own    *ownAddresses
+	own    *nodeaddress.Reader
 	watch  nodeWatch
 	around neighbours
 }
@@ -102,9 +103,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	nodes, _ := l.nodes.List(labels.Everything()) // From memory; never an error.
 	nodes = l.watch.OverlayNotReady(nodes)
-	if l.own != nil {
-		nodes = l.own.addTo(ctx, nodes)
-	}
+	nodes = l.own.AddTo(ctx, nodes)
 	var wrong []warning
 	defer func() {
 		if l.reporter.warn(svc, wrong); len(wrong) > 0 {

@@ -8,13 +8,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
 // ownNode is a node as a kubelet on premise leaves it, with annotations in
@@ -45,26 +44,26 @@ func TestMetadataOfANodeWithoutACloud(t *testing.T) {
 	}{
 		"the kubelet's address": {ownNode(nil, provided, "10.0.0.1"), []v1.NodeAddress{internal, hostname}},
 		"both families, and external addresses": {
-			ownNode(nil, provided, "10.0.0.1,fd00::1", plan.AnnotationExternalIPs, "203.0.113.1, 2001:DB8::1"),
+			ownNode(nil, provided, "10.0.0.1,fd00::1", nodeaddress.Annotation, "203.0.113.1, 2001:DB8::1"),
 			[]v1.NodeAddress{internal, {Type: v1.NodeInternalIP, Address: "fd00::1"}, external, {Type: v1.NodeExternalIP, Address: "2001:db8::1"}, hostname},
 		},
 		"broken entries hurt no others": {
-			ownNode(nil, provided, "10.0.0.1", plan.AnnotationExternalIPs, "nonsense,203.0.113.1,,0.0.0.0,203.0.113.1,127.0.0.1,fe80::1%eth0,203.0.113.300"),
+			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "nonsense,203.0.113.1,,0.0.0.0,203.0.113.1,127.0.0.1,fe80::1%eth0,203.0.113.300"),
 			[]v1.NodeAddress{internal, external, hostname},
 		},
 		"nothing but broken entries": {
-			ownNode(nil, provided, "10.0.0.1", plan.AnnotationExternalIPs, "203.0.113.1;203.0.113.2"), []v1.NodeAddress{internal, hostname},
+			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "203.0.113.1;203.0.113.2"), []v1.NodeAddress{internal, hostname},
 		},
 		"an IPv4 address in IPv6 form": {
-			ownNode(nil, provided, "10.0.0.1", plan.AnnotationExternalIPs, "::ffff:203.0.113.1"), []v1.NodeAddress{internal, external, hostname},
+			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "::ffff:203.0.113.1"), []v1.NodeAddress{internal, external, hostname},
 		},
 		"a kubelet that writes its addresses itself": {
-			ownNode([]v1.NodeAddress{internal, hostname}, plan.AnnotationExternalIPs, "203.0.113.1"), []v1.NodeAddress{internal, hostname},
+			ownNode([]v1.NodeAddress{internal, hostname}, nodeaddress.Annotation, "203.0.113.1"), []v1.NodeAddress{internal, hostname},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := &cloudprovider.InstanceMetadata{ProviderID: "hostport://n1", Zone: "rack-1", Region: "site-1", NodeAddresses: c.want}
-			got, err := ownInstances{&ownAddresses{}}.InstanceMetadata(t.Context(), c.node)
+			got, err := ownInstances{&nodeaddress.Reader{}}.InstanceMetadata(t.Context(), c.node)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("error %v, metadata differs (-want +got):\n%s", err, diff)
 			}
@@ -73,7 +72,7 @@ func TestMetadataOfANodeWithoutACloud(t *testing.T) {
 }
 
 func TestANodeWithoutACloudIsThereAndKeepsItsProviderID(t *testing.T) {
-	instances, n := ownInstances{&ownAddresses{}}, ownNode(nil, provided, "10.0.0.1")
+	instances, n := ownInstances{&nodeaddress.Reader{}}, ownNode(nil, provided, "10.0.0.1")
 	if exists, err := instances.InstanceExists(t.Context(), n); !exists || err != nil {
 		t.Errorf("exists: %t, %v", exists, err)
 	}
@@ -92,40 +91,22 @@ func TestANodeWhoseAddressNobodyKnowsIsAnError(t *testing.T) {
 		"a host name only":    ownNode([]v1.NodeAddress{hostname}),
 		"a broken annotation": ownNode([]v1.NodeAddress{internal}, provided, "x"),
 	} {
-		_, err := ownInstances{&ownAddresses{}}.InstanceMetadata(t.Context(), n)
+		_, err := ownInstances{&nodeaddress.Reader{}}.InstanceMetadata(t.Context(), n)
 		if err == nil || !strings.Contains(err.Error(), "--node-ip") || !strings.Contains(err.Error(), "n1") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }
 
-func TestABrokenExternalAddressIsOneEvent(t *testing.T) {
-	events := record.NewFakeRecorder(10)
-	addresses := &ownAddresses{}
-	addresses.useRecorder(events)
-	for _, annotation := range []string{"", "203.0.113.1", "x,203.0.113.1", "x,203.0.113.1", "x", "203.0.113.1", "x"} {
-		addresses.external(t.Context(), ownNode(nil, plan.AnnotationExternalIPs, annotation))
-	}
-	want := `Warning ExternalIPsInvalid annotation hostport-ccm.io/external-ips: left out "x", expected IP addresses of this node separated by commas`
-	for range 2 { // And again after it had been right.
-		if got := <-events.Events; got != want {
-			t.Errorf("event %q, want %q", got, want)
-		}
-	}
-	if len(events.Events) > 0 {
-		t.Errorf("another event: %s", <-events.Events)
-	}
-}
-
 func TestAnnotatedAddressesArePublishedWhateverTheKubeletWrites(t *testing.T) {
 	c := twoNodes(t)
 	c.config.Provider, c.config.LoadBalancer.Addresses = config.ProviderNone, options.ExternalOrInternal
-	c.own = &ownAddresses{}
+	c.own = &nodeaddress.Reader{}
 	c.start()
 	c.serve(service("web"))
 	n := must[*v1.Node](c)(c.kube.CoreV1().Nodes().Get(context.Background(), "n1", metav1.GetOptions{})).DeepCopy()
-	n.Annotations = map[string]string{plan.AnnotationExternalIPs: "203.0.113.9,nonsense"}
+	n.Annotations = map[string]string{nodeaddress.Annotation: "203.0.113.9,nonsense"}
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}))
 	c.publishes("web", "203.0.113.1", "203.0.113.2", "203.0.113.9")
-	c.eventually("an event on the node", func() bool { return c.hasEvent("Warning", reasonExternalIPsInvalid, "n1", "nonsense") })
+	c.eventually("an event on the node", func() bool { return c.hasEvent("Warning", "ExternalIPsInvalid", "n1", "nonsense") })
 }

@@ -33,10 +33,6 @@ const (
 	ManagedBy = "hostport-ccm"
 )
 
-// AnnotationExternalIPs of a Node lists its external addresses, separated by
-// commas, where there is no cloud to ask.
-const AnnotationExternalIPs = options.Prefix + "external-ips"
-
 // maxName is the longest name that pods of a DaemonSet can still carry in a
 // label value.
 const maxName = 63

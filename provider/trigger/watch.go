@@ -11,6 +11,7 @@ import (
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 )
@@ -131,7 +132,7 @@ func nodeChanged(before, after *v1.Node) bool {
 	return readiness(before) != readiness(after) ||
 		!slices.Equal(before.Status.Addresses, after.Status.Addresses) ||
 		!maps.Equal(before.Labels, after.Labels) ||
-		before.Annotations[plan.AnnotationExternalIPs] != after.Annotations[plan.AnnotationExternalIPs] ||
+		before.Annotations[nodeaddress.Annotation] != after.Annotations[nodeaddress.Annotation] ||
 		!equality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
 		before.Spec.Unschedulable != after.Spec.Unschedulable ||
 		before.Spec.ProviderID != after.Spec.ProviderID ||
