@@ -88,7 +88,7 @@ func (k *FakeKernel) Flush(family config.Family, stale func(rules.Flow) bool) (i
 	}
 	before := len(k.Flows)
 	k.Flows = slices.DeleteFunc(k.Flows, func(flow rules.Flow) bool {
-		return config.FamilyOf(flow.Dialled) == family && stale(flow)
+		return config.FamilyOf(flow.OrigDst) == family && stale(flow)
 	})
 	return before - len(k.Flows), nil
 }

@@ -67,8 +67,8 @@ type Proxy struct {
 	answerBy time.Time
 	// drain is the config's drain time, for Run.
 	drain atomic.Int64
-	// farewellStep and farewellPatience are the constants of these names.
-	farewellStep, farewellPatience time.Duration
+	// resetStep and resetTimeout are the constants of these names.
+	resetStep, resetTimeout time.Duration
 
 	health  *health
 	metrics *metrics
@@ -85,8 +85,8 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 		health:  newHealth(time.Now()),
 		metrics: newMetrics(),
 
-		farewellStep:     farewellStep,
-		farewellPatience: farewellPatience,
+		resetStep:    resetStep,
+		resetTimeout: resetTimeout,
 	}
 	first, _, err := p.source.load()
 	if err != nil {
@@ -108,18 +108,18 @@ func (p *Proxy) Run(ctx context.Context) {
 	go func() {
 		defer close(ended)
 		p.loop(serving)
-		p.farewell(background)
+		p.resetConnections(background)
 	}()
 	<-ctx.Done()
 	p.health.drain()
 	p.metrics.set(readyGauge, 0)
 	drain := time.Duration(p.drain.Load())
 	klog.FromContext(ctx).Info("Shutting down", "drain", drain)
-	time.Sleep(drain - p.farewellStep) // the farewell's first step is still part of it
+	time.Sleep(drain - p.resetStep) // the farewell's first step is still part of it
 	stop()
 	select {
 	case <-ended:
-	case <-time.After(2*p.farewellStep + p.farewellPatience):
+	case <-time.After(2*p.resetStep + p.resetTimeout):
 		klog.FromContext(ctx).Info("Not waiting for a sync that hangs")
 	}
 }
@@ -270,14 +270,14 @@ func (p *Proxy) tablesOf(ctx context.Context, family config.Family) (*tables, er
 	return p.tables[family], nil
 }
 
-func (p *Proxy) syncRules(ctx context.Context, t *tables, want rules.Set) (did string, err error) {
-	held, err := t.read(ctx)
+func (p *Proxy) syncRules(ctx context.Context, t *tables, want rules.Ruleset) (did string, err error) {
+	installed, err := t.read(ctx)
 	if err != nil {
 		return "", err
 	}
-	differences := t.differences(want, held)
+	differences := t.differences(want, installed)
 	if len(differences) == 0 {
-		p.metrics.count(want.Family, want.Counts(held))
+		p.metrics.count(want.Family, want.Counts(installed))
 		return "", nil
 	}
 	did = "changed"
@@ -289,7 +289,7 @@ func (p *Proxy) syncRules(ctx context.Context, t *tables, want rules.Set) (did s
 	klog.FromContext(ctx).Info("Programming rules", "family", want.Family, "reasons", differences)
 	p.flushes, p.answerBy = flushPasses, time.Now().Add(handshake)
 	p.metrics.programmed(want.Family)
-	return did, t.program(ctx, want, held)
+	return did, t.program(ctx, want, installed)
 }
 
 func (p *Proxy) forward(ctx context.Context, family config.Family) error {

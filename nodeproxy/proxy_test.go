@@ -45,7 +45,7 @@ func newLab(t *testing.T, c config.Config) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.farewellStep = time.Millisecond
+	l.resetStep = time.Millisecond
 	return l
 }
 
@@ -98,11 +98,11 @@ func (l *lab) wantRules(t *testing.T, c config.Config) {
 }
 
 // wantSet checks that the kernel holds the rules that set makes of a config.
-func (l *lab) wantSet(t *testing.T, set func(config.Config, config.Family, []netip.Addr) rules.Set, c config.Config) {
+func (l *lab) wantSet(t *testing.T, set func(config.Config, config.Family, []netip.Addr) rules.Ruleset, c config.Config) {
 	t.Helper()
 	for family, fake := range l.fake.Tables {
 		want := set(c, family, l.fake.Addrs)
-		held, err := rules.ParseSave(fake.Save())
+		installed, err := rules.ParseSave(fake.Save())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func (l *lab) wantSet(t *testing.T, set func(config.Config, config.Family, []net
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want.Specs(fresh), want.Specs(held)); diff != "" {
+		if diff := cmp.Diff(want.Specs(fresh), want.Specs(installed)); diff != "" {
 			t.Errorf("%s rules (-want +got):\n%s", family, diff)
 		}
 	}
@@ -286,8 +286,8 @@ func TestAFamilyNobodyNeedsIsProbedOnce(t *testing.T) {
 
 func TestFlowsToAnOldTargetAreFlushed(t *testing.T) {
 	l := newLab(t, web)
-	old := rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.6")}
-	good := rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: netip.MustParseAddr("10.96.0.7")}
+	old := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.6")}
+	good := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.7")}
 	l.fake.Flows = []rules.Flow{old, good}
 	l.fake.FlushErr = errors.New("busy")
 	l.pass(t.Context())
@@ -305,7 +305,7 @@ func TestFlowsToAnOldTargetAreFlushed(t *testing.T) {
 
 func TestAConnectionUnderWayGetsTimeToBeAnsweredBeforeItIsStale(t *testing.T) {
 	l := newLab(t, web)
-	attempt := rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: netip.MustParseAddr("10.96.0.6")}
+	attempt := rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: netip.MustParseAddr("10.96.0.6")}
 	l.fake.Flows = []rules.Flow{attempt}
 	for range flushPasses + 1 {
 		l.pass(t.Context())

@@ -41,14 +41,14 @@ func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
 		return done
 	})
 	l.drain.Store(int64(50 * time.Millisecond)) // a config has whole seconds only
-	l.farewellPatience = time.Hour
+	l.resetTimeout = time.Hour
 	stop()
 	eventually(t, "being not ready while draining", func() bool {
 		_, body := l.get("/readyz")
 		return strings.Contains(body, "being drained")
 	})
 	<-ended
-	l.wantSet(t, rules.Farewell, next)
+	l.wantSet(t, rules.ShutdownReset, next)
 	l.wantMetric(t, "hostport_nodeproxy_ready 0")
 }
 
@@ -66,11 +66,11 @@ func TestTheFarewellSparesWhatBeginsAtTheEndOfTheDrainTime(t *testing.T) {
 			recorder := &restores{Iptables: l.tables[config.IPv4].iptables}
 			l.tables[config.IPv4].iptables = recorder
 			l.drain.Store(int64(tc.drain))
-			l.farewell(t.Context())
+			l.resetConnections(t.Context())
 			if diff := cmp.Diff(tc.want, recorder.did); diff != "" {
 				t.Errorf("what was done (-want +got):\n%s", diff)
 			}
-			l.wantSet(t, rules.Farewell, web)
+			l.wantSet(t, rules.ShutdownReset, web)
 		})
 	}
 }
@@ -94,7 +94,7 @@ func TestAFarewellThatFailsLeavesWhatServes(t *testing.T) {
 	l := newLab(t, web)
 	l.pass(t.Context())
 	l.fake.RestoreErr = errors.New("no such target")
-	l.farewell(t.Context())
+	l.resetConnections(t.Context())
 	l.wantRules(t, web)
 }
 
@@ -124,7 +124,7 @@ func (k stuckKernel) Addresses() ([]netip.Addr, error) {
 
 func TestAWedgedLoopIsNotLiveAndDoesNotHoldUpTheEnd(t *testing.T) {
 	l := newLab(t, web)
-	l.farewellPatience = 10 * time.Millisecond
+	l.resetTimeout = 10 * time.Millisecond
 	entered := make(chan struct{})
 	stuck := stuckKernel{l.kernel, sync.OnceFunc(func() { close(entered) }), make(chan struct{})}
 	l.kernel = stuck

@@ -20,11 +20,11 @@ type tables struct {
 	iptables Iptables
 	// applied is what was last programmed and confirmed, spelt is how iptables
 	// printed it then.
-	applied *rules.Set
+	applied *rules.Ruleset
 	spelt   []string
 }
 
-func (t *tables) read(ctx context.Context) (rules.Held, error) {
+func (t *tables) read(ctx context.Context) (rules.InstalledRules, error) {
 	text, err := t.iptables.Save(ctx)
 	if err != nil {
 		return nil, err
@@ -33,53 +33,53 @@ func (t *tables) read(ctx context.Context) (rules.Held, error) {
 }
 
 // programmed says whether want is what was last programmed.
-func (t *tables) programmed(want rules.Set) bool {
+func (t *tables) programmed(want rules.Ruleset) bool {
 	return t.applied != nil && reflect.DeepEqual(*t.applied, want)
 }
 
 // differences says what in the kernel is not as wanted. Empty means nothing is.
-func (t *tables) differences(want rules.Set, held rules.Held) []string {
+func (t *tables) differences(want rules.Ruleset, installed rules.InstalledRules) []string {
 	if !t.programmed(want) {
 		return []string{"the rules for this config were not programmed yet"}
 	}
-	out := want.Differences(held)
-	if len(out) == 0 && !slices.Equal(t.spelt, want.Specs(held)) {
+	out := want.Differences(installed)
+	if len(out) == 0 && !slices.Equal(t.spelt, want.Specs(installed)) {
 		return []string{"a rule was replaced by another"}
 	}
 	return out
 }
 
-// program makes the kernel, which holds held, equal to want and confirms it.
-func (t *tables) program(ctx context.Context, want rules.Set, held rules.Held) error {
+// program makes the kernel, which holds installed, equal to want and confirms it.
+func (t *tables) program(ctx context.Context, want rules.Ruleset, installed rules.InstalledRules) error {
 	t.applied = nil
-	if err := t.iptables.Restore(ctx, want.Restore(held)); err != nil {
+	if err := t.iptables.Restore(ctx, want.Restore(installed)); err != nil {
 		return err
 	}
 	if err := t.confirm(want); err != nil {
 		return err
 	}
-	held, err := t.read(ctx)
+	installed, err := t.read(ctx)
 	if err != nil {
 		return err
 	}
-	if differences := want.Differences(held); len(differences) > 0 {
+	if differences := want.Differences(installed); len(differences) > 0 {
 		return fmt.Errorf("right after programming, %s", strings.Join(differences, "; "))
 	}
-	t.applied, t.spelt = &want, want.Specs(held)
+	t.applied, t.spelt = &want, want.Specs(installed)
 	return nil
 }
 
 // install makes the kernel equal to set, without confirming it.
-func (t *tables) install(ctx context.Context, set rules.Set) error {
-	held, err := t.read(ctx)
+func (t *tables) install(ctx context.Context, set rules.Ruleset) error {
+	installed, err := t.read(ctx)
 	if err != nil {
 		return err
 	}
-	return t.iptables.Restore(ctx, set.Restore(held))
+	return t.iptables.Restore(ctx, set.Restore(installed))
 }
 
 // confirm asks iptables for every single rule.
-func (t *tables) confirm(want rules.Set) error {
+func (t *tables) confirm(want rules.Ruleset) error {
 	for _, chain := range want.Chains {
 		for _, rule := range chain.Rules {
 			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)

@@ -136,7 +136,7 @@ func proxyRules(family config.Family, own, target string) string {
 		ClusterIPs:   []string{target},
 		SourceRanges: []string{own + "/32"},
 	}
-	return rules.Wanted(c, family, []netip.Addr{netip.MustParseAddr(own)}).Restore(rules.Held{})
+	return rules.Wanted(c, family, []netip.Addr{netip.MustParseAddr(own)}).Restore(nil)
 }
 
 func TestBothFlavoursOfIptablesRunInTheImage(t *testing.T) {

@@ -73,9 +73,9 @@ func parseFlow(entry []byte) (flow rules.Flow, ok bool) {
 	state := attribute(entry, nl.CTA_PROTOINFO, nl.CTA_PROTOINFO_TCP, nl.CTA_PROTOINFO_TCP_STATE)
 	return rules.Flow{
 		Protocol:    protocols[number[0]],
-		Dialled:     address(entry, nl.CTA_TUPLE_ORIG, nl.CTA_IP_V4_DST, nl.CTA_IP_V6_DST),
-		Port:        binary.BigEndian.Uint16(port),
-		Answers:     address(entry, nl.CTA_TUPLE_REPLY, nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC),
+		OrigDst:     address(entry, nl.CTA_TUPLE_ORIG, nl.CTA_IP_V4_DST, nl.CTA_IP_V6_DST),
+		OrigDstPort: binary.BigEndian.Uint16(port),
+		ReplySrc:    address(entry, nl.CTA_TUPLE_REPLY, nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC),
 		Established: len(state) == 1 && state[0] != synSent,
 	}, true
 }

@@ -103,11 +103,11 @@ func (t *tables) probe(ctx context.Context, family config.Family) error {
 	if err != nil {
 		return err
 	}
-	held, err := rules.ParseSave(text)
+	installed, err := rules.ParseSave(text)
 	if err != nil {
 		return err
 	}
-	if missing := sample.Differences(held); len(missing) > 0 {
+	if missing := sample.Differences(installed); len(missing) > 0 {
 		return errors.New("after installing sample rules, " + strings.Join(missing, "; "))
 	}
 	return t.Restore(ctx, sample.Remove())

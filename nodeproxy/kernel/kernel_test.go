@@ -69,8 +69,8 @@ func TestBothFlavoursTakeRepairAndReportTheRules(t *testing.T) {
 			t.Run(flavour+" "+string(family), func(t *testing.T) {
 				isolated(t, func(t *testing.T) {
 					takesAndRepairs(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
-					takesAndRepairs(t, flavour, rules.Parting(c, family, ownAddresses(t)))
-					takesAndRepairs(t, flavour, rules.Farewell(c, family, ownAddresses(t)))
+					takesAndRepairs(t, flavour, rules.ShutdownMark(c, family, ownAddresses(t)))
+					takesAndRepairs(t, flavour, rules.ShutdownReset(c, family, ownAddresses(t)))
 				})
 			})
 		}
@@ -86,7 +86,7 @@ func ownAddresses(t *testing.T) []netip.Addr {
 	return addrs
 }
 
-func takesAndRepairs(t *testing.T, flavour string, want rules.Set) {
+func takesAndRepairs(t *testing.T, flavour string, want rules.Ruleset) {
 	iptables, err := (&kernel.Kernel{Flavours: []string{flavour}}).Iptables(t.Context(), want.Family)
 	if err != nil {
 		t.Error(err)
@@ -95,7 +95,7 @@ func takesAndRepairs(t *testing.T, flavour string, want rules.Set) {
 	if iptables.Flavour() != flavour {
 		t.Errorf("flavour is %s, want %s", iptables.Flavour(), flavour)
 	}
-	read := func() rules.Held {
+	read := func() rules.InstalledRules {
 		text, err := iptables.Save(t.Context())
 		if err != nil {
 			t.Error(err)
@@ -103,11 +103,11 @@ func takesAndRepairs(t *testing.T, flavour string, want rules.Set) {
 		if strings.Contains(text, "HOSTPROBE") {
 			t.Errorf("the probe left something behind:\n%s", text)
 		}
-		held, err := rules.ParseSave(text)
+		installed, err := rules.ParseSave(text)
 		if err != nil {
 			t.Error(err)
 		}
-		return held
+		return installed
 	}
 	for _, damage := range []string{"", "*nat\n-F PREROUTING\nCOMMIT\n", "*filter\n-I FORWARD 1 -j ACCEPT\n-A FORWARD -j HOSTPORT-FORWARD\nCOMMIT\n"} {
 		if damage != "" {
@@ -213,7 +213,7 @@ func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
 		make(unix.IPPROTO_UDP, 53, nil)
 		make(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
 		make(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
-		flow := rules.Flow{Dialled: netip.MustParseAddr(addr4), Answers: netip.MustParseAddr("10.96.0.6")}
+		flow := rules.Flow{OrigDst: netip.MustParseAddr(addr4), ReplySrc: netip.MustParseAddr("10.96.0.6")}
 		for _, tc := range []struct {
 			protocol    string
 			port        uint16
@@ -224,7 +224,7 @@ func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
 			{"TCP", 80, true, 0}, {"TCP", 80, false, 1}, {"TCP", 81, false, 0},
 		} {
 			want := flow
-			want.Protocol, want.Port, want.Established = tc.protocol, tc.port, tc.established
+			want.Protocol, want.OrigDstPort, want.Established = tc.protocol, tc.port, tc.established
 			n, err := k.Flush(config.IPv4, func(f rules.Flow) bool { return f == want })
 			if n != tc.deleted || err != nil {
 				t.Errorf("Flush(%+v) = %d, %v, want %d", tc, n, err, tc.deleted)
@@ -247,7 +247,7 @@ func TestFlushKnowsIPv6Flows(t *testing.T) {
 		}); err != nil {
 			t.Errorf("making a flow: %v", err)
 		}
-		want := rules.Flow{Protocol: "UDP", Dialled: netip.MustParseAddr("fd00:1::5"), Port: 53, Answers: netip.MustParseAddr("fd00:96::6")}
+		want := rules.Flow{Protocol: "UDP", OrigDst: netip.MustParseAddr("fd00:1::5"), OrigDstPort: 53, ReplySrc: netip.MustParseAddr("fd00:96::6")}
 		if n, err := kernel.New().Flush(config.IPv6, func(f rules.Flow) bool { return f == want }); n != 1 || err != nil {
 			t.Errorf("Flush = %d, %v, want 1", n, err)
 		}

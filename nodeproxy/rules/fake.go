@@ -17,31 +17,31 @@ var builtin = map[string][]string{
 // Fake is an iptables for tests: tables in memory that take iptables-restore's
 // language as far as this package writes it, and refuse what the real one would
 // refuse. A rule is kept as it was spelt.
-type Fake struct{ held Held }
+type Fake struct{ installed InstalledRules }
 
 // NewFake returns empty tables.
 func NewFake() *Fake {
-	held := Held{}
+	installed := InstalledRules{}
 	for table, chains := range builtin {
-		held[table] = map[string][]HeldRule{}
+		installed[table] = map[string][]InstalledRule{}
 		for _, chain := range chains {
-			held[table][chain] = nil
+			installed[table][chain] = nil
 		}
 	}
-	return &Fake{held}
+	return &Fake{installed}
 }
 
 // Restore does what iptables-restore --noflush does. Each table changes as a
 // whole or not at all; tables committed before an error stay changed.
 func (f *Fake) Restore(text string) error {
-	table, chains := "", map[string][]HeldRule(nil)
+	table, chains := "", map[string][]InstalledRule(nil)
 	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		switch {
 		case line == "COMMIT":
-			f.held[table], chains = chains, nil
+			f.installed[table], chains = chains, nil
 			continue
 		case line[0] == '*':
-			table, chains = line[1:], maps.Clone(f.held[line[1:]])
+			table, chains = line[1:], maps.Clone(f.installed[line[1:]])
 		}
 		if chains == nil {
 			return fmt.Errorf("line %d: no table to apply %q to", i+1, line)
@@ -56,14 +56,14 @@ func (f *Fake) Restore(text string) error {
 	return nil
 }
 
-func restoreLine(chains map[string][]HeldRule, builtin []string, line string) error {
+func restoreLine(chains map[string][]InstalledRule, builtin []string, line string) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	if verb[0] == ':' {
 		chains[verb[1:]] = nil
 		return nil
 	}
 	name, spec, _ := strings.Cut(rest, " ")
-	held, exists := chains[name]
+	installed, exists := chains[name]
 	if verb[0] == '-' && !exists {
 		return fmt.Errorf("no chain %s", name)
 	}
@@ -72,25 +72,25 @@ func restoreLine(chains map[string][]HeldRule, builtin []string, line string) er
 			return fmt.Errorf("no chain HOST%s to jump to", target)
 		}
 	}
-	return edit(chains, builtin, held, verb, name, spec)
+	return edit(chains, builtin, installed, verb, name, spec)
 }
 
-func edit(chains map[string][]HeldRule, builtin []string, held []HeldRule, verb, name, spec string) error {
+func edit(chains map[string][]InstalledRule, builtin []string, installed []InstalledRule, verb, name, spec string) error {
 	switch verb {
 	case "-A":
-		chains[name] = append(slices.Clone(held), HeldRule{Spec: spec})
+		chains[name] = append(slices.Clone(installed), InstalledRule{Spec: spec})
 	case "-I":
-		chains[name] = append([]HeldRule{{Spec: strings.TrimPrefix(spec, "1 ")}}, held...)
+		chains[name] = append([]InstalledRule{{Spec: strings.TrimPrefix(spec, "1 ")}}, installed...)
 	case "-D":
-		at := slices.IndexFunc(held, func(r HeldRule) bool { return r.Spec == spec })
+		at := slices.IndexFunc(installed, func(r InstalledRule) bool { return r.Spec == spec })
 		if at < 0 {
 			return fmt.Errorf("no rule %q in chain %s", spec, name)
 		}
-		chains[name] = slices.Delete(slices.Clone(held), at, at+1)
+		chains[name] = slices.Delete(slices.Clone(installed), at, at+1)
 	case "-F":
 		chains[name] = nil
 	case "-X":
-		if len(held) > 0 || slices.Contains(builtin, name) || jumpedTo(chains, name) {
+		if len(installed) > 0 || slices.Contains(builtin, name) || jumpedTo(chains, name) {
 			return fmt.Errorf("chain %s is built in or in use", name)
 		}
 		delete(chains, name)
@@ -98,7 +98,7 @@ func edit(chains map[string][]HeldRule, builtin []string, held []HeldRule, verb,
 	return nil
 }
 
-func jumpedTo(chains map[string][]HeldRule, name string) bool {
+func jumpedTo(chains map[string][]InstalledRule, name string) bool {
 	for _, rules := range chains {
 		for _, rule := range rules {
 			if strings.HasSuffix(rule.Spec, "-j "+name) {
@@ -112,13 +112,13 @@ func jumpedTo(chains map[string][]HeldRule, name string) bool {
 // Save prints the tables as iptables-save -c does.
 func (f *Fake) Save() string {
 	var b strings.Builder
-	for _, table := range slices.Sorted(maps.Keys(f.held)) {
+	for _, table := range slices.Sorted(maps.Keys(f.installed)) {
 		fmt.Fprintf(&b, "# a comment\n*%s\n", table)
-		for _, chain := range slices.Sorted(maps.Keys(f.held[table])) {
+		for _, chain := range slices.Sorted(maps.Keys(f.installed[table])) {
 			fmt.Fprintf(&b, ":%s - [0:0]\n", chain)
 		}
-		for _, chain := range slices.Sorted(maps.Keys(f.held[table])) {
-			for _, rule := range f.held[table][chain] {
+		for _, chain := range slices.Sorted(maps.Keys(f.installed[table])) {
+			for _, rule := range f.installed[table][chain] {
 				fmt.Fprintf(&b, "[%d:%d] -A %s %s\n", rule.Packets, rule.Bytes, chain, rule.Spec)
 			}
 		}
@@ -129,15 +129,15 @@ func (f *Fake) Save() string {
 
 // Exists says whether the chain holds the rule.
 func (f *Fake) Exists(table, chain string, spec ...string) (bool, error) {
-	return slices.ContainsFunc(f.held[table][chain], func(r HeldRule) bool { return r.Spec == strings.Join(spec, " ") }), nil
+	return slices.ContainsFunc(f.installed[table][chain], func(r InstalledRule) bool { return r.Spec == strings.Join(spec, " ") }), nil
 }
 
 // Count lets the rules of a chain whose spelling holds part count packets.
 func (f *Fake) Count(table, chain, part string, count Count) {
-	for i, rule := range f.held[table][chain] {
+	for i, rule := range f.installed[table][chain] {
 		if strings.Contains(rule.Spec, part) {
-			f.held[table][chain][i].Packets += count.Packets
-			f.held[table][chain][i].Bytes += count.Bytes
+			f.installed[table][chain][i].Packets += count.Packets
+			f.installed[table][chain][i].Bytes += count.Bytes
 		}
 	}
 }

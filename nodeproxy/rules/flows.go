@@ -7,26 +7,27 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-// Flow is a flow that conntrack knows.
+// Flow is an entry of connection tracking.
 type Flow struct {
 	// Protocol is TCP or UDP.
 	Protocol string
-	// Dialled and Port are where the client sends to.
-	Dialled netip.Addr
-	Port    uint16
-	// Answers is where replies come from: the rewritten target.
-	Answers netip.Addr
-	// Established says of a TCP connection that the target has answered.
+	// OrigDst and OrigDstPort are the destination of the client's packets.
+	OrigDst     netip.Addr
+	OrigDstPort uint16
+	// ReplySrc is the source of the replies: the destination after NAT.
+	ReplySrc netip.Addr
+	// Established means that the target of a TCP connection has answered.
 	Established bool
 }
 
-// Stale says whether a flow to one of the pod's addresses goes elsewhere than
-// the config says. NAT is decided by a flow's first packet, so a flow that began
-// before the rules, or toward an old cluster IP, stays wrong for as long as the
-// client keeps sending; its entry must be deleted. An established TCP
-// connection is not stale: the node has tied it to its backend by an entry of
-// its own, and it works on without the old cluster IP.
-func Stale(c config.Config, own []netip.Addr, flow Flow) bool {
-	target, serves := c.ClusterIP(config.FamilyOf(flow.Dialled))
-	return serves && !flow.Established && c.Has(flow.Protocol, flow.Port) && slices.Contains(own, flow.Dialled) && flow.Answers != target
+// Stale reports whether a flow to one of the pod's addresses has another target
+// than the config's. The first packet of a flow decides its NAT. So a flow that
+// is older than the rules, or that goes to an earlier cluster IP, keeps its
+// target for as long as the client sends, and its entry has to be deleted. An
+// established TCP connection is never stale: the node's own entry binds it to
+// its backend, and it works without the earlier cluster IP.
+func Stale(c config.Config, podAddrs []netip.Addr, flow Flow) bool {
+	clusterIP, served := c.ClusterIP(config.FamilyOf(flow.OrigDst))
+	return served && !flow.Established && c.Has(flow.Protocol, flow.OrigDstPort) &&
+		slices.Contains(podAddrs, flow.OrigDst) && flow.ReplySrc != clusterIP
 }

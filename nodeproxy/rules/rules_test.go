@@ -22,7 +22,7 @@ var (
 
 // lines writes a set as iptables-save would, without tables that are not asked
 // for.
-func lines(set rules.Set, table string) []string {
+func lines(set rules.Ruleset, table string) []string {
 	var out []string
 	for _, chain := range set.Chains {
 		if chain.Table != table {
@@ -106,16 +106,16 @@ func TestFarewellDiffersFromWantedInWhatBecomesOfTCPFromClients(t *testing.T) {
 		SourceRanges: []string{"192.0.2.0/24", "2001:db8::/32"},
 	}
 	const (
-		begins = "FAREWELL -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
-		older  = "FAREWELL -p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
-		passes = "FAREWELL -j ACCEPT"
+		begins = "RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
+		older  = "RESET -p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
+		passes = "RESET -j ACCEPT"
 	)
 	for name, tc := range map[string]struct {
-		set  func(config.Config, config.Family, []netip.Addr) rules.Set
+		set  func(config.Config, config.Family, []netip.Addr) rules.Ruleset
 		want []string
 	}{
-		"parting notes what begins":                       {rules.Parting, []string{begins, passes}},
-		"farewell resets what did not, unless it is over": {rules.Farewell, []string{begins, older, passes}},
+		"parting notes what begins":                       {rules.ShutdownMark, []string{begins, passes}},
+		"farewell resets what did not, unless it is over": {rules.ShutdownReset, []string{begins, older, passes}},
 	} {
 		for _, family := range config.Families {
 			t.Run(name+", "+string(family), func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestFarewellDiffersFromWantedInWhatBecomesOfTCPFromClients(t *testing.T) {
 				want := slices.Clone(tc.want)
 				for _, line := range lines(wanted, "filter") {
 					if strings.HasPrefix(line, "SOURCES ") {
-						line = strings.Replace(line, "-j ACCEPT", "-j HOSTPORT-FAREWELL", 1)
+						line = strings.Replace(line, "-j ACCEPT", "-j HOSTPORT-RESET", 1)
 					}
 					want = append(want, line)
 				}
@@ -164,16 +164,16 @@ func TestStale(t *testing.T) {
 		flow rules.Flow
 		want bool
 	}{
-		"a flow to the cluster IP stays":                 {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: target}, false},
-		"a flow to an old cluster IP goes":               {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: old}, true},
-		"a flow from before the rules goes":              {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 53, Answers: pod4}, true},
-		"a flow to another port stays":                   {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 54, Answers: old}, false},
-		"a UDP flow to a port that is TCP's stays":       {rules.Flow{Protocol: "UDP", Dialled: pod4, Port: 80, Answers: old}, false},
-		"a connection attempt to an old target goes":     {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: old}, true},
-		"an established connection there stays":          {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 80, Answers: old, Established: true}, false},
-		"a TCP flow to a port that is UDP's stays":       {rules.Flow{Protocol: "TCP", Dialled: pod4, Port: 53, Answers: old}, false},
-		"a flow to somebody else stays":                  {rules.Flow{Protocol: "UDP", Dialled: old, Port: 53, Answers: old}, false},
-		"a flow in a family that is not forwarded stays": {rules.Flow{Protocol: "UDP", Dialled: pod6, Port: 53, Answers: pod6}, false},
+		"a flow to the cluster IP stays":                 {rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: target}, false},
+		"a flow to an old cluster IP goes":               {rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: old}, true},
+		"a flow from before the rules goes":              {rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: pod4}, true},
+		"a flow to another port stays":                   {rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 54, ReplySrc: old}, false},
+		"a UDP flow to a port that is TCP's stays":       {rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: old}, false},
+		"a connection attempt to an old target goes":     {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: old}, true},
+		"an established connection there stays":          {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: old, Established: true}, false},
+		"a TCP flow to a port that is UDP's stays":       {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: old}, false},
+		"a flow to somebody else stays":                  {rules.Flow{Protocol: "UDP", OrigDst: old, OrigDstPort: 53, ReplySrc: old}, false},
+		"a flow in a family that is not forwarded stays": {rules.Flow{Protocol: "UDP", OrigDst: pod6, OrigDstPort: 53, ReplySrc: pod6}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := rules.Stale(c, []netip.Addr{pod4, pod6}, tc.flow); got != tc.want {
@@ -197,13 +197,13 @@ func genConfig(t *rapid.T) config.Config {
 // vandalise does to the tables what another program might.
 func vandalise(t *rapid.T, fake *rules.Fake) {
 	table := rapid.SampledFrom([]string{"mangle", "filter", "nat"}).Draw(t, "table")
-	held, err := rules.ParseSave(fake.Save())
+	installed, err := rules.ParseSave(fake.Save())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var text string
-	for _, chain := range slices.Sorted(maps.Keys(held[table])) {
-		list := held[table][chain]
+	for _, chain := range slices.Sorted(maps.Keys(installed[table])) {
+		list := installed[table][chain]
 		switch rapid.IntRange(0, 3).Draw(t, "what with "+chain) {
 		case 1:
 			text += "-F " + chain + "\n"
@@ -221,11 +221,11 @@ func vandalise(t *rapid.T, fake *rules.Fake) {
 }
 
 // foreign returns the rules that are not of our making.
-func foreign(held rules.Held) []string {
+func foreign(installed rules.InstalledRules) []string {
 	var out []string
 	for _, table := range []string{"mangle", "filter", "nat"} {
 		for _, chain := range []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} {
-			for _, rule := range held[table][chain] {
+			for _, rule := range installed[table][chain] {
 				if !strings.Contains(rule.Spec, "HOSTPORT") {
 					out = append(out, table+" "+chain+" "+rule.Spec)
 				}
@@ -239,13 +239,13 @@ func TestRestoreLeadsFromAnyStateToTheWantedOneAndTouchesNothingElse(t *testing.
 	rapid.Check(t, func(t *rapid.T) {
 		fake := rules.NewFake()
 		for step := range rapid.IntRange(1, 4).Draw(t, "steps") {
-			build := rapid.SampledFrom([]func(config.Config, config.Family, []netip.Addr) rules.Set{rules.Wanted, rules.Parting, rules.Farewell}).Draw(t, "rules")
+			build := rapid.SampledFrom([]func(config.Config, config.Family, []netip.Addr) rules.Ruleset{rules.Wanted, rules.ShutdownMark, rules.ShutdownReset}).Draw(t, "rules")
 			set := build(genConfig(t), config.IPv4, []netip.Addr{pod4, pod6})
-			held, err := rules.ParseSave(fake.Save())
+			installed, err := rules.ParseSave(fake.Save())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := fake.Restore(set.Restore(held)); err != nil {
+			if err := fake.Restore(set.Restore(installed)); err != nil {
 				t.Fatalf("step %d: %v", step, err)
 			}
 			after, err := rules.ParseSave(fake.Save())
@@ -255,7 +255,7 @@ func TestRestoreLeadsFromAnyStateToTheWantedOneAndTouchesNothingElse(t *testing.
 			if diff := set.Differences(after); len(diff) > 0 {
 				t.Fatalf("step %d: %v", step, diff)
 			}
-			if diff := cmp.Diff(foreign(held), foreign(after)); diff != "" {
+			if diff := cmp.Diff(foreign(installed), foreign(after)); diff != "" {
 				t.Fatalf("step %d: foreign rules (-before +after):\n%s", step, diff)
 			}
 			var want []string
@@ -287,8 +287,8 @@ func TestParseSaveRefuses(t *testing.T) {
 		"what is no rule at all":      "*filter\nhello\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if held, err := rules.ParseSave(text); err == nil {
-				t.Errorf("ParseSave(%q) = %v without an error", text, held)
+			if installed, err := rules.ParseSave(text); err == nil {
+				t.Errorf("ParseSave(%q) = %v without an error", text, installed)
 			}
 		})
 	}
@@ -305,7 +305,7 @@ func TestCounts(t *testing.T) {
 	fake.Count("filter", "HOSTPORT-FORWARD", "ORIGINAL", rules.Count{Packets: 3, Bytes: 300})
 	fake.Count("filter", "HOSTPORT-FORWARD", "--ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY", rules.Count{Packets: 2, Bytes: 9})
 	fake.Count("nat", "HOSTPORT-PREROUTING", "DNAT", rules.Count{Packets: 1, Bytes: 60})
-	held, err := rules.ParseSave(fake.Save())
+	installed, err := rules.ParseSave(fake.Save())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,20 +314,20 @@ func TestCounts(t *testing.T) {
 		{Port: http, Kind: rules.Out}:         {Packets: 2, Bytes: 9},
 		{Port: http, Kind: rules.Connections}: {Packets: 2, Bytes: 120},
 	}
-	if diff := cmp.Diff(want, set.Counts(held)); diff != "" {
+	if diff := cmp.Diff(want, set.Counts(installed)); diff != "" {
 		t.Errorf("counts over both addresses (-want +got):\n%s", diff)
 	}
 }
 
 func TestFakeRefusesWhatIptablesRefuses(t *testing.T) {
 	for name, text := range map[string]string{
-		"a rule in a missing chain":        "*nat\n-A NONE -j DROP\nCOMMIT\n",
-		"a jump to a missing chain":        "*nat\n-A OUTPUT -j HOSTPORT-X\nCOMMIT\n",
-		"deleting a rule that is not held": "*nat\n-D OUTPUT -j DROP\nCOMMIT\n",
-		"removing a chain in use":          "*nat\n:HOSTPORT-X - [0:0]\n-A OUTPUT -j HOSTPORT-X\n-X HOSTPORT-X\nCOMMIT\n",
-		"removing a built-in chain":        "*nat\n-X OUTPUT\nCOMMIT\n",
-		"a table without commit":           "*nat\n-A OUTPUT -j DROP\n",
-		"a rule outside of a table":        "-A OUTPUT -j DROP\n",
+		"a rule in a missing chain":             "*nat\n-A NONE -j DROP\nCOMMIT\n",
+		"a jump to a missing chain":             "*nat\n-A OUTPUT -j HOSTPORT-X\nCOMMIT\n",
+		"deleting a rule that is not installed": "*nat\n-D OUTPUT -j DROP\nCOMMIT\n",
+		"removing a chain in use":               "*nat\n:HOSTPORT-X - [0:0]\n-A OUTPUT -j HOSTPORT-X\n-X HOSTPORT-X\nCOMMIT\n",
+		"removing a built-in chain":             "*nat\n-X OUTPUT\nCOMMIT\n",
+		"a table without commit":                "*nat\n-A OUTPUT -j DROP\n",
+		"a rule outside of a table":             "-A OUTPUT -j DROP\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			fake := rules.NewFake()
