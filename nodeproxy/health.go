@@ -2,51 +2,83 @@ package nodeproxy
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// health is what the probes are told. It is safe for concurrent use.
+// liveness is how long after its last sync the proxy counts as live. A sync can
+// wait several times for iptables' lock or a timeout.
+func (p *Proxy) liveness() time.Duration { return time.Minute + 3*p.syncPeriod }
+
+// Handler serves /readyz (the rules are verified and forwarding is on), /healthz
+// (the sync loop runs) and /metrics.
+func (p *Proxy) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, p.health.ready())
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, p.health.live(time.Now(), p.liveness()))
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		p.metrics.write(w)
+	})
+	return mux
+}
+
+func respond(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, err)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// health is the state that the probes report. It is safe for concurrent use.
 type health struct {
 	mu sync.Mutex
-	// notReady are the reasons for not being ready.
+	// notReady are the reasons why the proxy is not ready.
 	notReady []string
 	draining bool
-	// passed is when the last pass ended, or when the process started.
-	passed time.Time
+	// lastSync is when the last sync ended, or when the process started.
+	lastSync time.Time
 }
 
 func newHealth(now time.Time) *health {
-	return &health{passed: now, notReady: []string{"the first sync has not finished"}}
+	return &health{lastSync: now, notReady: []string{"the first sync has not finished"}}
 }
 
-// set replaces the reasons for not being ready and returns whether they are
-// others than before. None: ready.
-func (h *health) set(notReady []string) (changed bool) {
+// setNotReady replaces the reasons why the proxy is not ready, and reports
+// whether they differ from the earlier ones. Without reasons it is ready.
+func (h *health) setNotReady(reasons []string) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	changed = !slices.Equal(h.notReady, notReady)
-	h.notReady = notReady
+	changed = !slices.Equal(h.notReady, reasons)
+	h.notReady = reasons
 	return changed
 }
 
-// pass notes that a pass has ended, however it went.
-func (h *health) pass(now time.Time) {
+// synced records that a sync has ended, with or without an error.
+func (h *health) synced(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.passed = now
+	h.lastSync = now
 }
 
-// drain makes the proxy not ready for good, while it goes on serving.
+// drain makes the proxy not ready from now on.
 func (h *health) drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
 }
 
-// ready returns why the proxy is not ready, nil if it is.
+// ready returns an error that says why the proxy is not ready, nil if it is.
 func (h *health) ready() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -60,7 +92,7 @@ func (h *health) ready() error {
 	return fmt.Errorf("not ready: %s", strings.Join(reasons, "; "))
 }
 
-// readiness is 1 if the proxy is ready, else 0.
+// readiness returns 1 if the proxy is ready, else 0.
 func (h *health) readiness() uint64 {
 	if h.ready() != nil {
 		return 0
@@ -68,11 +100,11 @@ func (h *health) readiness() uint64 {
 	return 1
 }
 
-// live returns an error if no pass has ended for longer than limit.
+// live returns an error if no sync has ended for longer than limit.
 func (h *health) live(now time.Time, limit time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if age := now.Sub(h.passed); age > limit {
+	if age := now.Sub(h.lastSync); age > limit {
 		return fmt.Errorf("the last sync ended %s ago, which must not be more than %s", age.Round(time.Second), limit)
 	}
 	return nil

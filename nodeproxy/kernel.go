@@ -8,30 +8,30 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// Kernel is what the proxy asks of the network namespace it runs in. Package
-// kernel has the real one, FakeKernel is for tests.
+// Kernel is what the proxy needs of its pod's network namespace. Package kernel
+// implements it; package nodeproxytest has a fake.
 type Kernel interface {
-	// Addresses returns the pod's own addresses that others can reach it at.
+	// Addresses returns the pod's addresses that other hosts can reach.
 	Addresses() ([]netip.Addr, error)
-	// Iptables finds an iptables that works here for the family. The error says
+	// Iptables returns an iptables that works here for the family. The error names
 	// what was tried.
 	Iptables(ctx context.Context, family config.Family) (Iptables, error)
-	// Forward switches packet forwarding on and returns what it changed. The
-	// error says what to do.
+	// Forward switches packet forwarding on and returns the interfaces that it
+	// changed. The error says what to do.
 	Forward(family config.Family) (changed []string, err error)
-	// Flush deletes the TCP and UDP flows for which stale returns true from the
-	// kernel's connection tracking and returns how many there were.
+	// Flush deletes the TCP and UDP flows for which stale returns true from
+	// connection tracking, and returns their number.
 	Flush(family config.Family, stale func(rules.Flow) bool) (int, error)
 }
 
 // Iptables is the packet filter of one IP family.
 type Iptables interface {
-	// Flavour is nft or legacy.
+	// Flavour returns nft or legacy.
 	Flavour() string
 	// Save returns the output of iptables-save -c.
 	Save(ctx context.Context) (string, error)
-	// Restore feeds iptables-restore --noflush.
+	// Restore runs iptables-restore --noflush with the text as its input.
 	Restore(ctx context.Context, text string) error
-	// Exists asks iptables itself (-C) whether the chain holds the rule.
+	// Exists reports whether the chain has the rule, as iptables -C does.
 	Exists(table, chain string, spec ...string) (bool, error)
 }

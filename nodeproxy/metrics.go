@@ -1,6 +1,7 @@
 package nodeproxy
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -13,113 +14,113 @@ import (
 )
 
 // metric is a family of time series. The Prometheus client library would double
-// the program's size and memory for what is a page of text.
+// the program's size and memory.
 type metric struct{ name, kind, help string }
 
 var (
-	portPackets     = metric{"hostport_nodeproxy_port_packets_total", "counter", "Packets from clients (in), including those then refused for their source, and to them (out)."}
-	portBytes       = metric{"hostport_nodeproxy_port_bytes_total", "counter", "Bytes of these packets, IP headers included."}
-	portConnections = metric{"hostport_nodeproxy_port_connections_total", "counter", "Connections, UDP flows and SCTP associations sent to the cluster IP, including those then refused for their source."}
-	ruleRepairs     = metric{"hostport_nodeproxy_rule_repairs_total", "counter", "Times that rules were found changed or gone and were put back."}
-	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Passes of the sync loop, by result."}
-	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections toward an old or no target that were deleted."}
-	flushFailures   = metric{"hostport_nodeproxy_conntrack_flush_failures_total", "counter", "Attempts to delete such flows that failed."}
-	configGen       = metric{"hostport_nodeproxy_config_generation", "gauge", "Number of different valid configs read since the start."}
-	configValid     = metric{"hostport_nodeproxy_config_valid", "gauge", "1 if the config file is valid now, 0 if the last valid one is in force instead."}
-	readyGauge      = metric{"hostport_nodeproxy_ready", "gauge", "1 if ready."}
+	portPackets     = metric{"hostport_nodeproxy_port_packets_total", "counter", "Packets from clients (in) and to clients (out); in includes packets from sources that are not allowed."}
+	portBytes       = metric{"hostport_nodeproxy_port_bytes_total", "counter", "Bytes of these packets, including IP headers."}
+	portConnections = metric{"hostport_nodeproxy_port_connections_total", "counter", "Connections, UDP flows and SCTP associations to the cluster IP, including those from sources that are not allowed."}
+	ruleRepairs     = metric{"hostport_nodeproxy_rule_repairs_total", "counter", "Number of times that rules had changed or were missing and were repaired."}
+	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Syncs, by result."}
+	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections to an earlier target or none that were deleted."}
+	flushFailures   = metric{"hostport_nodeproxy_conntrack_flush_failures_total", "counter", "Failed attempts to delete such flows."}
+	configGen       = metric{"hostport_nodeproxy_config_generation", "gauge", "Number of valid configs put in force since the start."}
+	configValid     = metric{"hostport_nodeproxy_config_valid", "gauge", "1 if the config file is valid, 0 if an earlier config is in force because it is not."}
+	readyGauge      = metric{"hostport_nodeproxy_ready", "gauge", "1 if the proxy is ready, else 0."}
 	flavourInfo     = metric{"hostport_nodeproxy_iptables_info", "gauge", "The iptables flavour in use."}
 )
 
-// metrics are the proxy's figures. It is safe for concurrent use.
+// series is one time series. Its labels are written as in Prometheus' text format.
+type series struct {
+	metric
+	labels string
+}
+
+// metrics are the proxy's metrics. It is safe for concurrent use.
 type metrics struct {
 	mu     sync.Mutex
-	values map[metric]map[string]uint64
-	// read are the kernel's counters as last read. They begin again at zero
-	// whenever rules are programmed; the values here do not.
-	read map[config.Family]map[rules.Meter]rules.Count
+	values map[series]uint64
+	// lastCounts are the kernel's counters as read last. Programming rules sets
+	// the kernel's counters to zero, but not the values here.
+	lastCounts map[config.Family]map[rules.Meter]rules.Count
 }
 
 func newMetrics() *metrics {
-	return &metrics{
-		values: map[metric]map[string]uint64{},
-		read:   map[config.Family]map[rules.Meter]rules.Count{},
-	}
+	return &metrics{values: map[series]uint64{}, lastCounts: map[config.Family]map[rules.Meter]rules.Count{}}
 }
 
-// labels writes pairs of name and value as Prometheus does.
-func labels(pairs ...string) string {
-	var out []string
-	for i := 0; i+1 < len(pairs); i += 2 {
-		out = append(out, fmt.Sprintf("%s=%q", pairs[i], pairs[i+1]))
-	}
-	if len(out) == 0 {
-		return ""
-	}
-	return "{" + strings.Join(out, ",") + "}"
-}
-
-func (m *metrics) add(which metric, n uint64, pairs ...string) {
+// add adds n to a series. The labels are pairs of name and value.
+func (m *metrics) add(which metric, n uint64, labels ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.series(which)[labels(pairs...)] += n
+	m.values[seriesOf(which, labels)] += n
 }
 
-func (m *metrics) set(which metric, n uint64, pairs ...string) {
+// set sets a series to n. The labels are pairs of name and value.
+func (m *metrics) set(which metric, n uint64, labels ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.series(which)[labels(pairs...)] = n
+	m.values[seriesOf(which, labels)] = n
 }
 
-func (m *metrics) series(which metric) map[string]uint64 {
-	if m.values[which] == nil {
-		m.values[which] = map[string]uint64{}
+func seriesOf(which metric, labels []string) series {
+	var pairs []string
+	for pair := range slices.Chunk(labels, 2) {
+		pairs = append(pairs, fmt.Sprintf("%s=%q", pair[0], pair[1]))
 	}
-	return m.values[which]
+	if len(pairs) == 0 {
+		return series{metric: which}
+	}
+	return series{which, "{" + strings.Join(pairs, ",") + "}"}
 }
 
-// programmed notes that the kernel's counters of the family were set to zero.
-func (m *metrics) programmed(family config.Family) {
+// countersReset records that the kernel's counters of the family are zero.
+func (m *metrics) countersReset(family config.Family) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.read, family)
+	delete(m.lastCounts, family)
 }
 
-// count adds what the kernel has counted since the last reading.
+// count adds what the kernel has counted since the last call.
 func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	last := m.read[family]
+	last := m.lastCounts[family]
 	for meter, count := range counts {
-		packets, bytes := since(count.Packets, last[meter].Packets), since(count.Bytes, last[meter].Bytes)
-		pairs := []string{"family", string(family), "protocol", meter.Port.Protocol, "port", fmt.Sprint(meter.Port.Port)}
+		packets, bytes := increase(last[meter].Packets, count.Packets), increase(last[meter].Bytes, count.Bytes)
+		labels := []string{"family", string(family), "protocol", meter.Port.Protocol, "port", fmt.Sprint(meter.Port.Port)}
 		if meter.Kind == rules.Connections {
-			m.series(portConnections)[labels(pairs...)] += packets
+			m.values[seriesOf(portConnections, labels)] += packets
 			continue
 		}
-		pairs = append(pairs, "direction", string(meter.Kind))
-		m.series(portPackets)[labels(pairs...)] += packets
-		m.series(portBytes)[labels(pairs...)] += bytes
+		labels = append(labels, "direction", string(meter.Kind))
+		m.values[seriesOf(portPackets, labels)] += packets
+		m.values[seriesOf(portBytes, labels)] += bytes
 	}
-	m.read[family] = counts
+	m.lastCounts[family] = counts
 }
 
-// since returns how far a counter went; one that went back began again at zero.
-func since(now, last uint64) uint64 {
-	if now < last {
-		return now
+// increase returns by how much a counter has increased. A counter that is lower
+// than before has started again from zero.
+func increase(before, after uint64) uint64 {
+	if after < before {
+		return after
 	}
-	return now - last
+	return after - before
 }
 
-// write prints everything in Prometheus' text format, in a stable order.
+// write writes all metrics in Prometheus' text format, in a stable order.
 func (m *metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	byName := func(a, b metric) int { return strings.Compare(a.name, b.name) }
-	for _, which := range slices.SortedFunc(maps.Keys(m.values), byName) {
-		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", which.name, which.help, which.name, which.kind)
-		for _, series := range slices.Sorted(maps.Keys(m.values[which])) {
-			fmt.Fprintf(w, "%s%s %d\n", which.name, series, m.values[which][series])
+	ordered := slices.SortedFunc(maps.Keys(m.values), func(a, b series) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.labels, b.labels))
+	})
+	for i, s := range ordered {
+		if i == 0 || s.metric != ordered[i-1].metric {
+			fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", s.name, s.help, s.name, s.kind)
 		}
+		fmt.Fprintf(w, "%s%s %d\n", s.name, s.labels, m.values[s])
 	}
 }

@@ -1,4 +1,4 @@
-package nodeproxy
+package nodeproxy_test
 
 import (
 	"encoding/json"
@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/nodeproxytest"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
@@ -29,208 +31,222 @@ var (
 	}
 )
 
-// lab is a proxy on a fake kernel, whose passes the test makes itself.
-type lab struct {
-	*Proxy
-	fake *FakeKernel
-	file string
+// testProxy is a proxy on a fake kernel. The test calls Sync itself.
+type testProxy struct {
+	*nodeproxy.Proxy
+	options nodeproxy.Options
+	kernel  *nodeproxytest.Kernel
 }
 
-func newLab(t *testing.T, c config.Config) *lab {
+func newTestProxy(t *testing.T, c config.Config) *testProxy {
 	t.Helper()
-	l := &lab{fake: NewFakeKernel(pod4, pod6), file: filepath.Join(t.TempDir(), config.FileName)}
-	l.write(t, c)
+	return newTestProxyWith(t, c, func(*nodeproxy.Options, *nodeproxy.Kernel) {})
+}
+
+// newTestProxyWith changes the options and the kernel before it makes the proxy.
+func newTestProxyWith(t *testing.T, c config.Config, change func(*nodeproxy.Options, *nodeproxy.Kernel)) *testProxy {
+	t.Helper()
+	p := &testProxy{kernel: nodeproxytest.NewKernel(pod4, pod6), options: nodeproxy.Options{
+		ConfigFile: filepath.Join(t.TempDir(), config.FileName), HealthPort: config.DefaultHealthPort, SyncPeriod: time.Hour,
+	}}
+	p.write(t, c)
+	var kernel nodeproxy.Kernel = p.kernel
+	change(&p.options, &kernel)
 	var err error
-	l.Proxy, err = New(Options{ConfigFile: l.file, HealthPort: config.DefaultHealthPort, SyncPeriod: time.Hour}, l.fake)
-	if err != nil {
+	if p.Proxy, err = nodeproxy.New(p.options, kernel); err != nil {
 		t.Fatal(err)
 	}
-	l.resetStep = time.Millisecond
-	return l
+	p.SetResetTimes(time.Millisecond, time.Hour)
+	return p
 }
 
 // write replaces the config in one step.
-func (l *lab) write(t *testing.T, c config.Config) {
+func (p *testProxy) write(t *testing.T, c config.Config) {
 	t.Helper()
 	data, err := json.Marshal(c)
 	if err == nil {
-		err = os.WriteFile(l.file+".new", data, 0o600)
+		err = os.WriteFile(p.options.ConfigFile+".new", data, 0o600)
 	}
 	if err == nil {
-		err = os.Rename(l.file+".new", l.file)
+		err = os.Rename(p.options.ConfigFile+".new", p.options.ConfigFile)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (l *lab) get(path string) (status int, body string) {
+func (p *testProxy) get(path string) (status int, body string) {
 	recorder := httptest.NewRecorder()
-	l.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", path, nil))
+	p.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", path, nil))
 	return recorder.Code, recorder.Body.String()
 }
 
-func (l *lab) wantReady(t *testing.T) {
+func (p *testProxy) wantReady(t *testing.T) {
 	t.Helper()
-	if status, body := l.get("/readyz"); status != 200 {
+	if status, body := p.get("/readyz"); status != 200 {
 		t.Errorf("/readyz = %d %s", status, body)
 	}
 }
 
-func (l *lab) wantNotReady(t *testing.T, because string) {
+func (p *testProxy) wantNotReady(t *testing.T, because string) {
 	t.Helper()
-	if status, body := l.get("/readyz"); status != 503 || !strings.Contains(body, because) {
+	if status, body := p.get("/readyz"); status != 503 || !strings.Contains(body, because) {
 		t.Errorf("/readyz = %d %s, want 503 because of %q", status, body, because)
 	}
 }
 
-func (l *lab) wantMetric(t *testing.T, line string) {
+func (p *testProxy) wantMetric(t *testing.T, line string) {
 	t.Helper()
-	if _, body := l.get("/metrics"); !strings.Contains(body, line+"\n") {
+	if _, body := p.get("/metrics"); !strings.Contains(body, line+"\n") {
 		t.Errorf("/metrics lacks %q:\n%s", line, body)
 	}
 }
 
-// wantRules checks that the kernel forwards what the config says.
-func (l *lab) wantRules(t *testing.T, c config.Config) {
+// wantRules checks that the installed rules are those for normal operation.
+func (p *testProxy) wantRules(t *testing.T, c config.Config) {
 	t.Helper()
-	l.wantSet(t, rules.Wanted, c)
+	p.wantRuleset(t, rules.Wanted, c)
 }
 
-// wantSet checks that the kernel holds the rules that set makes of a config.
-func (l *lab) wantSet(t *testing.T, set func(config.Config, config.Family, []netip.Addr) rules.Ruleset, c config.Config) {
+// wantRuleset checks that the installed rules are those that build returns.
+func (p *testProxy) wantRuleset(t *testing.T, build func(config.Config, config.Family, []netip.Addr) rules.Ruleset, c config.Config) {
 	t.Helper()
-	for family, fake := range l.fake.Tables {
-		want := set(c, family, l.fake.Addrs)
-		installed, err := rules.ParseSave(fake.Save())
+	for family, fake := range p.kernel.Tables {
+		ruleset := build(c, family, p.kernel.Addrs)
+		var want []string
+		for _, chain := range ruleset.Chains {
+			for _, rule := range chain.Rules {
+				want = append(want, chain.Table+" "+chain.Name+" "+strings.Join(rule.Spec, " "))
+			}
+		}
+		text, err := fake.Save(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		wanted := rules.NewFake()
-		if err := wanted.Restore(want.Restore(nil)); err != nil {
-			t.Fatal(err)
-		}
-		fresh, err := rules.ParseSave(wanted.Save())
+		installed, err := rules.ParseSave(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want.Specs(fresh), want.Specs(installed)); diff != "" {
+		if diff := cmp.Diff(want, ruleset.Specs(installed)); diff != "" {
 			t.Errorf("%s rules (-want +got):\n%s", family, diff)
 		}
+		if differences := ruleset.Differences(installed); len(differences) > 0 {
+			t.Errorf("%s rules: %v", family, differences)
+		}
 	}
 }
 
-func TestReadyOnlyAfterTheRulesAreIn(t *testing.T) {
-	l := newLab(t, web)
-	l.wantNotReady(t, "the first sync has not finished")
-	l.fake.RestoreErr = errors.New("no memory")
-	if next := l.pass(t.Context()); next > time.Second {
+func TestReadyOnlyAfterTheRulesAreInstalled(t *testing.T) {
+	p := newTestProxy(t, web)
+	p.wantNotReady(t, "the first sync has not finished")
+	p.kernel.FailRestore(errors.New("no memory"))
+	if next := p.Sync(t.Context()); next > time.Second {
 		t.Errorf("after a failure the next try is in %s", next)
 	}
-	l.wantNotReady(t, "IPv4 rules: no memory")
-	if l.fake.Forwards[config.IPv4] {
+	p.wantNotReady(t, "IPv4 rules: no memory")
+	if p.kernel.Forwards[config.IPv4] {
 		t.Error("forwarding was switched on before there were rules")
 	}
-	l.fake.RestoreErr = nil
-	l.pass(t.Context())
-	l.wantReady(t)
-	l.wantRules(t, web)
-	if !l.fake.Forwards[config.IPv4] {
+	p.kernel.FailRestore(nil)
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantRules(t, web)
+	if !p.kernel.Forwards[config.IPv4] {
 		t.Error("ready without forwarding")
 	}
-	l.wantMetric(t, `hostport_nodeproxy_syncs_total{result="failed"} 1`)
-	l.wantMetric(t, `hostport_nodeproxy_syncs_total{result="changed"} 1`)
-	l.wantMetric(t, `hostport_nodeproxy_iptables_info{family="IPv4",flavour="fake"} 1`)
+	p.wantMetric(t, `hostport_nodeproxy_syncs_total{result="failed"} 1`)
+	p.wantMetric(t, `hostport_nodeproxy_syncs_total{result="changed"} 1`)
+	p.wantMetric(t, `hostport_nodeproxy_iptables_info{family="IPv4",flavour="fake"} 1`)
 }
 
-func TestASecondPassChangesNothing(t *testing.T) {
-	l := newLab(t, web)
-	l.pass(t.Context())
-	l.fake.RestoreErr = errors.New("nobody should restore anything")
-	if next := l.pass(t.Context()); next != time.Hour {
-		t.Errorf("the next pass is in %s, want the sync period", next)
+func TestASecondSyncChangesNothing(t *testing.T) {
+	p := newTestProxy(t, web)
+	p.Sync(t.Context())
+	p.kernel.FailRestore(errors.New("an unexpected restore"))
+	if next := p.Sync(t.Context()); next != time.Hour {
+		t.Errorf("the next sync is in %s, want the sync period", next)
 	}
-	l.wantReady(t)
-	l.wantMetric(t, `hostport_nodeproxy_syncs_total{result="unchanged"} 1`)
+	p.wantReady(t)
+	p.wantMetric(t, `hostport_nodeproxy_syncs_total{result="unchanged"} 1`)
 }
 
-func TestWhatSomebodyRemovedIsRepairedAndNotReadyUntilThen(t *testing.T) {
+func TestChangedRulesAreRepairedAndTheProxyIsNotReadyUntilThen(t *testing.T) {
 	for name, damage := range map[string]string{
-		"own rules are flushed":             "*nat\n-F HOSTPORT-PREROUTING\nCOMMIT\n",
-		"a jump is removed":                 "*filter\n-F FORWARD\nCOMMIT\n",
-		"a rule is put before the jump":     "*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n",
-		"own chains are gone":               "*nat\n-F PREROUTING\n-F HOSTPORT-PREROUTING\n-X HOSTPORT-PREROUTING\nCOMMIT\n",
-		"a source range is widened by hand": "*filter\n-F HOSTPORT-SOURCES\n-A HOSTPORT-SOURCES -j ACCEPT\nCOMMIT\n",
+		"own rules are flushed":         "*nat\n-F HOSTPORT-PREROUTING\nCOMMIT\n",
+		"a jump is removed":             "*filter\n-F FORWARD\nCOMMIT\n",
+		"a rule is put before the jump": "*filter\n-I FORWARD 1 -j ACCEPT\nCOMMIT\n",
+		"own chains are deleted":        "*nat\n-F PREROUTING\n-F HOSTPORT-PREROUTING\n-X HOSTPORT-PREROUTING\nCOMMIT\n",
+		"a source range is widened":     "*filter\n-F HOSTPORT-SOURCES\n-A HOSTPORT-SOURCES -j ACCEPT\nCOMMIT\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, web)
-			l.pass(t.Context())
-			if err := l.fake.Tables[config.IPv4].Restore(damage); err != nil {
+			p := newTestProxy(t, web)
+			p.Sync(t.Context())
+			if err := p.kernel.Tables[config.IPv4].Restore(t.Context(), damage); err != nil {
 				t.Fatal(err)
 			}
-			l.fake.RestoreErr = errors.New("not now")
-			l.pass(t.Context())
-			l.wantNotReady(t, "not now")
-			l.fake.RestoreErr = nil
-			l.pass(t.Context())
-			l.wantReady(t)
-			l.wantRules(t, web)
-			l.wantMetric(t, `hostport_nodeproxy_rule_repairs_total{family="IPv4"} 1`)
+			p.kernel.FailRestore(errors.New("not now"))
+			p.Sync(t.Context())
+			p.wantNotReady(t, "not now")
+			p.kernel.FailRestore(nil)
+			p.Sync(t.Context())
+			p.wantReady(t)
+			p.wantRules(t, web)
+			p.wantMetric(t, `hostport_nodeproxy_rule_repairs_total{family="IPv4"} 1`)
 		})
 	}
 }
 
-func TestAConfigChangeIsTakenOver(t *testing.T) {
-	l := newLab(t, web)
-	l.pass(t.Context())
+func TestAConfigChangeIsApplied(t *testing.T) {
+	p := newTestProxy(t, web)
+	p.Sync(t.Context())
 	next := web
 	next.ClusterIPs = []string{"10.96.0.8"}
 	next.SourceRanges = []string{"192.0.2.0/24"}
-	l.write(t, next)
-	l.pass(t.Context())
-	l.wantReady(t)
-	l.wantRules(t, next)
-	l.wantMetric(t, "hostport_nodeproxy_config_generation 2")
+	p.write(t, next)
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantRules(t, next)
+	p.wantMetric(t, "hostport_nodeproxy_config_generation 2")
 }
 
-func TestABadConfigLeavesTheLastGoodOneInForce(t *testing.T) {
-	for name, spoil := range map[string]func(t *testing.T, l *lab){
-		"the file is gone": func(t *testing.T, l *lab) {
-			if err := os.Remove(l.file); err != nil {
+func TestAnInvalidConfigLeavesTheLastValidOneInForce(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, p *testProxy){
+		"the file is deleted": func(t *testing.T, p *testProxy) {
+			if err := os.Remove(p.options.ConfigFile); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"the file is cut off": func(t *testing.T, l *lab) {
-			if err := os.Truncate(l.file, 20); err != nil {
+		"the file is truncated": func(t *testing.T, p *testProxy) {
+			if err := os.Truncate(p.options.ConfigFile, 20); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"a Service port is the health port": func(t *testing.T, l *lab) {
+		"a Service port is the health port": func(t *testing.T, p *testProxy) {
 			c := web
 			c.Ports = []config.Port{{Protocol: "TCP", Port: config.DefaultHealthPort}}
-			l.write(t, c)
+			p.write(t, c)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, web)
-			l.pass(t.Context())
-			spoil(t, l)
-			l.pass(t.Context())
-			l.wantReady(t)
-			l.wantRules(t, web)
-			l.wantMetric(t, "hostport_nodeproxy_config_valid 0")
-			l.write(t, web)
-			l.pass(t.Context())
-			l.wantMetric(t, "hostport_nodeproxy_config_valid 1")
+			p := newTestProxy(t, web)
+			p.Sync(t.Context())
+			damage(t, p)
+			p.Sync(t.Context())
+			p.wantReady(t)
+			p.wantRules(t, web)
+			p.wantMetric(t, "hostport_nodeproxy_config_valid 0")
+			p.write(t, web)
+			p.Sync(t.Context())
+			p.wantMetric(t, "hostport_nodeproxy_config_valid 1")
 		})
 	}
 }
 
-func TestNewRefusesABadConfig(t *testing.T) {
+func TestNewRefusesAMissingConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "none.json")
-	_, err := New(Options{ConfigFile: file}, NewFakeKernel())
+	_, err := nodeproxy.New(nodeproxy.Options{ConfigFile: file}, nodeproxytest.NewKernel())
 	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "--config-file") {
-		t.Errorf("error %v names neither the file nor what to do", err)
+		t.Errorf("error %v lacks the file or what to do", err)
 	}
 }
 
@@ -239,162 +255,143 @@ func TestIPv6(t *testing.T) {
 	dual.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
 	for name, tc := range map[string]struct {
 		config  config.Config
-		arrange func(k *FakeKernel)
+		arrange func(k *nodeproxytest.Kernel)
 		want    string
 	}{
-		"forwarding is off":                      {dual, func(*FakeKernel) {}, "forwarding of IPv6 is off"},
-		"forwarding is on":                       {dual, func(k *FakeKernel) { k.Forwards[config.IPv6] = true }, ""},
-		"the pod has no IPv6 address":            {dual, func(k *FakeKernel) { k.Addrs = k.Addrs[:1] }, "this pod has no IPv6 address"},
-		"the kernel has none":                    {dual, func(k *FakeKernel) { delete(k.Tables, config.IPv6) }, "no iptables for IPv6"},
-		"the kernel has none but it is unneeded": {web, func(k *FakeKernel) { delete(k.Tables, config.IPv6) }, ""},
+		"forwarding is off":                         {dual, func(*nodeproxytest.Kernel) {}, "forwarding of IPv6 is off"},
+		"forwarding is on":                          {dual, func(k *nodeproxytest.Kernel) { k.Forwards[config.IPv6] = true }, ""},
+		"the pod has no IPv6 address":               {dual, func(k *nodeproxytest.Kernel) { k.Addrs = k.Addrs[:1] }, "this pod has no IPv6 address"},
+		"the kernel has no IPv6":                    {dual, func(k *nodeproxytest.Kernel) { delete(k.Tables, config.IPv6) }, "no iptables for IPv6"},
+		"the kernel has no IPv6 and none is needed": {web, func(k *nodeproxytest.Kernel) { delete(k.Tables, config.IPv6) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, tc.config)
-			tc.arrange(l.fake)
-			l.pass(t.Context())
+			p := newTestProxy(t, tc.config)
+			tc.arrange(p.kernel)
+			p.Sync(t.Context())
 			if tc.want == "" {
-				l.wantReady(t)
+				p.wantReady(t)
 			} else {
-				l.wantNotReady(t, tc.want)
+				p.wantNotReady(t, tc.want)
 			}
-			l.wantRules(t, tc.config)
+			p.wantRules(t, tc.config)
 		})
 	}
 }
 
-func TestIPv6IsLeftToPodsThatCanForwardIt(t *testing.T) {
-	l := newLab(t, web)
-	l.source.ipv4Only = true
+func TestAProxyForIPv4OnlyIgnoresTheIPv6ClusterIP(t *testing.T) {
+	p := newTestProxyWith(t, web, func(options *nodeproxy.Options, _ *nodeproxy.Kernel) { options.IPv4Only = true })
 	dual := web
 	dual.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
-	l.write(t, dual)
-	l.pass(t.Context())
-	l.wantReady(t)
-	l.wantRules(t, web)
+	p.write(t, dual)
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantRules(t, web)
 }
 
-func TestAFamilyNobodyNeedsIsProbedOnce(t *testing.T) {
-	l := newLab(t, web)
-	delete(l.fake.Tables, config.IPv6)
+func TestIptablesOfAnUnneededFamilyIsSearchedOnce(t *testing.T) {
+	p := newTestProxy(t, web)
+	delete(p.kernel.Tables, config.IPv6)
 	for range 3 {
-		l.pass(t.Context())
+		p.Sync(t.Context())
 	}
-	if l.fake.Probes != 2 {
-		t.Errorf("iptables was looked for %d times, want once per family", l.fake.Probes)
+	if p.kernel.IptablesCalls != 2 {
+		t.Errorf("iptables was searched %d times, want once per family", p.kernel.IptablesCalls)
 	}
 }
 
-func TestFlowsToAnOldTargetAreFlushed(t *testing.T) {
-	l := newLab(t, web)
+func TestFlowsToAnEarlierTargetAreDeleted(t *testing.T) {
+	p := newTestProxy(t, web)
 	old := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.6")}
 	good := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.7")}
-	l.fake.Flows = []rules.Flow{old, good}
-	l.fake.FlushErr = errors.New("busy")
-	l.pass(t.Context())
-	l.wantReady(t)
-	l.wantMetric(t, "hostport_nodeproxy_conntrack_flush_failures_total 1")
-	l.fake.FlushErr = nil
-	l.pass(t.Context())
-	l.fake.Flows = append(l.fake.Flows, old) // was on its way while the rules changed
-	l.pass(t.Context())
-	if diff := cmp.Diff([]rules.Flow{good}, l.fake.Flows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	p.kernel.Flows = []rules.Flow{old, good}
+	p.kernel.FlushErr = errors.New("busy")
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantMetric(t, "hostport_nodeproxy_conntrack_flush_failures_total 1")
+	p.kernel.FlushErr = nil
+	p.Sync(t.Context())
+	p.kernel.Flows = append(p.kernel.Flows, old) // as by a packet in flight during the change
+	p.Sync(t.Context())
+	if diff := cmp.Diff([]rules.Flow{good}, p.kernel.Flows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("flows (-want +got):\n%s", diff)
 	}
-	l.wantMetric(t, "hostport_nodeproxy_conntrack_flushed_flows_total 2")
+	p.wantMetric(t, "hostport_nodeproxy_conntrack_flushed_flows_total 2")
 }
 
-func TestAConnectionUnderWayGetsTimeToBeAnsweredBeforeItIsStale(t *testing.T) {
-	l := newLab(t, web)
+func TestAnUnansweredConnectionIsDeletedOnlyAfterTheHandshakeTime(t *testing.T) {
+	p := newTestProxy(t, web)
 	attempt := rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: netip.MustParseAddr("10.96.0.6")}
-	l.fake.Flows = []rules.Flow{attempt}
-	for range flushPasses + 1 {
-		l.pass(t.Context())
-		l.answerBy = l.answerBy.Add(time.Hour) // however slow this machine is
+	p.kernel.Flows = []rules.Flow{attempt}
+	for range nodeproxy.FlushSyncs + 1 {
+		p.Sync(t.Context())
+		p.SetFlushTCPAfter(p.FlushTCPAfter().Add(time.Hour)) // however slow this machine is
 	}
-	if len(l.fake.Flows) != 1 {
-		t.Error("it was deleted before its time")
+	if len(p.kernel.Flows) != 1 {
+		t.Error("it was deleted before the handshake time")
 	}
-	l.answerBy = time.Now().Add(-time.Second)
-	l.fake.FlushErr = errors.New("busy")
-	l.pass(t.Context())
-	l.fake.FlushErr = nil
-	l.pass(t.Context())
-	if len(l.fake.Flows) != 0 {
-		t.Error("it was not deleted, with a retry")
+	p.SetFlushTCPAfter(time.Now().Add(-time.Second))
+	p.kernel.FlushErr = errors.New("busy")
+	p.Sync(t.Context())
+	p.kernel.FlushErr = nil
+	p.Sync(t.Context())
+	if len(p.kernel.Flows) != 0 {
+		t.Error("it was not deleted by the retry")
 	}
-	if !l.answerBy.IsZero() {
-		t.Error("it is looked for again without end")
+	if !p.FlushTCPAfter().IsZero() {
+		t.Error("the proxy never stops deleting TCP connections")
 	}
 }
 
-func TestTrafficIsCountedAcrossReprogramming(t *testing.T) {
-	l := newLab(t, web)
-	l.pass(t.Context())
+func TestCountersContinueWhenRulesAreProgrammed(t *testing.T) {
+	p := newTestProxy(t, web)
+	p.Sync(t.Context())
 	count := func() {
-		l.fake.Tables[config.IPv4].Count("filter", "HOSTPORT-FORWARD", "-p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL", rules.Count{Packets: 5, Bytes: 500})
-		l.fake.Tables[config.IPv4].Count("nat", "HOSTPORT-PREROUTING", "-p udp", rules.Count{Packets: 1, Bytes: 60})
-		l.pass(t.Context())
+		p.kernel.Tables[config.IPv4].Count("filter", "HOSTPORT-FORWARD", "-p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL", rules.Count{Packets: 5, Bytes: 500})
+		p.kernel.Tables[config.IPv4].Count("nat", "HOSTPORT-PREROUTING", "-p udp", rules.Count{Packets: 1, Bytes: 60})
+		p.Sync(t.Context())
 	}
 	count()
 	count()
 	next := web
 	next.SourceRanges = []string{"192.0.2.0/24"}
-	l.write(t, next)
-	l.pass(t.Context())
+	p.write(t, next)
+	p.Sync(t.Context())
 	count()
-	l.wantMetric(t, `hostport_nodeproxy_port_packets_total{family="IPv4",protocol="TCP",port="80",direction="in"} 15`)
-	l.wantMetric(t, `hostport_nodeproxy_port_bytes_total{family="IPv4",protocol="TCP",port="80",direction="in"} 1500`)
-	l.wantMetric(t, `hostport_nodeproxy_port_connections_total{family="IPv4",protocol="UDP",port="53"} 3`)
+	p.wantMetric(t, `hostport_nodeproxy_port_packets_total{family="IPv4",protocol="TCP",port="80",direction="in"} 15`)
+	p.wantMetric(t, `hostport_nodeproxy_port_bytes_total{family="IPv4",protocol="TCP",port="80",direction="in"} 1500`)
+	p.wantMetric(t, `hostport_nodeproxy_port_connections_total{family="IPv4",protocol="UDP",port="53"} 3`)
 }
 
-func TestLivenessFailsWhenNoPassEnds(t *testing.T) {
-	start := time.Now()
-	h := newHealth(start)
-	if err := h.live(start.Add(59*time.Second), time.Minute); err != nil {
-		t.Errorf("within the limit: %v", err)
-	}
-	if err := h.live(start.Add(61*time.Second), time.Minute); err == nil {
-		t.Error("a wedged loop counts as alive")
-	}
-	h.pass(start.Add(30 * time.Second))
-	if err := h.live(start.Add(61*time.Second), time.Minute); err != nil {
-		t.Errorf("after a pass: %v", err)
-	}
-}
-
-func TestAnySequenceOfConfigsFaultsAndDamageEndsAsWantedOnceFaultsStop(t *testing.T) {
-	dir := t.TempDir()
+func TestAnySequenceOfConfigsFaultsAndDamageEndsInTheWantedRules(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		l := &lab{fake: NewFakeKernel(pod4, pod6), file: filepath.Join(dir, config.FileName)}
-		l.fake.Forwards[config.IPv6] = true
-		l.write(t, web)
-		var err error
-		if l.Proxy, err = New(Options{ConfigFile: l.file, SyncPeriod: time.Hour}, l.fake); err != nil {
-			t.Fatal(err)
-		}
+		p := newTestProxy(t, web)
+		p.kernel.Forwards[config.IPv6] = true
 		current := web
+		var fault error
 		for range rapid.IntRange(1, 8).Draw(rt, "steps") {
 			switch rapid.IntRange(0, 3).Draw(rt, "step") {
 			case 0:
 				current.SourceRanges = rapid.SliceOfN(rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "192.0.2.0/24"}), 0, 2).Draw(rt, "ranges")
 				current.ClusterIPs = rapid.SampledFrom([][]string{{"10.96.0.7"}, {"fd00:96::7"}, {"10.96.0.8", "fd00:96::8"}}).Draw(rt, "cluster IPs")
-				l.write(t, current)
+				p.write(t, current)
 			case 1:
-				l.fake.RestoreErr = errors.New("a fault")
+				fault = errors.New("a fault")
 			case 2:
-				l.fake.RestoreErr = nil
+				fault = nil
 			case 3:
+				p.kernel.FailRestore(nil)
 				damage := rapid.SampledFrom([]string{"*filter\n-F FORWARD\nCOMMIT\n", "*nat\n-I PREROUTING 1 -j ACCEPT\nCOMMIT\n", "*nat\n:HOSTPORT-PREROUTING - [0:0]\nCOMMIT\n"}).Draw(rt, "damage")
-				if err := l.fake.Tables[config.IPv4].Restore(damage); err != nil {
+				if err := p.kernel.Tables[config.IPv4].Restore(t.Context(), damage); err != nil {
 					t.Fatal(err)
 				}
 			}
-			l.pass(t.Context())
+			p.kernel.FailRestore(fault)
+			p.Sync(t.Context())
 		}
-		l.fake.RestoreErr = nil
-		l.pass(t.Context())
-		l.wantReady(t)
-		l.wantRules(t, current)
+		p.kernel.FailRestore(nil)
+		p.Sync(t.Context())
+		p.wantReady(t)
+		p.wantRules(t, current)
 		if t.Failed() {
 			rt.FailNow()
 		}

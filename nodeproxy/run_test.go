@@ -1,4 +1,4 @@
-package nodeproxy
+package nodeproxy_test
 
 import (
 	"context"
@@ -11,11 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// eventually waits for a condition that another goroutine brings about.
+// eventually waits for a condition that depends on another goroutine.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
@@ -25,93 +26,108 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func TestRunFollowsAConfigThatTheKubeletSwapsAndDrainsAtTheEnd(t *testing.T) {
-	l := newLab(t, web)
+func TestRunAppliesAReplacedConfigAndDrainsAtTheEnd(t *testing.T) {
+	p := newTestProxy(t, web)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); l.Run(ctx) }()
-	ready := func() bool { status, _ := l.get("/readyz"); return status == 200 }
+	go func() { defer close(ended); p.Run(ctx) }()
+	ready := func() bool { status, _ := p.get("/readyz"); return status == 200 }
 	eventually(t, "becoming ready", ready)
 	// The sync period is an hour: only the file's change can wake the loop.
 	next := web
 	next.ClusterIPs = []string{"10.96.0.8"}
-	l.write(t, next)
-	eventually(t, "following the config", func() (done bool) {
-		l.fake.Change(func(k *FakeKernel) { done = strings.Contains(k.Tables[config.IPv4].Save(), "10.96.0.8") })
-		return done
+	p.write(t, next)
+	eventually(t, "applying the config", func() bool {
+		text, err := p.kernel.Tables[config.IPv4].Save(t.Context())
+		return err == nil && strings.Contains(text, "10.96.0.8")
 	})
-	l.drain.Store(int64(50 * time.Millisecond)) // a config has whole seconds only
-	l.resetTimeout = time.Hour
+	p.SetDrain(50 * time.Millisecond) // a config has whole seconds only
 	stop()
 	eventually(t, "being not ready while draining", func() bool {
-		_, body := l.get("/readyz")
+		_, body := p.get("/readyz")
 		return strings.Contains(body, "being drained")
 	})
 	<-ended
-	l.wantSet(t, rules.ShutdownReset, next)
-	l.wantMetric(t, "hostport_nodeproxy_ready 0")
+	p.wantRuleset(t, rules.ShutdownReset, next)
+	p.wantMetric(t, "hostport_nodeproxy_ready 0")
 }
 
-func TestTheFarewellSparesWhatBeginsAtTheEndOfTheDrainTime(t *testing.T) {
+func TestConnectionsFromTheEndOfTheDrainTimeAreNotReset(t *testing.T) {
 	for name, tc := range map[string]struct {
 		drain time.Duration
 		want  []string
 	}{
-		"with a drain time, connections are noted before the others are reset": {time.Millisecond, []string{"noted", "reset"}},
-		"without, they are reset at once":                                      {0, []string{"reset"}},
+		"with a drain time, new connections are marked before the others are reset": {time.Millisecond, []string{"mark", "reset"}},
+		"without a drain time, all are reset at once":                               {0, []string{"reset"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, web)
-			l.pass(t.Context())
-			recorder := &restores{Iptables: l.tables[config.IPv4].iptables}
-			l.tables[config.IPv4].iptables = recorder
-			l.drain.Store(int64(tc.drain))
-			l.resetConnections(t.Context())
-			if diff := cmp.Diff(tc.want, recorder.did); diff != "" {
-				t.Errorf("what was done (-want +got):\n%s", diff)
+			var recorder recordingKernel
+			p := newTestProxyWith(t, web, func(_ *nodeproxy.Options, kernel *nodeproxy.Kernel) {
+				recorder.Kernel = *kernel
+				*kernel = &recorder
+			})
+			p.Sync(t.Context())
+			recorder.restores = nil
+			p.SetDrain(tc.drain)
+			p.ResetConnections(t.Context())
+			if diff := cmp.Diff(tc.want, recorder.restores); diff != "" {
+				t.Errorf("restores (-want +got):\n%s", diff)
 			}
-			l.wantSet(t, rules.ShutdownReset, web)
+			p.wantRuleset(t, rules.ShutdownReset, web)
 		})
 	}
 }
 
-// restores records what becomes of connections.
-type restores struct {
-	Iptables
-	did []string
+// recordingKernel records what each restore of IPv4 rules does to connections.
+type recordingKernel struct {
+	nodeproxy.Kernel
+	restores []string
 }
 
-func (r *restores) Restore(ctx context.Context, text string) error {
-	did := "noted"
-	if strings.Contains(text, "REJECT") {
-		did = "reset"
+func (k *recordingKernel) Iptables(ctx context.Context, family config.Family) (nodeproxy.Iptables, error) {
+	iptables, err := k.Kernel.Iptables(ctx, family)
+	if family == config.IPv4 {
+		iptables = recordingIptables{iptables, k}
 	}
-	r.did = append(r.did, did)
+	return iptables, err
+}
+
+type recordingIptables struct {
+	nodeproxy.Iptables
+	kernel *recordingKernel
+}
+
+func (r recordingIptables) Restore(ctx context.Context, text string) error {
+	does := "mark"
+	if strings.Contains(text, "REJECT") {
+		does = "reset"
+	}
+	r.kernel.restores = append(r.kernel.restores, does)
 	return r.Iptables.Restore(ctx, text)
 }
 
-func TestAFarewellThatFailsLeavesWhatServes(t *testing.T) {
-	l := newLab(t, web)
-	l.pass(t.Context())
-	l.fake.RestoreErr = errors.New("no such target")
-	l.resetConnections(t.Context())
-	l.wantRules(t, web)
+func TestAFailedResetLeavesTheRulesThatServe(t *testing.T) {
+	p := newTestProxy(t, web)
+	p.Sync(t.Context())
+	p.kernel.FailRestore(errors.New("no such target"))
+	p.ResetConnections(t.Context())
+	p.wantRules(t, web)
 }
 
 func TestTheDrainTimeFollowsTheConfig(t *testing.T) {
-	l := newLab(t, web)
+	p := newTestProxy(t, web)
 	next := web
 	next.DrainSeconds = 600
-	l.write(t, next)
-	l.pass(t.Context())
-	if got := time.Duration(l.drain.Load()); got != 10*time.Minute {
-		t.Errorf("it would drain for %s, want 10m", got)
+	p.write(t, next)
+	p.Sync(t.Context())
+	if got := p.Drain(); got != 10*time.Minute {
+		t.Errorf("the drain time is %s, want 10m", got)
 	}
 }
 
-// stuckKernel hangs in every call until released.
+// stuckKernel hangs in Addresses until it is released.
 type stuckKernel struct {
-	Kernel
+	nodeproxy.Kernel
 	enter   func()
 	release chan struct{}
 }
@@ -122,22 +138,22 @@ func (k stuckKernel) Addresses() ([]netip.Addr, error) {
 	return nil, errors.New("released")
 }
 
-func TestAWedgedLoopIsNotLiveAndDoesNotHoldUpTheEnd(t *testing.T) {
-	l := newLab(t, web)
-	l.resetTimeout = 10 * time.Millisecond
-	entered := make(chan struct{})
-	stuck := stuckKernel{l.kernel, sync.OnceFunc(func() { close(entered) }), make(chan struct{})}
-	l.kernel = stuck
+func TestAHangingSyncFailsLivenessAndDoesNotDelayTheEnd(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	p := newTestProxyWith(t, web, func(_ *nodeproxy.Options, kernel *nodeproxy.Kernel) {
+		*kernel = stuckKernel{*kernel, sync.OnceFunc(func() { close(entered) }), release}
+	})
+	p.SetResetTimes(time.Millisecond, 10*time.Millisecond)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { defer close(ended); l.Run(ctx) }()
+	go func() { defer close(ended); p.Run(ctx) }()
 	<-entered
-	defer close(stuck.release)
-	if status, body := l.get("/healthz"); status != 200 {
+	defer close(release)
+	if status, body := p.get("/healthz"); status != 200 {
 		t.Errorf("before its limit: /healthz = %d %s", status, body)
 	}
-	l.health.pass(time.Now().Add(-l.liveness() - time.Second))
-	if status, body := l.get("/healthz"); status != 503 || !strings.Contains(body, "the last sync ended") {
+	p.SetLastSync(time.Now().Add(-p.Liveness() - time.Second))
+	if status, body := p.get("/healthz"); status != 503 || !strings.Contains(body, "the last sync ended") {
 		t.Errorf("after its limit: /healthz = %d %s", status, body)
 	}
 	stop()

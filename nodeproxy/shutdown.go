@@ -13,44 +13,50 @@ import (
 )
 
 const (
-	// resetStep is how long each of the farewell's two steps lasts. It is time
-	// enough for short connections to end that began before it, and for those in
-	// use to send a packet: what is not answered is sent again within a few
-	// tenths of a second.
+	// resetStep is how long each of the two steps of resetConnections lasts: long
+	// enough for short connections to end, and for hosts to send a packet on those
+	// in use. They retransmit what is not acknowledged within a few tenths of a
+	// second.
 	resetStep = time.Second
-	// resetTimeout is how much longer than it should the farewell may take
-	// before the proxy ends without.
+	// resetTimeout is how long resetConnections may take beyond its steps. After
+	// it, the proxy ends all the same.
 	resetTimeout = 5 * time.Second
 )
 
-// resetConnections resets the TCP connections through the pod that are in use. When the
-// pod is gone, the node sends their packets to nobody, so that clients would wait
-// for time-outs; a reset tells them, and the node's connection tracking, that
-// they have ended. Connections that begin during the farewell are served: there
-// may be nobody else who does, and in front of a kube-proxy in mode nftables the
-// pod gets new ones until it is removed. A first step, at the end of the drain
-// time, lets short ones end that began before.
+// resetConnections resets the TCP connections in use through the pod. Once the
+// pod is gone, the node drops their packets, and clients would wait for
+// timeouts. A reset ends the connection for the client and for the node's
+// connection tracking.
+//
+// The pod still serves connections that begin meanwhile. Possibly no other proxy
+// serves them, and before a kube-proxy in mode nftables the pod gets new
+// connections until it is removed. The first step, at the end of the drain time,
+// gives short connections time to end.
 func (p *Proxy) resetConnections(ctx context.Context) {
-	if first := min(time.Duration(p.drain.Load()), p.resetStep); first > 0 {
+	if mark := min(time.Duration(p.drain.Load()), p.resetStep); mark > 0 {
 		p.install(ctx, rules.ShutdownMark)
-		time.Sleep(first)
+		time.Sleep(mark)
 	}
 	klog.FromContext(ctx).Info("Resetting connections")
 	p.install(ctx, rules.ShutdownReset)
 	time.Sleep(p.resetStep)
 }
 
-// install puts rules in place once. Nobody is left to try again if that fails,
-// and what is lost then is a courtesy.
-func (p *Proxy) install(ctx context.Context, set func(config.Config, config.Family, []netip.Addr) rules.Ruleset) {
+// install installs the rules that build returns. It only logs an error: the
+// proxy is about to end, and clients then wait for their timeouts.
+func (p *Proxy) install(ctx context.Context, build func(config.Config, config.Family, []netip.Addr) rules.Ruleset) {
 	addrs, err := p.kernel.Addresses()
 	failures := []error{err}
 	if err == nil {
 		for family, t := range p.tables {
-			failures = append(failures, t.install(ctx, set(p.config, family, addrs)))
+			installed, err := t.read(ctx)
+			if err == nil {
+				err = t.iptables.Restore(ctx, build(p.config, family, addrs).Restore(installed))
+			}
+			failures = append(failures, err)
 		}
 	}
 	if err := errors.Join(failures...); err != nil {
-		klog.FromContext(ctx).Error(err, "Connections may not be told that they have ended")
+		klog.FromContext(ctx).Error(err, "Clients may not learn that their connections have ended")
 	}
 }

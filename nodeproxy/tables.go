@@ -3,25 +3,23 @@ package nodeproxy
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// tables keeps one family's rules in the kernel equal to what is wanted.
+// tables keeps the rules of one family in the kernel.
 //
-// How iptables spells a rule differs from how it is written and from version to
-// version, so equality is established in two steps: right after programming,
-// iptables itself confirms every rule; from then on its spelling at that moment
-// is what must not change.
+// iptables prints a rule otherwise than it was written, in a way that depends on
+// its version. So tables verifies rules in two steps: right after programming,
+// iptables confirms each rule; from then on, its output must stay the same.
 type tables struct {
 	iptables Iptables
-	// applied is what was last programmed and confirmed, spelt is how iptables
-	// printed it then.
+	// applied is the ruleset that was programmed and confirmed last, nil if the
+	// last attempt failed. printed is how iptables printed it then.
 	applied *rules.Ruleset
-	spelt   []string
+	printed []string
 }
 
 func (t *tables) read(ctx context.Context) (rules.InstalledRules, error) {
@@ -32,31 +30,32 @@ func (t *tables) read(ctx context.Context) (rules.InstalledRules, error) {
 	return rules.ParseSave(text)
 }
 
-// programmed says whether want is what was last programmed.
-func (t *tables) programmed(want rules.Ruleset) bool {
-	return t.applied != nil && reflect.DeepEqual(*t.applied, want)
-}
-
-// differences says what in the kernel is not as wanted. Empty means nothing is.
-func (t *tables) differences(want rules.Ruleset, installed rules.InstalledRules) []string {
-	if !t.programmed(want) {
-		return []string{"the rules for this config were not programmed yet"}
-	}
-	out := want.Differences(installed)
-	if len(out) == 0 && !slices.Equal(t.spelt, want.Specs(installed)) {
+// differences describes how the installed rules differ from the applied ones. It
+// returns nothing if they do not differ.
+func (t *tables) differences(installed rules.InstalledRules) []string {
+	differences := t.applied.Differences(installed)
+	if len(differences) == 0 && !slices.Equal(t.printed, t.applied.Specs(installed)) {
 		return []string{"a rule was replaced by another"}
 	}
-	return out
+	return differences
 }
 
-// program makes the kernel, which holds installed, equal to want and confirms it.
+// program changes the installed rules to the wanted ones and confirms them.
 func (t *tables) program(ctx context.Context, want rules.Ruleset, installed rules.InstalledRules) error {
 	t.applied = nil
 	if err := t.iptables.Restore(ctx, want.Restore(installed)); err != nil {
 		return err
 	}
-	if err := t.confirm(want); err != nil {
-		return err
+	for _, chain := range want.Chains {
+		for _, rule := range chain.Rules {
+			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)
+			if err == nil && !ok {
+				err = fmt.Errorf("the kernel does not have it")
+			}
+			if err != nil {
+				return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(rule.Spec, " "), chain.Name, chain.Table, err)
+			}
+		}
 	}
 	installed, err := t.read(ctx)
 	if err != nil {
@@ -65,31 +64,6 @@ func (t *tables) program(ctx context.Context, want rules.Ruleset, installed rule
 	if differences := want.Differences(installed); len(differences) > 0 {
 		return fmt.Errorf("right after programming, %s", strings.Join(differences, "; "))
 	}
-	t.applied, t.spelt = &want, want.Specs(installed)
-	return nil
-}
-
-// install makes the kernel equal to set, without confirming it.
-func (t *tables) install(ctx context.Context, set rules.Ruleset) error {
-	installed, err := t.read(ctx)
-	if err != nil {
-		return err
-	}
-	return t.iptables.Restore(ctx, set.Restore(installed))
-}
-
-// confirm asks iptables for every single rule.
-func (t *tables) confirm(want rules.Ruleset) error {
-	for _, chain := range want.Chains {
-		for _, rule := range chain.Rules {
-			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)
-			if err == nil && !ok {
-				err = fmt.Errorf("the kernel does not hold it")
-			}
-			if err != nil {
-				return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(rule.Spec, " "), chain.Name, chain.Table, err)
-			}
-		}
-	}
+	t.applied, t.printed = &want, want.Specs(installed)
 	return nil
 }

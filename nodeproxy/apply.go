@@ -1,0 +1,150 @@
+package nodeproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
+)
+
+const (
+	// flushSyncs is the number of syncs after a change that delete stale flows. A
+	// packet in flight while the rules change can create one after the first.
+	flushSyncs = 2
+	// handshakeTime is how long a TCP connection that begins before a change may
+	// take until its target answers. After it, the connection counts as stale. To
+	// delete its entry earlier would cost the client a retransmission after a
+	// second.
+	handshakeTime = time.Second
+)
+
+// apply makes the kernel follow the config in force. Its result is unchanged,
+// changed or repaired.
+func (p *Proxy) apply(ctx context.Context) (result string, err error) {
+	addrs, err := p.kernel.Addresses()
+	if err != nil {
+		return "", err
+	}
+	result = "unchanged"
+	var failures []error
+	for _, family := range config.Families {
+		change, err := p.applyFamily(ctx, family, addrs)
+		failures = append(failures, err)
+		if change != "" {
+			result = change
+		}
+	}
+	p.flush(ctx, addrs)
+	return result, errors.Join(failures...)
+}
+
+// applyFamily installs the rules before it switches forwarding on, so that
+// nothing is forwarded without them.
+func (p *Proxy) applyFamily(ctx context.Context, family config.Family, addrs []netip.Addr) (change string, err error) {
+	_, served := p.config.ClusterIP(family)
+	if p.unsupported[family] && !served {
+		return "", nil
+	}
+	t, err := p.tablesOf(ctx, family)
+	p.unsupported[family] = err != nil
+	if err != nil && !served { // a kernel without IPv6, which the Service does not need
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if change, err = p.applyRules(ctx, t, rules.Wanted(p.config, family, addrs)); err != nil {
+		return "", fmt.Errorf("%s rules: %w", family, err)
+	}
+	if !served {
+		return change, nil
+	}
+	if !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return config.FamilyOf(addr) == family }) {
+		return change, fmt.Errorf("the Service has an %s cluster IP, but this pod has no %s address; remove the family from the Service's ipFamilies or add it to the cluster's pod network", family, family)
+	}
+	interfaces, err := p.kernel.Forward(family)
+	if len(interfaces) > 0 {
+		klog.FromContext(ctx).Info("Switched forwarding on", "family", family, "interfaces", interfaces)
+	}
+	return change, err
+}
+
+// tablesOf returns the family's tables. It searches for a working iptables until
+// there is one.
+func (p *Proxy) tablesOf(ctx context.Context, family config.Family) (*tables, error) {
+	if t := p.tables[family]; t != nil {
+		return t, nil
+	}
+	iptables, err := p.kernel.Iptables(ctx, family)
+	if err != nil {
+		return nil, err
+	}
+	klog.FromContext(ctx).V(2).Info("Found iptables", "family", family, "flavour", iptables.Flavour())
+	p.metrics.set(flavourInfo, 1, "family", string(family), "flavour", iptables.Flavour())
+	p.tables[family] = &tables{iptables: iptables}
+	return p.tables[family], nil
+}
+
+func (p *Proxy) applyRules(ctx context.Context, t *tables, want rules.Ruleset) (change string, err error) {
+	installed, err := t.read(ctx)
+	if err != nil {
+		return "", err
+	}
+	change, reasons := "changed", []string{"the rules for this config are not programmed yet"}
+	if t.applied != nil && reflect.DeepEqual(*t.applied, want) {
+		change, reasons = "repaired", t.differences(installed)
+	}
+	if len(reasons) == 0 {
+		p.metrics.count(want.Family, want.Counts(installed))
+		return "", nil
+	}
+	if change == "repaired" {
+		// In this order, a reader of the metrics who sees the repair counted and the
+		// proxy ready knows that the repair is complete.
+		p.health.setNotReady(reasons)
+		p.metrics.add(ruleRepairs, 1, "family", string(want.Family))
+	}
+	klog.FromContext(ctx).Info("Programming rules", "family", want.Family, "reasons", reasons)
+	p.flushes, p.flushTCPAfter = flushSyncs, time.Now().Add(handshakeTime)
+	p.metrics.countersReset(want.Family)
+	return change, t.program(ctx, want, installed)
+}
+
+// flush deletes stale flows after a change. If that fails, the next syncs try
+// again and the metrics show it. The proxy stays ready, as new flows are not
+// affected.
+func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
+	tcp := !p.flushTCPAfter.IsZero() && time.Now().After(p.flushTCPAfter)
+	if p.flushes == 0 && !tcp {
+		return
+	}
+	p.flushes = max(0, p.flushes-1)
+	failed := false
+	for _, family := range config.Families {
+		if _, served := p.config.ClusterIP(family); !served {
+			continue
+		}
+		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool {
+			return (tcp || flow.Protocol != "TCP") && rules.Stale(p.config, addrs, flow)
+		})
+		p.metrics.add(flushedFlows, uint64(n))
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Existing flows may still go to an earlier target; will retry")
+			p.metrics.add(flushFailures, 1)
+			failed = true
+		}
+	}
+	if failed {
+		p.flushes = flushSyncs
+	} else if tcp {
+		p.flushTCPAfter = time.Time{}
+	}
+}

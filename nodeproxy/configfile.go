@@ -1,0 +1,83 @@
+package nodeproxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+)
+
+// configFile is the config file, which the kubelet replaces at any time.
+type configFile struct {
+	options Options
+	// data is the content at the last load, nil if that failed.
+	data []byte
+}
+
+// load reads and validates the file. changed is false if its content is the same
+// as at the last load; then c and err are zero.
+func (f *configFile) load() (c config.Config, changed bool, err error) {
+	path := f.options.ConfigFile
+	data, err := os.ReadFile(path)
+	if err != nil {
+		f.data = nil
+		return config.Config{}, true, fmt.Errorf("reading the config: %w; mount the Service's ConfigMap there or name another file with --config-file", err)
+	}
+	if f.data != nil && bytes.Equal(f.data, data) {
+		return config.Config{}, false, nil
+	}
+	f.data = data
+	c, err = config.Parse(data)
+	if err == nil && c.Has("TCP", f.options.HealthPort) {
+		err = fmt.Errorf("ports: TCP port %d is also the proxy's own of --health-address; choose another there", f.options.HealthPort)
+	}
+	if f.options.IPv4Only {
+		c = c.Without(config.IPv6)
+	}
+	if err == nil && len(c.ClusterIPs) == 0 {
+		err = errors.New("clusterIPs: there is none but that of IPv6, which " + config.WithoutIPv6 + " leaves out; remove the flag")
+	}
+	if err != nil {
+		return config.Config{}, true, fmt.Errorf("config file %s: %w", path, err)
+	}
+	return c, true, nil
+}
+
+// watch returns a channel that receives a value after a change in the file's
+// directory, where the kubelet replaces a symbolic link. It only makes the proxy
+// faster: each sync reads the file in any case, and a node can run out of
+// inotify watches.
+func (f *configFile) watch(ctx context.Context) <-chan struct{} {
+	changed := make(chan struct{}, 1)
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		err = watcher.Add(filepath.Dir(f.options.ConfigFile))
+	}
+	if err != nil {
+		klog.FromContext(ctx).Info("Config changes will be noticed by polling only", "reason", err.Error())
+		return changed
+	}
+	go func() {
+		defer watcher.Close()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-watcher.Errors:
+			case <-watcher.Events:
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return changed
+}

@@ -1,0 +1,67 @@
+package nodeproxytest_test
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/nodeproxytest"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
+)
+
+func TestForwardSwitchesOnIPv4AndOnlyChecksIPv6(t *testing.T) {
+	k := nodeproxytest.NewKernel()
+	for _, want := range []int{1, 0} {
+		if changed, err := k.Forward(config.IPv4); len(changed) != want || err != nil {
+			t.Errorf("Forward(IPv4) = %v, %v, want %d interfaces", changed, err, want)
+		}
+	}
+	if _, err := k.Forward(config.IPv6); err == nil {
+		t.Error("IPv6 forwarding was switched on")
+	}
+	k.Forwards[config.IPv6] = true
+	if changed, err := k.Forward(config.IPv6); len(changed) > 0 || err != nil {
+		t.Errorf("Forward(IPv6) = %v, %v while it is on", changed, err)
+	}
+}
+
+func TestIptablesRefusesAFamilyWithoutTables(t *testing.T) {
+	k := nodeproxytest.NewKernel()
+	delete(k.Tables, config.IPv6)
+	if _, err := k.Iptables(t.Context(), config.IPv6); err == nil {
+		t.Error("no error")
+	}
+	if _, err := k.Iptables(t.Context(), config.IPv4); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailRestoreAppliesToAllTablesUntilItIsNil(t *testing.T) {
+	k := nodeproxytest.NewKernel()
+	for _, want := range []error{errors.New("a fault"), nil} {
+		k.FailRestore(want)
+		for family, table := range k.Tables {
+			if err := table.Restore(t.Context(), "*nat\nCOMMIT\n"); !errors.Is(err, want) {
+				t.Errorf("%s: error %v, want %v", family, err, want)
+			}
+		}
+	}
+}
+
+func TestFlushDeletesTheStaleFlowsOfOneFamily(t *testing.T) {
+	k := nodeproxytest.NewKernel()
+	for _, dst := range []string{"10.1.0.5", "fd00:1::5"} {
+		for _, protocol := range []string{"TCP", "UDP"} {
+			k.Flows = append(k.Flows, rules.Flow{Protocol: protocol, OrigDst: netip.MustParseAddr(dst)})
+		}
+	}
+	n, err := k.Flush(config.IPv4, func(flow rules.Flow) bool { return flow.Protocol == "UDP" })
+	if n != 1 || len(k.Flows) != 3 || err != nil {
+		t.Errorf("Flush = %d, %v, with %d flows after it; want 1 and 3", n, err, len(k.Flows))
+	}
+	k.FlushErr = errors.New("a fault")
+	if n, err := k.Flush(config.IPv6, func(rules.Flow) bool { return true }); n != 0 || !errors.Is(err, k.FlushErr) {
+		t.Errorf("Flush = %d, %v, want the fault", n, err)
+	}
+}
