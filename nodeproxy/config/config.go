@@ -1,51 +1,49 @@
-// Package config is the contract between the controller manager, which writes
-// it into a ConfigMap, and the node proxy, which reads it from a mounted file:
-// what one proxy pod forwards. It may change while the pod runs.
+// Package config defines the config of a proxy pod: what the pod forwards. The
+// controller manager writes it into a ConfigMap, and the node proxy reads it
+// from a mounted file. It can change while the pod runs.
 package config
 
-// FileName is the key in the ConfigMap, and so the file's name in the pod.
+// FileName is the key in the ConfigMap and the name of the file in the pod.
 const FileName = "config.json"
 
-// DefaultFile is where the proxy looks for its config when not told otherwise:
-// the place where the ConfigMap is mounted. The directory is what must be
-// mounted, not the one file, since a mounted file never changes.
+// DefaultFile is the default path of the file. The ConfigMap is mounted as a
+// directory, because a file that is mounted by itself is never updated.
 const DefaultFile = "/etc/hostport/" + FileName
 
-// DefaultHealthPort is where the proxy answers /readyz, /healthz and /metrics
-// when not told otherwise. It must not be one of the Service's TCP ports, whose
-// packets go to the cluster IP.
+// DefaultHealthPort is the default port of /readyz, /healthz and /metrics. It
+// must not be a TCP port of the Service, whose packets go to the cluster IP.
 const DefaultHealthPort = 10270
 
-// MaxDrainSeconds is the longest drain time. A pod's grace period must be longer,
-// and is the same for all, since a change of it would replace the pods.
+// MaxDrainSeconds is the longest drain time. The grace period of all proxy pods
+// is longer. It is the same for all, since a change of it would replace the pods.
 const MaxDrainSeconds = 3600
 
-// WithoutIPv6 is the flag of proxies of a Service without IPv6. If it takes on
-// IPv6, they go on with IPv4 until they are replaced by others, whose pods can
+// WithoutIPv6 is the flag of proxies of a Service without IPv6. When the Service
+// gains IPv6, they serve only IPv4 until other pods replace them, which can
 // forward both.
 const WithoutIPv6 = "--ipv6=false"
 
 // Config is what one proxy pod forwards.
 type Config struct {
-	// Service is the Service served, as namespace/name; for messages only.
+	// Service is the Service as namespace/name, for messages only.
 	Service string `json:"service"`
 	// Ports are forwarded to the same port of the Service's cluster IP.
 	Ports []Port `json:"ports"`
 	// ClusterIPs are the Service's cluster IPs, at most one per IP family.
 	ClusterIPs []string `json:"clusterIPs"`
-	// SourceRanges are the client ranges (CIDR) let in, IPv4 and IPv6 mixed.
-	// Empty means nobody.
+	// SourceRanges are the CIDR ranges of the clients that are allowed, of both IP
+	// families. If there are none, no client is allowed.
 	SourceRanges []string `json:"sourceRanges"`
-	// DrainSeconds is how long to go on serving after SIGTERM, 0 to
+	// DrainSeconds is how long the proxy serves after SIGTERM, 0 to
 	// MaxDrainSeconds.
 	DrainSeconds int `json:"drainSeconds"`
 }
 
 // Port is one forwarded port.
 type Port struct {
-	// Protocol is TCP, UDP or SCTP; empty means TCP, as in a Service.
+	// Protocol is TCP, UDP or SCTP. Empty means TCP, as in a Service.
 	Protocol string `json:"protocol"`
-	// Port is both the container port on which packets reach the pod and the
-	// Service port to which they are sent.
+	// Port is the container port that packets reach the pod on, and also the
+	// Service port that they are sent to.
 	Port uint16 `json:"port"`
 }

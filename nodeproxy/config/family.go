@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Family is an IP family, spelt as in a Service's ipFamilies.
+// Family is an IP family, written as in a Service's ipFamilies.
 type Family string
 
 // The two IP families.
@@ -15,7 +15,7 @@ const (
 	IPv6 Family = "IPv6"
 )
 
-// Families are both IP families, in the order in which they are treated.
+// Families are both IP families, in the order in which they are processed.
 var Families = []Family{IPv4, IPv6}
 
 // FamilyOf returns the family of a valid address.
@@ -26,8 +26,8 @@ func FamilyOf(addr netip.Addr) Family {
 	return IPv6
 }
 
-// ClusterIP returns the cluster IP of the family, and whether there is one. The
-// Config must be valid, as after Parse.
+// ClusterIP returns the cluster IP of the family and whether there is one. The
+// Config must be valid, as Parse returns it.
 func (c Config) ClusterIP(family Family) (netip.Addr, bool) {
 	for _, s := range c.ClusterIPs {
 		if addr, err := netip.ParseAddr(s); err == nil && FamilyOf(addr) == family {
@@ -46,24 +46,23 @@ func (c Config) Without(family Family) Config {
 	return c
 }
 
-// Sources returns the source ranges of the family without host bits and
-// duplicates, in the order given. The Config must be valid, as after Parse.
+// Sources returns the source ranges of the family in their order, without host
+// bits and duplicates. The Config must be valid, as Parse returns it.
 func (c Config) Sources(family Family) []netip.Prefix {
 	var out []netip.Prefix
 	for _, s := range c.SourceRanges {
 		prefix, err := netip.ParsePrefix(s)
-		if err != nil || FamilyOf(prefix.Addr()) != family || slices.Contains(out, prefix.Masked()) {
-			continue
+		if err == nil && FamilyOf(prefix.Addr()) == family && !slices.Contains(out, prefix.Masked()) {
+			out = append(out, prefix.Masked())
 		}
-		out = append(out, prefix.Masked())
 	}
 	return out
 }
 
-// Drain is how long to go on serving after SIGTERM.
+// Drain returns how long the proxy serves after SIGTERM.
 func (c Config) Drain() time.Duration { return time.Duration(c.DrainSeconds) * time.Second }
 
-// Has says whether the port is forwarded.
+// Has reports whether the port is forwarded.
 func (c Config) Has(protocol string, port uint16) bool {
 	return slices.Contains(c.Ports, Port{Protocol: protocol, Port: port})
 }

@@ -15,25 +15,25 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// Flush deletes the TCP and UDP flows for which stale returns true. It keeps in
-// memory only those: a busy proxy has tens of thousands, which package netlink's
-// own function would read as a whole.
+// Flush deletes the TCP and UDP flows for which stale returns true, and returns
+// their number. It has only these in memory: a busy proxy has tens of thousands
+// of flows, and package netlink's function would return them all.
 func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
-	var found [][]byte
+	var entries [][]byte
 	err := request(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
 		entry := message[nl.SizeofNfgenmsg:]
 		if flow, ok := parseFlow(entry); ok && stale(flow) {
-			found = append(found, slices.Clone(entry))
+			entries = append(entries, slices.Clone(entry))
 		}
 		return true
 	})
 	failures := []error{err}
 	deleted := 0
-	for _, entry := range found {
-		// An entry read is the request to delete it.
-		remove := request(family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
-		remove.AddRawData(entry)
-		if _, err := remove.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, entry := range entries {
+		// The request to delete an entry contains the entry as it was read.
+		deletion := request(family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		deletion.AddRawData(entry)
+		if _, err := deletion.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failures = append(failures, err)
 			continue
 		}
@@ -58,12 +58,13 @@ func request(family config.Family, operation, flags int) *nl.NetlinkRequest {
 
 var protocols = map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP"}
 
-// synSent is the state of a connection whose target has not answered
+// synSent is the state of a TCP connection whose target has not answered
 // (TCP_CONNTRACK_SYN_SENT in uapi/linux/netfilter/nf_conntrack_tcp.h).
 const synSent = 1
 
-// parseFlow reads a conntrack entry as the kernel writes it; ok is false for
-// other protocols. See uapi/linux/netfilter/nfnetlink_conntrack.h.
+// parseFlow parses an entry of connection tracking, whose format is in
+// uapi/linux/netfilter/nfnetlink_conntrack.h. ok is false for protocols other
+// than TCP and UDP.
 func parseFlow(entry []byte) (flow rules.Flow, ok bool) {
 	number := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_NUM)
 	port := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_DST_PORT)
@@ -89,8 +90,7 @@ func address(entry []byte, tuple, v4, v6 uint16) netip.Addr {
 	return addr
 }
 
-// attribute returns the value at a path of nested netlink attributes, nil if
-// there is none.
+// attribute returns the value at a path of nested netlink attributes, or nil.
 func attribute(data []byte, path ...uint16) []byte {
 	for _, want := range path {
 		data = child(data, want)

@@ -1,6 +1,7 @@
-// Package kernel reaches the network namespace the process runs in: iptables of
-// either flavour, forwarding, addresses, connection tracking. It decides
-// nothing; package nodeproxy does. NET_ADMIN and NET_RAW are all it needs.
+// Package kernel accesses the network namespace of the process: iptables of
+// either flavour, forwarding, addresses, and connection tracking. Package
+// nodeproxy decides what to do with them. The process needs the capabilities
+// NET_ADMIN and NET_RAW, and no others.
 package kernel
 
 import (
@@ -9,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +20,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// The two flavours of iptables: over nf_tables, and over the kernel's older
-// x_tables, which some kernels do not have any more.
+// The two flavours of iptables. NFT uses nf_tables; Legacy uses x_tables, which
+// some kernels no longer have.
 const (
 	NFT    = "nft"
 	Legacy = "legacy"
@@ -30,21 +30,22 @@ const (
 const (
 	// lockSeconds is how long iptables-legacy waits for its lock.
 	lockSeconds = 5
-	// execTimeout ends an iptables that hangs in the kernel.
+	// execTimeout is how long an iptables program may run.
 	execTimeout = 10 * time.Second
 )
 
-// Kernel is the kernel of the network namespace the process runs in.
+// Kernel is the kernel, as seen from the network namespace of the process.
 type Kernel struct {
-	// Flavours of iptables to try, in this order.
+	// Flavours are the flavours of iptables to try, in this order.
 	Flavours []string
 }
 
 // New returns a Kernel that prefers nft to legacy.
 func New() *Kernel { return &Kernel{Flavours: []string{NFT, Legacy}} }
 
-// Iptables finds the first flavour whose every needed match and target the
-// kernel accepts, by trying: a list of loaded modules lacks those built in.
+// Iptables returns the first flavour with which the kernel supports all needed
+// matches and targets. It tries them, since a list of loaded modules lacks those
+// that are built in.
 func (k *Kernel) Iptables(ctx context.Context, family config.Family) (nodeproxy.Iptables, error) {
 	var failures []error
 	for _, flavour := range k.Flavours {
@@ -61,8 +62,9 @@ func (k *Kernel) Iptables(ctx context.Context, family config.Family) (nodeproxy.
 		family, errors.Join(failures...))
 }
 
-// tables is one flavour for one family. go-iptables has no restore, which alone
-// changes many rules in one step, so restore and save are run beside it.
+// tables is one flavour for one family. It runs iptables-restore and
+// iptables-save itself, since go-iptables does not, and only a restore changes
+// many rules in one step.
 type tables struct {
 	*iptables.IPTables
 	flavour, restore, save string
@@ -80,20 +82,8 @@ func open(family config.Family, flavour string) (*tables, error) {
 	return &tables{IPTables: handle, flavour: flavour, restore: name + "-restore", save: name + "-save"}, nil
 }
 
-// Flavour is nft or legacy.
-func (t *tables) Flavour() string { return t.flavour }
-
-// Save returns the output of iptables-save -c.
-func (t *tables) Save(ctx context.Context) (string, error) { return run(ctx, "", t.save, "-c") }
-
-// Restore feeds iptables-restore --noflush.
-func (t *tables) Restore(ctx context.Context, text string) error {
-	_, err := run(ctx, text, t.restore, "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
-	return err
-}
-
-// probe installs sample rules where no packet comes by, looks whether they are
-// there, and removes them.
+// probe installs sample rules that no packet meets, verifies them, and deletes
+// them.
 func (t *tables) probe(ctx context.Context, family config.Family) error {
 	sample := rules.Probe(family)
 	if err := t.Restore(ctx, sample.Restore(nil)); err != nil {
@@ -113,13 +103,26 @@ func (t *tables) probe(ctx context.Context, family config.Family) error {
 	return t.Restore(ctx, sample.Remove())
 }
 
-// run returns what the command prints; what it says on stderr becomes the error.
+// Flavour returns nft or legacy.
+func (t *tables) Flavour() string { return t.flavour }
+
+// Save returns the output of iptables-save -c.
+func (t *tables) Save(ctx context.Context) (string, error) { return run(ctx, "", t.save, "-c") }
+
+// Restore runs iptables-restore --noflush with the text as its input.
+func (t *tables) Restore(ctx context.Context, text string) error {
+	_, err := run(ctx, text, t.restore, "--noflush", fmt.Sprintf("--wait=%d", lockSeconds))
+	return err
+}
+
+// run returns the command's standard output. Its error contains the standard
+// error in one line.
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	// A helper left behind must not keep the output open, and so us waiting.
+	// A child of the command can keep its output open after the command ends.
 	cmd.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -127,9 +130,7 @@ func run(ctx context.Context, stdin, name string, args ...string) (string, error
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return "", fmt.Errorf("running %s: %w: %s", strings.Join(slices.Concat([]string{name}, args), " "), err, oneLine(stderr.String()))
+		return "", fmt.Errorf("running %s %s: %w: %s", name, strings.Join(args, " "), err, strings.Join(strings.Fields(stderr.String()), " "))
 	}
 	return stdout.String(), nil
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

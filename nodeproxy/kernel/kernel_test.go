@@ -21,10 +21,10 @@ import (
 
 const addr4, addr6 = "10.1.0.5", "fd00:1::5"
 
-// isolated runs the test in a network namespace of its own that has one pair of
-// interfaces, pod0 with an address of each family, and no forwarding. The
-// namespace ends with the thread.
-func isolated(t *testing.T, test func(t *testing.T)) {
+// inNamespace runs the test in a network namespace of its own, which has the
+// interface pod0 with an address of each family, its peer, and no forwarding.
+// The namespace ends with the thread.
+func inNamespace(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make a network namespace")
@@ -32,18 +32,18 @@ func isolated(t *testing.T, test func(t *testing.T)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread must not be used again
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Errorf("making a network namespace: %v", err)
 			return
 		}
-		arrange(t)
+		setUpInterfaces(t)
 		test(t)
 	}()
 	<-done
 }
 
-func arrange(t *testing.T) {
+func setUpInterfaces(t *testing.T) {
 	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "peer0"}
 	for _, err := range []error{
 		netlink.LinkAdd(link),
@@ -53,12 +53,12 @@ func arrange(t *testing.T) {
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0),
 	} {
 		if err != nil {
-			t.Errorf("arranging the namespace: %v", err)
+			t.Errorf("setting up the namespace: %v", err)
 		}
 	}
 }
 
-func TestBothFlavoursTakeRepairAndReportTheRules(t *testing.T) {
+func TestBothFlavoursInstallRepairAndVerifyRulesets(t *testing.T) {
 	c := config.Config{
 		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}, {Protocol: "SCTP", Port: 99}},
 		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
@@ -67,10 +67,10 @@ func TestBothFlavoursTakeRepairAndReportTheRules(t *testing.T) {
 	for _, flavour := range []string{kernel.NFT, kernel.Legacy} {
 		for _, family := range config.Families {
 			t.Run(flavour+" "+string(family), func(t *testing.T) {
-				isolated(t, func(t *testing.T) {
-					takesAndRepairs(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
-					takesAndRepairs(t, flavour, rules.ShutdownMark(c, family, ownAddresses(t)))
-					takesAndRepairs(t, flavour, rules.ShutdownReset(c, family, ownAddresses(t)))
+				inNamespace(t, func(t *testing.T) {
+					checkRuleset(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
+					checkRuleset(t, flavour, rules.ShutdownMark(c, family, ownAddresses(t)))
+					checkRuleset(t, flavour, rules.ShutdownReset(c, family, ownAddresses(t)))
 				})
 			})
 		}
@@ -86,7 +86,7 @@ func ownAddresses(t *testing.T) []netip.Addr {
 	return addrs
 }
 
-func takesAndRepairs(t *testing.T, flavour string, want rules.Ruleset) {
+func checkRuleset(t *testing.T, flavour string, want rules.Ruleset) {
 	iptables, err := (&kernel.Kernel{Flavours: []string{flavour}}).Iptables(t.Context(), want.Family)
 	if err != nil {
 		t.Error(err)
@@ -101,7 +101,7 @@ func takesAndRepairs(t *testing.T, flavour string, want rules.Ruleset) {
 			t.Error(err)
 		}
 		if strings.Contains(text, "HOSTPROBE") {
-			t.Errorf("the probe left something behind:\n%s", text)
+			t.Errorf("chains of the probe still exist:\n%s", text)
 		}
 		installed, err := rules.ParseSave(text)
 		if err != nil {
@@ -116,7 +116,7 @@ func takesAndRepairs(t *testing.T, flavour string, want rules.Ruleset) {
 			}
 		}
 		if len(want.Differences(read())) == 0 {
-			t.Errorf("after %q no difference is seen", damage)
+			t.Errorf("after %q there are no differences", damage)
 		}
 		if err := iptables.Restore(t.Context(), want.Restore(read())); err != nil {
 			t.Error(err)
@@ -135,7 +135,7 @@ func takesAndRepairs(t *testing.T, flavour string, want rules.Ruleset) {
 }
 
 func TestNFTIsPreferred(t *testing.T) {
-	isolated(t, func(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
 		iptables, err := kernel.New().Iptables(t.Context(), config.IPv4)
 		if err != nil || iptables.Flavour() != kernel.NFT {
 			t.Errorf("Iptables() = %v, %v, want flavour nft", iptables, err)
@@ -143,13 +143,13 @@ func TestNFTIsPreferred(t *testing.T) {
 	})
 }
 
-func TestNoWorkingIptablesNamesWhatWasTriedAndWhatToDo(t *testing.T) {
+func TestErrorWithoutAWorkingIptablesNamesWhatWasTriedAndWhatToDo(t *testing.T) {
 	dir := t.TempDir()
 	nft, err := exec.LookPath("iptables-nft")
 	if err != nil {
 		t.Fatalf("%v; install iptables", err)
 	}
-	// One that is there but whose restore does not work, and one that is not.
+	// The restore of nft fails, and legacy is missing.
 	if err := os.Symlink(nft, dir+"/iptables-nft"); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestNoWorkingIptablesNamesWhatWasTriedAndWhatToDo(t *testing.T) {
 }
 
 func TestForwardingIsSwitchedOnOnce(t *testing.T) {
-	isolated(t, func(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
 		k := kernel.New()
 		for _, want := range [][]string{{"pod0"}, nil} {
 			changed, err := k.Forward(config.IPv4)
@@ -180,8 +180,8 @@ func TestForwardingIsSwitchedOnOnce(t *testing.T) {
 	})
 }
 
-func TestIPv6ForwardingIsExplainedNotSwitched(t *testing.T) {
-	isolated(t, func(t *testing.T) {
+func TestIPv6ForwardingThatIsOffIsAnErrorThatSaysWhatToDo(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
 		k := kernel.New()
 		if _, err := k.Forward(config.IPv6); err == nil || !strings.Contains(err.Error(), "net.ipv6.conf.all.forwarding=1") {
 			t.Errorf("error %v does not say what to do", err)
@@ -195,24 +195,24 @@ func TestIPv6ForwardingIsExplainedNotSwitched(t *testing.T) {
 	})
 }
 
-func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
-	isolated(t, func(t *testing.T) {
+func TestFlushDeletesOnlyStaleFlows(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
 		k := kernel.New()
 		own, target := net.ParseIP(addr4).To4(), net.ParseIP("10.96.0.6").To4()
-		make := func(protocol uint8, port uint16, info netlink.ProtoInfo) {
+		create := func(protocol uint8, port uint16, info netlink.ProtoInfo) {
 			client := net.ParseIP("198.51.100.2").To4()
 			if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
 				FamilyType: unix.AF_INET, TimeOut: 100, ProtoInfo: info,
 				Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: port, Protocol: protocol},
 				Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: port, DstPort: 4000, Protocol: protocol},
 			}); err != nil {
-				t.Errorf("making a flow: %v", err)
+				t.Errorf("creating a flow: %v", err)
 			}
 		}
 		const synSent, established = 1, 3
-		make(unix.IPPROTO_UDP, 53, nil)
-		make(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
-		make(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
+		create(unix.IPPROTO_UDP, 53, nil)
+		create(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
+		create(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
 		flow := rules.Flow{OrigDst: netip.MustParseAddr(addr4), ReplySrc: netip.MustParseAddr("10.96.0.6")}
 		for _, tc := range []struct {
 			protocol    string
@@ -230,22 +230,22 @@ func TestFlushDeletesOnlyWhatIsStale(t *testing.T) {
 				t.Errorf("Flush(%+v) = %d, %v, want %d", tc, n, err, tc.deleted)
 			}
 		}
-		left, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-		if err != nil || len(left) != 1 || left[0].Forward.DstPort != 81 {
-			t.Errorf("left are %v, %v, want the established connection", left, err)
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		if err != nil || len(flows) != 1 || flows[0].Forward.DstPort != 81 {
+			t.Errorf("flows after it are %v, %v, want the established connection", flows, err)
 		}
 	})
 }
 
-func TestFlushKnowsIPv6Flows(t *testing.T) {
-	isolated(t, func(t *testing.T) {
+func TestFlushDeletesStaleIPv6Flows(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
 		client, own, target := net.ParseIP("2001:db8::2"), net.ParseIP("fd00:1::5"), net.ParseIP("fd00:96::6")
 		if err := netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET6, &netlink.ConntrackFlow{
 			FamilyType: unix.AF_INET6, TimeOut: 100,
 			Forward: netlink.IPTuple{SrcIP: client, DstIP: own, SrcPort: 4000, DstPort: 53, Protocol: unix.IPPROTO_UDP},
 			Reverse: netlink.IPTuple{SrcIP: target, DstIP: client, SrcPort: 53, DstPort: 4000, Protocol: unix.IPPROTO_UDP},
 		}); err != nil {
-			t.Errorf("making a flow: %v", err)
+			t.Errorf("creating a flow: %v", err)
 		}
 		want := rules.Flow{Protocol: "UDP", OrigDst: netip.MustParseAddr("fd00:1::5"), OrigDstPort: 53, ReplySrc: netip.MustParseAddr("fd00:96::6")}
 		if n, err := kernel.New().Flush(config.IPv6, func(f rules.Flow) bool { return f == want }); n != 1 || err != nil {

@@ -15,18 +15,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-// Attributes of RTM_SETLINK that package nl has no names for: IFLA_AF_SPEC ›
-// AF_INET › IFLA_INET_CONF › IPV4_DEVCONF_FORWARDING (uapi/linux/if_link.h and
-// uapi/linux/ip.h). NET_ADMIN in the namespace suffices for it, whereas
-// /proc/sys is read-only in a container that is not privileged.
-const (
-	iflaAfSpec            = 26
-	iflaInetConf          = 1
-	ipv4DevconfForwarding = 1
-)
-
-// Addresses returns the addresses of all interfaces that are up, other than
-// loopback and link-local ones.
+// Addresses returns the addresses of all interfaces that are up, except loopback
+// and link-local ones.
 func (k *Kernel) Addresses() ([]netip.Addr, error) {
 	links, err := links()
 	if err != nil {
@@ -48,23 +38,9 @@ func (k *Kernel) Addresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// links returns the interfaces that are up, without loopback.
-func links() ([]net.Interface, error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("listing the pod's interfaces: %w", err)
-	}
-	var out []net.Interface
-	for _, link := range all {
-		if link.Flags&net.FlagUp != 0 && link.Flags&net.FlagLoopback == 0 {
-			out = append(out, link)
-		}
-	}
-	return out, nil
-}
-
-// Forward switches forwarding on. For IPv4 it does so per interface; for IPv6,
-// where the kernel knows no way without privilege, it can only look.
+// Forward switches IPv4 forwarding on per interface, and returns the interfaces
+// where it was off. For IPv6 it only checks forwarding, which needs privilege to
+// be switched on.
 func (k *Kernel) Forward(family config.Family) ([]string, error) {
 	if family == config.IPv6 {
 		return nil, checkIPv6()
@@ -86,54 +62,61 @@ func (k *Kernel) Forward(family config.Family) ([]string, error) {
 	return changed, nil
 }
 
-func forwardIPv4(link net.Interface) (changed bool, err error) {
-	switched := "/proc/sys/net/ipv4/conf/" + link.Name + "/forwarding"
-	if on, err := isOn(switched); on || err != nil {
-		return false, err
+// links returns the interfaces that are up, without loopback.
+func links() ([]net.Interface, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing the pod's interfaces: %w", err)
 	}
-	if err := setForwarding(link.Index); err != nil {
-		return false, err
+	var out []net.Interface
+	for _, link := range all {
+		if link.Flags&net.FlagUp != 0 && link.Flags&net.FlagLoopback == 0 {
+			out = append(out, link)
+		}
 	}
-	on, err := isOn(switched)
-	if err == nil && !on {
-		err = fmt.Errorf("the kernel took the request, but %s still says 0; set the sysctl net.ipv4.ip_forward=1 in the pod's securityContext", switched)
-	}
-	return true, err
+	return out, nil
 }
 
-func setForwarding(index int) error {
+// Attributes of RTM_SETLINK that package nl does not name: IFLA_AF_SPEC ›
+// AF_INET › IFLA_INET_CONF › IPV4_DEVCONF_FORWARDING (uapi/linux/if_link.h and
+// uapi/linux/ip.h). They need only NET_ADMIN in the namespace, whereas /proc/sys
+// is read-only in a container without privilege.
+const (
+	iflaAfSpec            = 26
+	iflaInetConf          = 1
+	ipv4DevconfForwarding = 1
+)
+
+func forwardIPv4(link net.Interface) (changed bool, err error) {
+	sysctl := "/proc/sys/net/ipv4/conf/" + link.Name + "/forwarding"
+	if on, err := isOn(sysctl); on || err != nil {
+		return false, err
+	}
 	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	header := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	header.Index = int32(index)
+	header.Index = int32(link.Index)
 	request.AddData(header)
 	spec := nl.NewRtAttr(iflaAfSpec, nil)
 	spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(iflaInetConf, nil).AddRtAttr(ipv4DevconfForwarding, nl.Uint32Attr(1))
 	request.AddData(spec)
-	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	_, err = request.Execute(unix.NETLINK_ROUTE, 0)
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w; give the container the capability NET_ADMIN", err)
 	}
-	return err
+	if err != nil {
+		return false, err
+	}
+	on, err := isOn(sysctl)
+	if err == nil && !on {
+		err = fmt.Errorf("the kernel accepted the request, but %s is still 0; set the sysctl net.ipv4.ip_forward=1 in the pod's securityContext", sysctl)
+	}
+	return true, err
 }
 
+// forwardingIPv6 is the setting that IPv6 forwarding depends on. Unlike with
+// IPv4, an interface's own setting does not make it forward.
 const forwardingIPv6 = "/proc/sys/net/ipv6/conf/all/forwarding"
 
-// ForwardIPv6 switches IPv6 forwarding on in this network namespace, which takes
-// a /proc/sys that can be written to and so a privileged container. Where it is
-// on already it does nothing.
-func ForwardIPv6() error {
-	on, err := isOn(forwardingIPv6)
-	if err == nil && !on {
-		err = os.WriteFile(forwardingIPv6, []byte("1"), 0)
-	}
-	if err != nil {
-		return fmt.Errorf("switching IPv6 forwarding on: %w", err)
-	}
-	return nil
-}
-
-// checkIPv6 looks at "all", which alone decides: unlike IPv4's, an IPv6
-// interface's own setting does not make it forward.
 func checkIPv6() error {
 	on, err := isOn(forwardingIPv6)
 	switch {
@@ -144,6 +127,19 @@ func checkIPv6() error {
 			"let the privileged init container that sets net.ipv6.conf.all.forwarding=1 run, or remove IPv6 from the Service's ipFamilies")
 	}
 	return err
+}
+
+// ForwardIPv6 switches IPv6 forwarding on in this network namespace if it is
+// off. This needs a writable /proc/sys, as a privileged container has.
+func ForwardIPv6() error {
+	on, err := isOn(forwardingIPv6)
+	if err == nil && !on {
+		err = os.WriteFile(forwardingIPv6, []byte("1"), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("switching IPv6 forwarding on: %w", err)
+	}
+	return nil
 }
 
 func isOn(path string) (bool, error) {
