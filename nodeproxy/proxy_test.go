@@ -250,7 +250,7 @@ func TestNewRefusesAMissingConfig(t *testing.T) {
 	}
 }
 
-func TestIPv6(t *testing.T) {
+func TestReadinessWithIPv6(t *testing.T) {
 	dual := web
 	dual.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
 	for name, tc := range map[string]struct {

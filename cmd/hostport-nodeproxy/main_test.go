@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
+func TestInvalidInputIsReportedInOneLineThatNamesIt(t *testing.T) {
 	file := filepath.Join(t.TempDir(), config.FileName)
 	write := func(content string) {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -24,16 +24,16 @@ func TestBadInputIsOneLineThatNamesIt(t *testing.T) {
 		args   []string
 		want   []string
 	}{
-		"an unknown flag":              {service(everybody, clusterIP), []string{"--confg-file=x"}, []string{"--confg-file"}},
-		"an argument that is no flag":  {service(everybody, clusterIP), []string{"config.json"}, []string{`"config.json"`, "--help"}},
-		"a sync period of nothing":     {service(everybody, clusterIP), []string{"--sync-period=0"}, []string{"--sync-period", "100ms"}},
-		"a health address of no port":  {service(everybody, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
-		"a health port that is a name": {service(everybody, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
-		"a health port of the Service": {service(everybody, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
-		"no family that may be served": {service(everybody, "fd00:96::7"), []string{config.WithoutIPv6}, []string{file, "clusterIPs", config.WithoutIPv6}},
-		"no config file":               {"", []string{"--config-file=/nowhere/config.json"}, []string{"/nowhere/config.json", "ConfigMap"}},
-		"a config with a typo":         {`{"port":[]}`, nil, []string{file, `unknown field "port"`}},
-		"a wrong source range":         {service(`"10.0.0.0/33"`, clusterIP), nil, []string{file, "sourceRanges[0]", `"10.0.0.0/33"`}},
+		"an unknown flag":                    {service(anySource, clusterIP), []string{"--confg-file=x"}, []string{"--confg-file"}},
+		"an argument that is not a flag":     {service(anySource, clusterIP), []string{"config.json"}, []string{`"config.json"`, "--help"}},
+		"a sync period of 0":                 {service(anySource, clusterIP), []string{"--sync-period=0"}, []string{"--sync-period", "100ms"}},
+		"a health address without a port":    {service(anySource, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
+		"a health port that is a name":       {service(anySource, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
+		"a health port of the Service":       {service(anySource, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
+		"only IPv6, which a flag leaves out": {service(anySource, "fd00:96::7"), []string{config.WithoutIPv6}, []string{file, "clusterIPs", config.WithoutIPv6}},
+		"no config file":                     {"", []string{"--config-file=/nowhere/config.json"}, []string{"/nowhere/config.json", "ConfigMap"}},
+		"a misspelt field in the config":     {`{"port":[]}`, nil, []string{file, `unknown field "port"`}},
+		"an invalid source range":            {service(`"10.0.0.0/33"`, clusterIP), nil, []string{file, "sourceRanges[0]", `"10.0.0.0/33"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(tc.config)

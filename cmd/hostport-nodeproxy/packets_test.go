@@ -44,8 +44,8 @@ func service(ranges string, clusterIPs ...string) string {
 }
 
 const (
-	everybody  = `"0.0.0.0/0","::/0"`
-	onlyClient = `"` + client + `/32"`
+	anySource  = `"0.0.0.0/0","::/0"`
+	clientOnly = `"` + client + `/32"`
 )
 
 // inBothFlavours runs a test once per flavour of iptables.
@@ -55,35 +55,35 @@ func inBothFlavours(t *testing.T, test func(t *testing.T, flavour string)) {
 	}
 }
 
-// wantAnswer asks and compares the answer's beginning.
-func (l *lab) wantAnswer(from, network, address, want string) {
-	l.t.Helper()
-	if got, err := l.askFor(patience, from, network, address); err != nil || !strings.HasPrefix(got, want) {
-		l.t.Errorf("%s %s from %s answered %q, %v, want %q", network, address, from, got, err, want)
+// wantAnswer sends a request and compares the beginning of the answer.
+func (tn *testNetwork) wantAnswer(from, network, address, want string) {
+	tn.t.Helper()
+	if got, err := tn.requestFor(longTimeout, from, network, address); err != nil || !strings.HasPrefix(got, want) {
+		tn.t.Errorf("%s %s from %s answered %q, %v, want %q", network, address, from, got, err, want)
 	}
 }
 
-func (l *lab) wantError(from, network, address string, want error) {
-	l.t.Helper()
-	if got, err := l.ask(from, network, address); !errors.Is(err, want) {
-		l.t.Errorf("%s %s from %s answered %q, %v, want error %v", network, address, from, got, err, want)
+func (tn *testNetwork) wantError(from, network, address string, want error) {
+	tn.t.Helper()
+	if got, err := tn.request(from, network, address); !errors.Is(err, want) {
+		tn.t.Errorf("%s %s from %s answered %q, %v, want error %v", network, address, from, got, err, want)
 	}
 }
 
-func TestPortsAreForwardedMasqueradedAndNothingElseIs(t *testing.T) {
+func TestOnlyTheConfiguredPortsAreForwardedWithMasquerade(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		l := newLab(t)
-		l.wantError(client, "tcp", pod+":80", syscall.ECONNREFUSED)
-		p := l.start(flavour, service(everybody, clusterIP))
+		tn := newTestNetwork(t)
+		tn.wantError(client, "tcp", pod+":80", syscall.ECONNREFUSED)
+		p := tn.start(flavour, service(anySource, clusterIP))
 		p.awaitReady()
 		p.wantAnswer(client, "tcp", pod+":80", clusterIP+":80 from "+pod)
 		p.wantAnswer(client, "udp", pod+":53", clusterIP+":53 from "+pod)
 		p.wantError(client, "tcp", pod+":81", syscall.ECONNREFUSED)
 		p.wantError(client, "tcp", pod+":53", syscall.ECONNREFUSED)
-		// A pod that forwards must not become a router to everything behind it.
+		// The pod must not route packets to other destinations.
 		p.do("client", "ip route add 10.2.0.0/24 via 198.51.100.1")
 		p.do("node", "ip rule add iif client to 10.2.0.5 lookup 7; ip route add default via "+pod+" table 7")
-		p.wantError(client, "tcp", "10.2.0.5:80", errSilence)
+		p.wantError(client, "tcp", "10.2.0.5:80", errTimeout)
 		metrics, _ := p.get("/metrics")
 		for _, want := range []string{
 			`port_connections_total{family="IPv4",protocol="TCP",port="80"} 1`,
@@ -99,13 +99,12 @@ func TestPortsAreForwardedMasqueradedAndNothingElseIs(t *testing.T) {
 		if body, status := p.get("/healthz"); status != 200 {
 			t.Errorf("/healthz = %d %s", status, body)
 		}
-		p.wantSmall()
+		p.wantLowMemory()
 	})
 }
 
-// wantSmall checks the resident memory, after some use, against the goal of
-// 10 MiB.
-func (p *proxy) wantSmall() {
+// wantLowMemory checks that the resident memory is at most 10 MiB after some use.
+func (p *proxy) wantLowMemory() {
 	p.t.Helper()
 	for range 50 {
 		p.get("/metrics")
@@ -118,15 +117,15 @@ func (p *proxy) wantSmall() {
 	p.check(err)
 	p.t.Logf("resident: %d KiB", kib)
 	if kib > 10<<10 {
-		p.t.Errorf("the proxy takes %d KiB of memory, want at most 10 MiB", kib)
+		p.t.Errorf("the proxy uses %d KiB of memory, want at most 10 MiB", kib)
 	}
 }
 
-func TestSegmentsAreClampedToThePath(t *testing.T) {
+func TestTheMSSIsClampedToThePathMTU(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(everybody, clusterIP))
+		p := newTestNetwork(t).start(flavour, service(anySource, clusterIP))
 		p.awaitReady()
-		answer, err := p.ask(client, "tcp", pod+":80")
+		answer, err := p.request(client, "tcp", pod+":80")
 		p.check(err)
 		_, size, _ := strings.Cut(answer, " mss ")
 		if got, err := strconv.Atoi(size); err != nil || got > routeMTU-40 {
@@ -135,43 +134,43 @@ func TestSegmentsAreClampedToThePath(t *testing.T) {
 	})
 }
 
-func TestSourceRangesAreEnforcedAndFollowed(t *testing.T) {
+func TestSourceRangesAreEnforcedAndUpdated(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(onlyClient, clusterIP))
+		p := newTestNetwork(t).start(flavour, service(clientOnly, clusterIP))
 		p.awaitReady()
 		p.wantAnswer(client, "tcp", pod+":80", clusterIP)
 		p.wantAnswer(client, "udp", pod+":53", clusterIP)
-		p.wantError(otherClient, "tcp", pod+":80", errSilence)
-		p.wantError(otherClient, "udp", pod+":53", errSilence)
+		p.wantError(otherClient, "tcp", pod+":80", errTimeout)
+		p.wantError(otherClient, "udp", pod+":53", errTimeout)
 		p.write(service(`"`+otherClient+`/32"`, clusterIP))
-		eventually(t, "letting in the other client", func() (string, bool) {
-			answer, err := p.ask(otherClient, "tcp", pod+":80")
+		eventually(t, "an answer to the other client", func() (string, bool) {
+			answer, err := p.request(otherClient, "tcp", pod+":80")
 			return answer + fmt.Sprint(err), err == nil
 		})
-		p.wantError(client, "tcp", pod+":80", errSilence)
+		p.wantError(client, "tcp", pod+":80", errTimeout)
 		p.write(service("", clusterIP))
-		eventually(t, "letting in nobody", func() (string, bool) {
-			answer, err := p.ask(otherClient, "tcp", pod+":80")
-			return answer, errors.Is(err, errSilence)
+		eventually(t, "no answer to any client", func() (string, bool) {
+			answer, err := p.request(otherClient, "tcp", pod+":80")
+			return answer, errors.Is(err, errTimeout)
 		})
 	})
 }
 
-func TestRejectionReachesTheClient(t *testing.T) {
+func TestTheNodesRejectReachesTheClient(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(onlyClient, emptyClusterIP))
+		p := newTestNetwork(t).start(flavour, service(clientOnly, emptyClusterIP))
 		p.awaitReady()
 		p.wantError(client, "tcp", pod+":80", syscall.ECONNREFUSED)
 		p.wantError(client, "udp", pod+":53", syscall.ECONNREFUSED)
 	})
 }
 
-func TestWipedRulesAreRepairedAndNotReadyUntilThen(t *testing.T) {
+func TestFlushedRulesAreRepairedAndTheProxyIsNotReadyUntilThen(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(everybody, clusterIP))
+		p := newTestNetwork(t).start(flavour, service(anySource, clusterIP))
 		p.awaitReady()
-		// Without its restore program the proxy cannot repair, so that what it
-		// says meanwhile can be seen.
+		// Without iptables-restore the proxy cannot repair the rules, and the test can
+		// observe that it is not ready.
 		restore := filepath.Join(p.bin, "iptables-"+flavour+"-restore")
 		p.check(os.Rename(restore, restore+".away"))
 		p.do("pod", "for t in nat filter mangle; do iptables-"+flavour+" -t $t -F; iptables-"+flavour+" -t $t -X; done")
@@ -179,75 +178,74 @@ func TestWipedRulesAreRepairedAndNotReadyUntilThen(t *testing.T) {
 		p.check(os.Rename(restore+".away", restore))
 		p.awaitReady()
 		p.wantAnswer(client, "tcp", pod+":80", clusterIP)
-		// And with it, within a pass or two.
 		p.do("pod", "iptables-"+flavour+" -t nat -F")
 		eventually(t, "the repair", func() (string, bool) {
-			answer, err := p.ask(client, "tcp", pod+":80")
+			answer, err := p.request(client, "tcp", pod+":80")
 			return fmt.Sprint(err), err == nil && strings.HasPrefix(answer, clusterIP)
 		})
 	})
 }
 
-func TestAConfigChangeLosesNoConnectionAndLetsNobodyIn(t *testing.T) {
+func TestAConfigChangeLosesNoConnectionAndAllowsNoOtherSource(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(onlyClient, clusterIP))
+		p := newTestNetwork(t).start(flavour, service(clientOnly, clusterIP))
 		p.awaitReady()
 		var stop atomic.Bool
-		var served, refused atomic.Int64
-		var asking sync.WaitGroup
+		var served, sent atomic.Int64
+		var requests sync.WaitGroup
 		for range 4 {
-			asking.Go(func() {
+			requests.Go(func() {
 				for !stop.Load() {
-					if _, err := p.askFor(patience, client, "tcp", pod+":80"); err != nil {
-						t.Errorf("a wanted connection was lost: %v", err)
+					if _, err := p.requestFor(longTimeout, client, "tcp", pod+":80"); err != nil {
+						t.Errorf("a connection from an allowed source was lost: %v", err)
 					}
 					served.Add(1)
 				}
 			})
 		}
-		// UDP for the unwanted one: it need not wait for each answer to be missing.
-		unwanted, err := p.dial(otherClient, "udp", pod+":53")
+		// The other source uses UDP, which does not wait for answers.
+		other, err := p.dial(otherClient, "udp", pod+":53")
 		p.check(err)
-		defer unwanted.Close()
-		asking.Go(func() {
+		defer other.Close()
+		requests.Go(func() {
 			for !stop.Load() {
-				if _, err := unwanted.Write([]byte("?")); err != nil {
-					t.Errorf("an unwanted packet was not dropped in silence: %v", err)
+				if _, err := other.Write([]byte("?")); err != nil {
+					t.Errorf("a packet from another source was rejected, not dropped: %v", err)
 				}
-				refused.Add(1)
+				sent.Add(1)
 				time.Sleep(100 * time.Microsecond)
 			}
 		})
 		for i := range 20 {
 			target := []string{clusterIP, nextClusterIP}[i%2]
-			p.write(service(onlyClient+fmt.Sprintf(`,"203.0.113.%d/32"`, i), target))
-			eventually(t, "following the change", func() (string, bool) {
-				answer, err := p.ask(client, "tcp", pod+":80")
+			p.write(service(clientOnly+fmt.Sprintf(`,"203.0.113.%d/32"`, i), target))
+			eventually(t, "applying the change", func() (string, bool) {
+				answer, err := p.request(client, "tcp", pod+":80")
 				return answer + fmt.Sprint(err), strings.HasPrefix(answer, target)
 			})
 		}
 		stop.Store(true)
-		asking.Wait()
-		if answer, err := exchange(unwanted); err == nil {
-			t.Errorf("an unwanted packet was answered %q", answer)
+		requests.Wait()
+		if answer, err := exchange(other); err == nil {
+			t.Errorf("a packet from another source was answered %q", answer)
 		}
-		t.Logf("%d connections served, %d packets dropped, over 20 changes", served.Load(), refused.Load())
+		t.Logf("%d connections served, %d packets of the other source sent, over 20 changes", served.Load(), sent.Load())
 	})
 }
 
-func TestAUDPFlowFollowsTheConfig(t *testing.T) {
+func TestAnExistingUDPFlowMovesToTheNewTarget(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		l := newLab(t)
-		// One socket throughout, so that conntrack keeps seeing the same flow.
-		conn, err := l.dial(client, "udp", pod+":53")
-		l.check(err)
+		tn := newTestNetwork(t)
+		// The test uses one socket, so that connection tracking has one flow.
+		conn, err := tn.dial(client, "udp", pod+":53")
+		tn.check(err)
 		defer conn.Close()
 		if answer, err := exchange(conn); err == nil {
 			t.Fatalf("answered %q without a proxy", answer)
 		}
-		p := l.start(flavour, service(everybody, clusterIP))
+		p := tn.start(flavour, service(anySource, clusterIP))
 		for _, target := range []string{clusterIP, nextClusterIP} {
-			p.write(service(everybody, target))
+			p.write(service(anySource, target))
 			eventually(t, "the flow reaching "+target, func() (string, bool) {
 				answer, err := exchange(conn)
 				return answer + fmt.Sprint(err), strings.HasPrefix(answer, target)
@@ -256,9 +254,9 @@ func TestAUDPFlowFollowsTheConfig(t *testing.T) {
 	})
 }
 
-func TestAConnectionThatWaitsForADeadTargetReachesTheNextOne(t *testing.T) {
+func TestAnUnansweredConnectionMovesToTheNewTarget(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(everybody, deadClusterIP))
+		p := newTestNetwork(t).start(flavour, service(anySource, deadClusterIP))
 		p.awaitReady()
 		type answer struct {
 			text string
@@ -266,21 +264,21 @@ func TestAConnectionThatWaitsForADeadTargetReachesTheNextOne(t *testing.T) {
 		}
 		answers := make(chan answer)
 		go func() {
-			// The kernel repeats the first segment after a second, from the same port.
-			conn, err := p.dialFor(patience, client, "tcp", pod+":80")
+			// The kernel retransmits the SYN after a second, from the same port.
+			conn, err := p.dialFor(longTimeout, client, "tcp", pod+":80")
 			if err != nil {
 				answers <- answer{err: err}
 				return
 			}
 			defer conn.Close()
-			text, err := exchangeFor(patience, conn)
+			text, err := exchangeFor(longTimeout, conn)
 			answers <- answer{text, err}
 		}()
-		eventually(t, "the connection's first segment", func() (string, bool) {
+		eventually(t, "the connection's SYN", func() (string, bool) {
 			metrics, _ := p.get("/metrics")
 			return metrics, strings.Contains(metrics, `port_connections_total{family="IPv4",protocol="TCP",port="80"} 1`)
 		})
-		p.write(service(everybody, nextClusterIP))
+		p.write(service(anySource, nextClusterIP))
 		if got := <-answers; got.err != nil || !strings.HasPrefix(got.text, nextClusterIP) {
 			t.Errorf("answered %q, %v, want %s", got.text, got.err, nextClusterIP)
 		}
@@ -289,7 +287,7 @@ func TestAConnectionThatWaitsForADeadTargetReachesTheNextOne(t *testing.T) {
 
 func TestIPv6IsForwardedWhereForwardingIsOn(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		p := newLab(t).start(flavour, service(everybody, clusterIP, clusterIP6))
+		p := newTestNetwork(t).start(flavour, service(anySource, clusterIP, clusterIP6))
 		p.awaitNotReady("net.ipv6.conf.all.forwarding=1")
 		p.wantAnswer(client, "tcp", pod+":80", clusterIP)
 		p.do("pod", binary+" --forward-ipv6")
@@ -297,59 +295,59 @@ func TestIPv6IsForwardedWhereForwardingIsOn(t *testing.T) {
 		address := net.JoinHostPort(pod6, "80")
 		p.wantAnswer("fd00:51::2", "tcp", address, "["+clusterIP6+"]:80 from "+pod6)
 		p.write(service(`"0.0.0.0/0"`, clusterIP, clusterIP6))
-		eventually(t, "letting in no IPv6 client", func() (string, bool) {
-			answer, err := p.ask("fd00:51::2", "tcp", address)
-			return answer, errors.Is(err, errSilence)
+		eventually(t, "no answer to IPv6 clients", func() (string, bool) {
+			answer, err := p.request("fd00:51::2", "tcp", address)
+			return answer, errors.Is(err, errTimeout)
 		})
 	})
 }
 
-func TestARestartedProxyTakesOverAndADrainingOneServes(t *testing.T) {
-	l := newLab(t)
-	first := l.start("nft", strings.Replace(service(everybody, clusterIP), "{", `{"drainSeconds":1,`, 1))
+func TestADrainingProxyServesAndARestartedOneUsesItsOwnConfig(t *testing.T) {
+	tn := newTestNetwork(t)
+	first := tn.start("nft", strings.Replace(service(anySource, clusterIP), "{", `{"drainSeconds":1,`, 1))
 	first.awaitReady()
 	begin := time.Now()
-	l.check(first.cmd.Process.Signal(syscall.SIGTERM))
+	tn.check(first.cmd.Process.Signal(syscall.SIGTERM))
 	first.awaitNotReady("being drained")
 	first.wantAnswer(client, "tcp", pod+":80", clusterIP)
-	l.check(first.cmd.Wait())
+	tn.check(first.cmd.Wait())
 	if took := time.Since(begin); took < time.Second {
 		t.Errorf("it ended after %s, before its drain time", took)
 	}
-	l.wantAnswer(client, "tcp", pod+":80", clusterIP)
-	second := l.start("nft", service(everybody, nextClusterIP))
+	tn.wantAnswer(client, "tcp", pod+":80", clusterIP)
+	second := tn.start("nft", service(anySource, nextClusterIP))
 	second.awaitReady()
-	l.wantAnswer(client, "tcp", pod+":80", nextClusterIP)
+	tn.wantAnswer(client, "tcp", pod+":80", nextClusterIP)
 }
 
 func TestAnInvalidPacketIsNotAnsweredWithAReset(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		l := newLab(t)
-		// The control: without rules the pod's own TCP resets what it does not know.
-		if !l.strayIsReset() {
-			t.Error("a stray SYN-ACK was not reset without the proxy, so the test shows nothing")
+		tn := newTestNetwork(t)
+		// Without rules the pod's own TCP stack answers it with a reset.
+		if !tn.strayIsReset() {
+			t.Error("a stray SYN-ACK was not reset without the proxy, so this test proves nothing")
 		}
-		l.start(flavour, service(everybody, clusterIP)).awaitReady()
-		if l.strayIsReset() {
+		tn.start(flavour, service(anySource, clusterIP)).awaitReady()
+		if tn.strayIsReset() {
 			t.Error("a stray SYN-ACK was answered with a reset, which ends the client's connection")
 		}
 	})
 }
 
-// strayIsReset sends the pod a SYN-ACK that belongs to no connection and says
-// whether a reset comes back.
-func (l *lab) strayIsReset() bool {
-	l.t.Helper()
+// strayIsReset sends the pod a SYN-ACK without a connection and reports whether
+// a reset comes back.
+func (tn *testNetwork) strayIsReset() bool {
+	tn.t.Helper()
 	var conn *net.IPConn
-	l.check(l.on("client", func() (err error) {
+	tn.check(tn.on("client", func() (err error) {
 		conn, err = net.DialIP("ip4:tcp", nil, &net.IPAddr{IP: net.ParseIP(pod)})
 		return err
 	}))
 	defer conn.Close()
 	const sourcePort, rst = 4321, 0x04
 	_, err := conn.Write(synAck(net.ParseIP(client).To4(), net.ParseIP(pod).To4(), sourcePort, 80))
-	l.check(err)
-	l.check(conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)))
+	tn.check(err)
+	tn.check(conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)))
 	for buffer := make([]byte, 100); ; {
 		n, _, err := conn.ReadFrom(buffer) // unlike Read, without the IP header
 		if err != nil {
@@ -363,7 +361,7 @@ func (l *lab) strayIsReset() bool {
 
 func binary16(b []byte) int { return int(b[0])<<8 | int(b[1]) }
 
-// synAck returns a TCP segment with its checksum.
+// synAck returns a SYN-ACK segment with its checksum.
 func synAck(from, to net.IP, fromPort, toPort uint16) []byte {
 	segment := []byte{byte(fromPort >> 8), byte(fromPort), byte(toPort >> 8), byte(toPort),
 		0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, 0x12, 0x10, 0, 0, 0, 0, 0}

@@ -14,52 +14,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// way is a client's way to a Service in one IP family: it dials the node, which
-// maps its ports to the pod's as for a hostPort.
-type way struct {
+// clientPath is the path of a client's packets in one IP family. The client
+// connects to the node, which translates ports to the pod as for a hostPort.
+type clientPath struct {
 	client, node, pod, clusterIP string
 	iptables                     string
 	family                       netlink.InetFamily
 }
 
-var ways = []way{
+var paths = []clientPath{
 	{client, "198.51.100.1", pod, clusterIP, "iptables-nft", unix.AF_INET},
 	{"fd00:51::2", "fd00:51::1", pod6, clusterIP6, "ip6tables-nft", unix.AF_INET6},
 }
 
-// talkPort is a port whose connections the test holds both ends of.
-const talkPort = "82"
+// testedPort is a port for which the test has both ends of each connection.
+const testedPort = "82"
 
-// mapPorts makes the node track connections, and drop what belongs to none, as
-// kube-proxy does.
-func (l *lab) mapPorts(w way, ports ...string) {
-	l.t.Helper()
-	l.do("node", w.iptables+" -I FORWARD -m conntrack --ctstate INVALID -j DROP")
+// mapPorts makes the node translate the ports, track connections, and drop
+// INVALID packets, as kube-proxy does.
+func (tn *testNetwork) mapPorts(path clientPath, ports ...string) {
+	tn.t.Helper()
+	tn.do("node", path.iptables+" -I FORWARD -m conntrack --ctstate INVALID -j DROP")
 	for _, port := range ports {
-		l.do("node", fmt.Sprintf("%s -t nat -A PREROUTING -p tcp -d %s --dport %s -j DNAT --to-destination %s", w.iptables, w.node, port, w.pod))
+		tn.do("node", fmt.Sprintf("%s -t nat -A PREROUTING -p tcp -d %s --dport %s -j DNAT --to-destination %s", path.iptables, path.node, port, path.pod))
 	}
 }
 
-// end is one end of a connection, and what it got to know.
+// end is one end of a connection and the error that ended it.
 type end struct {
 	net.Conn
 	err error
 }
 
-// until talks or listens until it gets to know something.
-func (e *end) until(talks bool) {
-	for deadline := time.Now().Add(patience); e.err == nil && time.Now().Before(deadline); {
-		if talks {
+// use sends or only receives until the connection ends.
+func (e *end) use(sends bool) {
+	for deadline := time.Now().Add(longTimeout); e.err == nil && time.Now().Before(deadline); {
+		if sends {
 			_, e.err = e.Write([]byte("?"))
 		}
 		if e.err == nil {
-			e.err = e.listen(50 * time.Millisecond)
+			e.err = e.receive(50 * time.Millisecond)
 		}
 	}
 }
 
-// listen reads for a while.
-func (e *end) listen(limit time.Duration) error {
+// receive reads until the limit. It returns an error if the connection ends.
+func (e *end) receive(limit time.Duration) error {
 	if err := e.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
@@ -71,36 +71,36 @@ func (e *end) listen(limit time.Duration) error {
 }
 
 // connect opens a connection through the pod and returns both ends.
-func (l *lab) connect(listener net.Listener, w way) (client, target *end) {
-	l.t.Helper()
-	dialled, err := l.dialFor(patience, w.client, "tcp", net.JoinHostPort(w.node, talkPort))
-	l.check(err)
+func (tn *testNetwork) connect(listener net.Listener, path clientPath) (client, target *end) {
+	tn.t.Helper()
+	dialled, err := tn.dialFor(longTimeout, path.client, "tcp", net.JoinHostPort(path.node, testedPort))
+	tn.check(err)
 	accepted, err := listener.Accept()
-	l.check(err)
-	l.t.Cleanup(func() { dialled.Close(); accepted.Close() })
+	tn.check(err)
+	tn.t.Cleanup(func() { dialled.Close(); accepted.Close() })
 	return &end{Conn: dialled}, &end{Conn: accepted}
 }
 
-func (l *lab) listenAt(address string) (listener net.Listener) {
-	l.t.Helper()
-	l.check(l.on("svc", func() (err error) {
+func (tn *testNetwork) listenAt(address string) (listener net.Listener) {
+	tn.t.Helper()
+	tn.check(tn.on("svc", func() (err error) {
 		listener, err = net.Listen("tcp", address)
 		return err
 	}))
-	l.t.Cleanup(func() { listener.Close() })
+	tn.t.Cleanup(func() { listener.Close() })
 	return listener
 }
 
-// established counts the established connections of the way's client that the
-// node remembers.
-func (l *lab) established(w way) (n int) {
-	l.t.Helper()
+// established returns how many established connections of the client the node
+// tracks.
+func (tn *testNetwork) established(path clientPath) (n int) {
+	tn.t.Helper()
 	const established = 3 // TCP_CONNTRACK_ESTABLISHED
-	l.check(l.on("node", func() error {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, w.family)
+	tn.check(tn.on("node", func() error {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, path.family)
 		for _, flow := range flows {
 			tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-			if ok && tcp.State == established && flow.Forward.SrcIP.Equal(net.ParseIP(w.client)) {
+			if ok && tcp.State == established && flow.Forward.SrcIP.Equal(net.ParseIP(path.client)) {
 				n++
 			}
 		}
@@ -109,73 +109,74 @@ func (l *lab) established(w way) (n int) {
 	return n
 }
 
-func TestAProxyThatEndsResetsConnectionsInUseAndServesNewOnes(t *testing.T) {
+func TestAtShutdownConnectionsInUseAreResetAndNewOnesServed(t *testing.T) {
 	inBothFlavours(t, func(t *testing.T, flavour string) {
-		l := newLab(t)
-		p := l.start(flavour, fmt.Sprintf(`{"service":"default/web","drainSeconds":1,"ports":[{"port":80},{"port":%s}],"clusterIPs":["%s","%s"],"sourceRanges":[%s]}`,
-			talkPort, clusterIP, clusterIP6, everybody))
+		tn := newTestNetwork(t)
+		p := tn.start(flavour, fmt.Sprintf(`{"service":"default/web","drainSeconds":1,"ports":[{"port":80},{"port":%s}],"clusterIPs":["%s","%s"],"sourceRanges":[%s]}`,
+			testedPort, clusterIP, clusterIP6, anySource))
 		p.do("pod", binary+" --forward-ipv6")
 		p.awaitReady()
-		for _, w := range ways {
-			l.mapPorts(w, "80", talkPort)
+		for _, path := range paths {
+			tn.mapPorts(path, "80", testedPort)
 		}
 		var ended sync.WaitGroup
 		var checks []func()
-		for _, w := range ways {
-			listener := l.listenAt(net.JoinHostPort(w.clusterIP, talkPort))
-			talker, _ := l.connect(listener, w)
-			hearer, speaker := l.connect(listener, w)
-			idle, _ := l.connect(listener, w)
-			ended.Go(func() { talker.until(true) })
-			ended.Go(func() { hearer.until(false) })
-			ended.Go(func() { speaker.until(true) })
+		for _, path := range paths {
+			listener := tn.listenAt(net.JoinHostPort(path.clusterIP, testedPort))
+			sender, _ := tn.connect(listener, path)
+			receiver, target := tn.connect(listener, path)
+			idle, _ := tn.connect(listener, path)
+			ended.Go(func() { sender.use(true) })
+			ended.Go(func() { receiver.use(false) })
+			ended.Go(func() { target.use(true) })
 			checks = append(checks, func() {
-				for name, e := range map[string]*end{"a client that talks": talker, "a client that listens": hearer, "what it listens to": speaker} {
+				for name, e := range map[string]*end{"a client that sends": sender, "a client that only receives": receiver, "the target that sends to it": target} {
 					if !errors.Is(e.err, syscall.ECONNRESET) {
-						t.Errorf("%s at %s got to know %v, want a reset", name, w.node, e.err)
+						t.Errorf("%s at %s got %v, want a reset", name, path.node, e.err)
 					}
 				}
-				if err := idle.listen(time.Millisecond); err != nil {
-					t.Errorf("an idle client at %s got to know %v", w.node, err)
+				if err := idle.receive(time.Millisecond); err != nil {
+					t.Errorf("an idle client at %s got %v", path.node, err)
 				}
-				if n := l.established(w); n != 1 {
-					t.Errorf("the node remembers %d connections from %s as established, want the idle one", n, w.client)
+				if n := tn.established(path); n != 1 {
+					t.Errorf("the node tracks %d established connections from %s, want the idle one", n, path.client)
 				}
 			})
 		}
-		askers := l.askUntil(ended.Wait)
-		l.check(p.cmd.Process.Signal(syscall.SIGTERM))
-		askers.Wait()
+		requests := tn.requestUntil(ended.Wait)
+		tn.check(p.cmd.Process.Signal(syscall.SIGTERM))
+		requests.Wait()
 		for _, check := range checks {
 			check()
 		}
-		l.check(p.cmd.Wait())
+		tn.check(p.cmd.Wait())
 	})
 }
 
-// askUntil connects anew all the time, in all ways, until done returns. Whoever
-// was under way for less than the farewell's first step must be answered.
-func (l *lab) askUntil(done func()) *sync.WaitGroup {
+// requestUntil sends requests on all paths until done returns. Only a request
+// that lasts longer than the first step of the reset may fail, as its connection
+// can be older than the marks.
+func (tn *testNetwork) requestUntil(done func()) *sync.WaitGroup {
 	const firstStep = time.Second
 	over := make(chan struct{})
 	go func() { defer close(over); done() }()
-	var asking sync.WaitGroup
-	for _, w := range ways {
-		asking.Go(func() {
+	var requests sync.WaitGroup
+	for _, path := range paths {
+		requests.Go(func() {
 			for n := 0; ; n++ {
 				select {
 				case <-over:
-					l.t.Logf("%d connections to %s", n, w.node)
+					tn.t.Logf("%d connections to %s", n, path.node)
 					return
 				default:
 				}
 				began := time.Now()
-				_, err := l.askFor(patience, w.client, "tcp", net.JoinHostPort(w.node, "80"))
+				_, err := tn.requestFor(longTimeout, path.client, "tcp", net.JoinHostPort(path.node, "80"))
 				if took := time.Since(began); err != nil && took < firstStep {
-					l.t.Errorf("a new connection to %s failed after %s: %v", w.node, took, err)
+					tn.t.Errorf("a new connection to %s failed after %s: %v", path.node, took, err)
 				}
 			}
 		})
 	}
-	return &asking
+	return &requests
 }

@@ -68,8 +68,8 @@ func TestWanted(t *testing.T) {
 	both := []netip.Addr{pod4, pod6}
 	onlyIPv4 := c
 	onlyIPv4.ClusterIPs = c.ClusterIPs[:1]
-	nobody := c
-	nobody.SourceRanges = nil
+	noSources := c
+	noSources.SourceRanges = nil
 	for name, tc := range map[string]struct {
 		config config.Config
 		family config.Family
@@ -92,7 +92,7 @@ func TestWanted(t *testing.T) {
 			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
 			"FORWARD -j DROP",
 		}},
-		"without source ranges no client is accepted": {nobody, config.IPv4, "filter", []string{
+		"without source ranges no client is accepted": {noSources, config.IPv4, "filter", []string{
 			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
 			"FORWARD -m conntrack --ctstate INVALID -j DROP",
 			"FORWARD -p icmp -m conntrack --ctstate RELATED -j ACCEPT",

@@ -19,69 +19,68 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// The lab's addresses. The client dials the pod; the node routes between client,
-// pod and service, whose host holds the cluster IPs.
+// The addresses of the test network. The client connects to the pod. The node
+// routes between client, pod and the service host, which has the cluster IPs.
 const (
 	client, otherClient      = "198.51.100.2", "198.51.100.3"
 	pod, pod6                = "10.1.0.5", "fd00:1::5"
 	clusterIP, nextClusterIP = "10.96.0.7", "10.96.0.8"
 	clusterIP6               = "fd00:96::7"
-	// emptyClusterIP is rejected by the node, as kube-proxy does for a Service
-	// without endpoints.
+	// emptyClusterIP is a cluster IP that the node rejects, as kube-proxy does for
+	// a Service without endpoints.
 	emptyClusterIP = "10.96.0.9"
-	// deadClusterIP swallows what is sent to it.
+	// deadClusterIP is a cluster IP whose packets the node drops.
 	deadClusterIP = "10.96.0.10"
-	// routeMTU is what the pod knows of the way to the cluster IPs.
+	// routeMTU is the MTU of the pod's route to the cluster IPs.
 	routeMTU = 1300
 )
 
-// lab is a client, a node, a pod and a service host, each in a network namespace
-// of its own, with real interfaces between them.
-type lab struct {
+// testNetwork is a client, a node, a pod and a service host. Each is a network
+// namespace, and veth interfaces connect them.
+type testNetwork struct {
 	t      *testing.T
 	prefix string
 }
 
-func newLab(t *testing.T) *lab {
+func newTestNetwork(t *testing.T) *testNetwork {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
-	l := &lab{t: t, prefix: fmt.Sprintf("hpnp%d%x-", os.Getpid(), time.Now().UnixNano()&0xffff)}
+	tn := &testNetwork{t: t, prefix: fmt.Sprintf("hpnp%d%x-", os.Getpid(), time.Now().UnixNano()&0xffff)}
 	for _, host := range []string{"client", "node", "pod", "svc"} {
-		run0(t, "ip", "netns", "add", l.prefix+host)
-		t.Cleanup(func() { run0(t, "ip", "netns", "del", l.prefix+host) })
-		// Duplicate address detection would delay IPv6 by a second or two.
-		l.do(host, "ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
+		mustRun(t, "ip", "netns", "add", tn.prefix+host)
+		t.Cleanup(func() { mustRun(t, "ip", "netns", "del", tn.prefix+host) })
+		// Without duplicate address detection, IPv6 works a second or two earlier.
+		tn.do(host, "ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
 	}
 	for host, nets := range map[string][2]string{
 		"client": {"198.51.100", "fd00:51:"}, "pod": {"10.1.0", "fd00:1:"}, "svc": {"10.2.0", "fd00:2:"},
 	} {
-		l.do("node", fmt.Sprintf("ip link add %s type veth peer name eth0 netns %s%s", host, l.prefix, host))
-		l.do("node", fmt.Sprintf("ip link set %s up; ip addr add %s.1/24 dev %s; ip addr add %s:1/64 dev %s nodad", host, nets[0], host, nets[1], host))
-		l.do(host, fmt.Sprintf("ip link set eth0 up; ip addr add %s.%s/24 dev eth0; ip addr add %s:%s/64 dev eth0 nodad", nets[0], last(host), nets[1], last(host)))
-		l.do(host, fmt.Sprintf("ip route add default via %s.1; ip -6 route add default via %s:1", nets[0], nets[1]))
+		tn.do("node", fmt.Sprintf("ip link add %s type veth peer name eth0 netns %s%s", host, tn.prefix, host))
+		tn.do("node", fmt.Sprintf("ip link set %s up; ip addr add %s.1/24 dev %s; ip addr add %s:1/64 dev %s nodad", host, nets[0], host, nets[1], host))
+		tn.do(host, fmt.Sprintf("ip link set eth0 up; ip addr add %s.%s/24 dev eth0; ip addr add %s:%s/64 dev eth0 nodad", nets[0], lastOctet(host), nets[1], lastOctet(host)))
+		tn.do(host, fmt.Sprintf("ip route add default via %s.1; ip -6 route add default via %s:1", nets[0], nets[1]))
 	}
-	l.do("client", "ip addr add "+otherClient+"/24 dev eth0")
-	l.do("node", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; "+
+	tn.do("client", "ip addr add "+otherClient+"/24 dev eth0")
+	tn.do("node", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; "+
 		"ip route add 10.96.0.0/24 via 10.2.0.5; ip -6 route add fd00:96::/64 via fd00:2::5; iptables-nft -A FORWARD -d "+emptyClusterIP+" -j REJECT; iptables-nft -A FORWARD -d "+deadClusterIP+" -j DROP")
-	l.do("svc", fmt.Sprintf("ip addr add %s/32 dev lo; ip addr add %s/32 dev lo; ip addr add %s/128 dev lo nodad", clusterIP, nextClusterIP, clusterIP6))
-	// The hard case: nothing forwards in the pod. A new namespace may have
-	// inherited the opposite.
-	l.do("pod", fmt.Sprintf("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; "+
+	tn.do("svc", fmt.Sprintf("ip addr add %s/32 dev lo; ip addr add %s/32 dev lo; ip addr add %s/128 dev lo nodad", clusterIP, nextClusterIP, clusterIP6))
+	// Forwarding is off in the pod. A new namespace can inherit the opposite.
+	tn.do("pod", fmt.Sprintf("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; "+
 		"ip route add 10.96.0.0/24 via 10.1.0.1 mtu %d", routeMTU))
-	l.serve()
-	return l
+	tn.serve()
+	return tn
 }
 
-func last(host string) string {
+func lastOctet(host string) string {
 	if host == "client" {
 		return "2"
 	}
 	return "5"
 }
 
-func run0(t *testing.T, name string, args ...string) {
+func mustRun(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
@@ -89,17 +88,18 @@ func run0(t *testing.T, name string, args ...string) {
 }
 
 // do runs a shell command on a host.
-func (l *lab) do(host, command string) {
-	l.t.Helper()
-	run0(l.t, "ip", "netns", "exec", l.prefix+host, "sh", "-ec", command)
+func (tn *testNetwork) do(host, command string) {
+	tn.t.Helper()
+	mustRun(tn.t, "ip", "netns", "exec", tn.prefix+host, "sh", "-ec", command)
 }
 
-// on calls f on a thread in the host's namespace. What f opens stays there.
-func (l *lab) on(host string, f func() error) error {
+// on calls f on a thread in the host's namespace. Sockets that f opens stay in
+// it.
+func (tn *testNetwork) on(host string, f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(l.prefix + host)
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
+		ns, err := netns.GetFromName(tn.prefix + host)
 		if err == nil {
 			defer ns.Close()
 			err = netns.Set(ns)
@@ -112,31 +112,31 @@ func (l *lab) on(host string, f func() error) error {
 	return <-result
 }
 
-// serve answers on every cluster IP, TCP and UDP, with the address dialled, the
-// address it was dialled from and, for TCP, the segment size agreed.
-func (l *lab) serve() {
-	l.t.Helper()
+// serve answers requests to every cluster IP. The answer names the destination,
+// the source and, for TCP, the segment size.
+func (tn *testNetwork) serve() {
+	tn.t.Helper()
 	for _, ip := range []string{clusterIP, nextClusterIP, clusterIP6} {
 		for _, port := range []string{"80", "81"} {
-			l.check(l.on("svc", func() error { return l.serveTCP(net.JoinHostPort(ip, port)) }))
+			tn.check(tn.on("svc", func() error { return tn.serveTCP(net.JoinHostPort(ip, port)) }))
 		}
-		l.check(l.on("svc", func() error { return l.serveUDP(net.JoinHostPort(ip, "53")) }))
+		tn.check(tn.on("svc", func() error { return tn.serveUDP(net.JoinHostPort(ip, "53")) }))
 	}
 }
 
-func (l *lab) check(err error) {
-	l.t.Helper()
+func (tn *testNetwork) check(err error) {
+	tn.t.Helper()
 	if err != nil {
-		l.t.Fatal(err)
+		tn.t.Fatal(err)
 	}
 }
 
-func (l *lab) serveTCP(address string) error {
+func (tn *testNetwork) serveTCP(address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
-	l.t.Cleanup(func() { listener.Close() })
+	tn.t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -161,12 +161,12 @@ func segmentSize(conn *net.TCPConn) (size int) {
 	return size
 }
 
-func (l *lab) serveUDP(address string) error {
+func (tn *testNetwork) serveUDP(address string) error {
 	conn, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
 	}
-	l.t.Cleanup(func() { conn.Close() })
+	tn.t.Cleanup(func() { conn.Close() })
 	go func() {
 		buffer := make([]byte, 100)
 		for {
@@ -181,53 +181,54 @@ func (l *lab) serveUDP(address string) error {
 	return nil
 }
 
-// errSilence is what ask returns when packets are dropped: nobody answers.
-var errSilence = errors.New("no answer in time")
+// errTimeout is the error of a request that is not answered, as when packets are
+// dropped.
+var errTimeout = errors.New("no answer in time")
 
 const (
-	// silence is how long to wait for an answer that should not come.
-	silence = 700 * time.Millisecond
-	// patience is how long to wait for one that should, on a slow machine.
-	patience = 20 * time.Second
+	// shortTimeout is how long a test waits for an answer that it does not expect.
+	shortTimeout = 700 * time.Millisecond
+	// longTimeout is how long it waits for one that it expects, on a slow machine.
+	longTimeout = 20 * time.Second
 )
 
-// ask dials from an address of the client's and returns the answer.
-func (l *lab) ask(from, network, address string) (answer string, err error) {
-	return l.askFor(silence, from, network, address)
+// request sends a request from an address of the client and returns the answer.
+func (tn *testNetwork) request(from, network, address string) (answer string, err error) {
+	return tn.requestFor(shortTimeout, from, network, address)
 }
 
-func (l *lab) askFor(limit time.Duration, from, network, address string) (answer string, err error) {
-	conn, err := l.dialFor(limit, from, network, address)
+func (tn *testNetwork) requestFor(limit time.Duration, from, network, address string) (answer string, err error) {
+	conn, err := tn.dialFor(limit, from, network, address)
 	if err == nil {
 		defer conn.Close()
 		answer, err = exchangeFor(limit, conn)
 	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		err = errSilence
+		err = errTimeout
 	}
 	return answer, err
 }
 
-func (l *lab) dial(from, network, address string) (net.Conn, error) {
-	return l.dialFor(silence, from, network, address)
+func (tn *testNetwork) dial(from, network, address string) (net.Conn, error) {
+	return tn.dialFor(shortTimeout, from, network, address)
 }
 
-func (l *lab) dialFor(limit time.Duration, from, network, address string) (conn net.Conn, err error) {
+func (tn *testNetwork) dialFor(limit time.Duration, from, network, address string) (conn net.Conn, err error) {
 	dialer := net.Dialer{Timeout: limit}
 	if network == "udp" {
 		dialer.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
 	} else {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
-	err = l.on("client", func() error {
+	err = tn.on("client", func() error {
 		conn, err = dialer.Dial(network, address)
 		return err
 	})
 	return conn, err
 }
 
-func exchange(conn net.Conn) (string, error) { return exchangeFor(silence, conn) }
+func exchange(conn net.Conn) (string, error) { return exchangeFor(shortTimeout, conn) }
 
 func exchangeFor(limit time.Duration, conn net.Conn) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
@@ -245,29 +246,29 @@ func exchangeFor(limit time.Duration, conn net.Conn) (string, error) {
 	return string(answer), err
 }
 
-// proxy is the real program running in the lab's pod.
+// proxy is the program that runs in the pod.
 type proxy struct {
-	*lab
+	*testNetwork
 	cmd    *exec.Cmd
 	config string
-	// bin holds the iptables programs it finds.
+	// bin is the directory of its iptables programs.
 	bin string
 }
 
-// confine runs a program as the manifests let the proxy run: uid 0 with two
-// capabilities, no way to more, and /proc/sys read-only.
+// confine runs a program with the privileges of the proxy's container: uid 0 with
+// two capabilities, no_new_privs, and a read-only /proc/sys.
 const confine = `mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys &&
 exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,+net_admin,+net_raw "$@"`
 
-// start runs the program with one flavour of iptables at hand.
-func (l *lab) start(flavour, config string, flags ...string) *proxy {
-	l.t.Helper()
-	dir := l.t.TempDir()
-	p := &proxy{lab: l, config: filepath.Join(dir, "config.json"), bin: filepath.Join(dir, "bin")}
-	l.check(os.Mkdir(p.bin, 0o755))
+// start runs the program with one flavour of iptables.
+func (tn *testNetwork) start(flavour, config string, flags ...string) *proxy {
+	tn.t.Helper()
+	dir := tn.t.TempDir()
+	p := &proxy{testNetwork: tn, config: filepath.Join(dir, "config.json"), bin: filepath.Join(dir, "bin")}
+	tn.check(os.Mkdir(p.bin, 0o755))
 	for _, name := range []string{"iptables-" + flavour, "ip6tables-" + flavour} {
 		for _, suffix := range []string{"", "-save", "-restore"} {
-			l.check(os.Symlink("/usr/sbin/"+name+suffix, filepath.Join(p.bin, name+suffix)))
+			tn.check(os.Symlink("/usr/sbin/"+name+suffix, filepath.Join(p.bin, name+suffix)))
 		}
 	}
 	p.write(config)
@@ -275,16 +276,16 @@ func (l *lab) start(flavour, config string, flags ...string) *proxy {
 	p.cmd = exec.Command("/usr/bin/unshare", args...)
 	p.cmd.Env = []string{"PATH=" + p.bin + ":/usr/bin:/bin", "XTABLES_LOCKFILE=" + filepath.Join(dir, "xtables.lock")}
 	log, err := os.Create(filepath.Join(dir, "log"))
-	l.check(err)
+	tn.check(err)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	l.check(l.on("pod", p.cmd.Start))
-	l.t.Cleanup(func() { p.stop(); p.showLog(log) })
+	tn.check(tn.on("pod", p.cmd.Start))
+	tn.t.Cleanup(func() { p.stop(); p.showLog(log) })
 	return p
 }
 
 func (p *proxy) stop() {
 	if p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Kill() // its farewell takes time
+		_ = p.cmd.Process.Kill() // SIGTERM would take longer
 		_ = p.cmd.Wait()
 	}
 }
@@ -303,7 +304,7 @@ func (p *proxy) write(config string) {
 	p.check(os.Rename(p.config+".new", p.config))
 }
 
-// get asks the proxy's health endpoint, from within the pod.
+// get sends a request to the proxy's health endpoint from within the pod.
 func (p *proxy) get(path string) (body string, status int) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
 		err = p.on("pod", func() error {
@@ -321,17 +322,17 @@ func (p *proxy) get(path string) (body string, status int) {
 	return string(data), response.StatusCode
 }
 
-// eventually waits for ok, which also returns what it saw.
-func eventually(t *testing.T, what string, ok func() (seen string, done bool)) {
+// eventually waits until ok returns true. ok also returns what it observed.
+func eventually(t *testing.T, what string, ok func() (observed string, done bool)) {
 	t.Helper()
-	var seen string
+	var observed string
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		var done bool
-		if seen, done = ok(); done {
+		if observed, done = ok(); done {
 			return
 		}
 	}
-	t.Fatalf("%s did not happen; seen at last: %s", what, seen)
+	t.Fatalf("%s did not happen; observed last: %s", what, observed)
 }
 
 func (p *proxy) awaitReady() {
