@@ -33,7 +33,7 @@ func TestRunAppliesAReplacedConfigAndDrainsAtTheEnd(t *testing.T) {
 	go func() { defer close(ended); p.Run(ctx) }()
 	ready := func() bool { status, _ := p.get("/readyz"); return status == 200 }
 	eventually(t, "becoming ready", ready)
-	// The sync period is an hour: only the file's change can wake the loop.
+	// The sync period is an hour, so only the file's change can cause a sync.
 	next := web
 	next.ClusterIPs = []string{"10.96.0.8"}
 	p.write(t, next)

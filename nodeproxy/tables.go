@@ -2,6 +2,7 @@ package nodeproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,9 +12,10 @@ import (
 
 // tables keeps the rules of one family in the kernel.
 //
-// iptables prints a rule otherwise than it was written, in a way that depends on
-// its version. So tables verifies rules in two steps: right after programming,
-// iptables confirms each rule; from then on, its output must stay the same.
+// iptables prints a rule differently from how it was written, and each version
+// does so in its own way. So rules are verified in two steps: right after
+// programming, iptables confirms each rule; from then on, what it prints must
+// stay the same.
 type tables struct {
 	iptables Iptables
 	// applied is the ruleset that was programmed and confirmed last, nil if the
@@ -50,7 +52,7 @@ func (t *tables) program(ctx context.Context, want rules.Ruleset, installed rule
 		for _, rule := range chain.Rules {
 			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)
 			if err == nil && !ok {
-				err = fmt.Errorf("the kernel does not have it")
+				err = errors.New("the kernel does not have it")
 			}
 			if err != nil {
 				return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(rule.Spec, " "), chain.Name, chain.Table, err)
