@@ -10,9 +10,9 @@ import (
 // began under these rules.
 const (
 	markNew = "-p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
-	// resetOld spares packets that end a connection regularly.
-	resetOld  = "-p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
-	acceptAll = "-j ACCEPT"
+	// resetUnmarked spares packets that end a connection regularly.
+	resetUnmarked = "-p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
+	acceptAll     = "-j ACCEPT"
 )
 
 // ShutdownMark returns the rules of Wanted, which also mark the TCP connections
@@ -28,5 +28,5 @@ func ShutdownMark(c config.Config, family config.Family, addrs []netip.Addr) Rul
 // them and is reset too; then its host resets the target.
 func ShutdownReset(c config.Config, family config.Family, addrs []netip.Addr) Ruleset {
 	return build(c, family, addrs, chainReset, Chain{Table: "filter", Name: chainReset,
-		Rules: []Rule{rule(markNew), rule(resetOld), rule(acceptAll)}})
+		Rules: []Rule{rule(markNew), rule(resetUnmarked), rule(acceptAll)}})
 }
