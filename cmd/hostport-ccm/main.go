@@ -1,6 +1,6 @@
-// Command hostport-ccm is a cloud-controller-manager that gives Services of
-// type LoadBalancer the nodes' own external addresses. What it does is in
-// package provider; here are only its flags and the choice of controllers.
+// Command hostport-ccm is a cloud-controller-manager that gives Services of type LoadBalancer the
+// nodes' own external addresses. This package has its flags and selects its controllers; package
+// provider implements them.
 package main
 
 import (
@@ -45,31 +45,31 @@ cloud-controller-manager; beside another one, run it with
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	handover := &handover{}
-	command, err := newCommand(handover, ctx.Done())
+	lease := &leaderLease{}
+	command, err := newCommand(lease, ctx.Done())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
 	code := cli.Run(command)
-	if err := handover.release(); err != nil {
+	if err := lease.release(); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 	}
 	os.Exit(code)
 }
 
-// newCommand returns the command; it runs until stopped is closed.
-func newCommand(handover *handover, stopped <-chan struct{}) (*cobra.Command, error) {
+// newCommand returns the command. It runs until stopped is closed.
+func newCommand(lease *leaderLease, stopped <-chan struct{}) (*cobra.Command, error) {
 	options, err := defaults()
 	if err != nil {
 		return nil, fmt.Errorf("preparing flags: %w", err)
 	}
 	var cloud *provider.Cloud
 	initializer := func(*appconfig.CompletedConfig) cloudprovider.Interface { return cloud }
-	command := app.NewCloudControllerManagerCommand(options, initializer, controllers(handover), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, stopped)
+	command := app.NewCloudControllerManagerCommand(options, initializer, controllers(lease), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, stopped)
 	command.Use, command.Long = name, help
-	// Before the app does anything else, such as waiting for the API server:
-	// a mistake in the config is to stop us with this one line.
+	// PreRunE runs before anything else, such as waiting for the API server, so that the error in an
+	// invalid config is the only line of output.
 	command.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		printVersionIfRequested(cmd)
 		cfg, err := config.Load(options.KubeCloudShared.CloudProvider.CloudConfigFile)
@@ -82,44 +82,43 @@ func newCommand(handover *handover, stopped <-chan struct{}) (*cobra.Command, er
 	return command, nil
 }
 
-// defaults are the flags' defaults where ours differ from upstream's.
+// defaults returns the options of the app with the defaults of hostport-ccm.
 func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 	options, err := ccmoptions.NewCloudControllerManagerOptions()
 	if err != nil {
 		return nil, err
 	}
 	options.KubeCloudShared.CloudProvider.Name = provider.ProviderName
-	// Beside another cloud-controller-manager the usual lease would have only
-	// one of the two work.
+	// With the default lease, only one of two cloud-controller-managers in a cluster would run.
 	options.Generic.LeaderElection.ResourceName = name
 	options.Generic.LeaderElection.ResourceNamespace = "hostport-system"
-	// A leader that dies with its node is replaced in time for the node's
-	// addresses to leave soon, for one small request a second.
+	// When the leader's own node dies, another replica leads within 9 s and withdraws the node's
+	// addresses. This costs one small request a second.
 	options.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second
 	options.Generic.LeaderElection.RenewDeadline.Duration = 5 * time.Second
 	options.Generic.LeaderElection.RetryPeriod.Duration = time.Second
-	// One slow call of the cloud's API is not to stall all Services.
+	// With several workers, a slow call of the cloud's API delays one Service, not all.
 	options.ServiceController.ConcurrentServiceSyncs = 10
-	// Within this time a changed external address is in the Node. The list of
-	// instances is cached, so this costs one request for all nodes.
+	// Within this time the Node shows a changed external address. The list of instances is cached, so
+	// this costs one request for all nodes.
 	options.NodeStatusUpdateFrequency.Duration = 15 * time.Second
 	options.Generic.ClientConnection.QPS, options.Generic.ClientConnection.Burst = 50, 100
 	return options, nil
 }
 
-// controllers leaves out the route controller: pod routes are the network
-// plugin's business.
-func controllers(handover *handover) map[string]app.ControllerInitFuncConstructor {
+// controllers returns those of upstream without the route controller, as the network plugin routes
+// pods, and with the service controller of package provider.
+func controllers(lease *leaderLease) map[string]app.ControllerInitFuncConstructor {
 	all := maps.Clone(app.DefaultInitFuncConstructors)
 	delete(all, names.NodeRouteController)
 	service := all[names.ServiceLBController]
-	service.Constructor = handover.watch(provider.StartServiceController)
+	service.Constructor = lease.wrap(provider.StartServiceController)
 	all[names.ServiceLBController] = service
 	return all
 }
 
-// printVersionIfRequested prints ours where upstream would print that of
-// Kubernetes. --version=raw, which tells the libraries' build, is left to it.
+// printVersionIfRequested prints the version of hostport-ccm for --version, where upstream prints
+// that of Kubernetes. Upstream handles --version=raw, which prints the build of its libraries.
 func printVersionIfRequested(cmd *cobra.Command) {
 	if flag := cmd.Flags().Lookup("version"); flag != nil && flag.Value.String() == "true" {
 		fmt.Println(name, version)

@@ -8,7 +8,7 @@ import (
 )
 
 func TestDefaultsOfFlags(t *testing.T) {
-	command, err := newCommand(&handover{}, nil)
+	command, err := newCommand(&leaderLease{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestDefaultsOfFlags(t *testing.T) {
 	}
 }
 
-func TestABadConfigStopsUsBeforeAnythingElse(t *testing.T) {
+func TestAnInvalidConfigIsReportedFirst(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cloud.yaml")
 	if err := os.WriteFile(file, []byte("clusterId: a"), 0o600); err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestABadConfigStopsUsBeforeAnythingElse(t *testing.T) {
 		"no config":        {nil, "--cloud-config"},
 		"a mistyped field": {[]string{"--cloud-config", file}, `did you mean "clusterID"?`},
 	} {
-		command, err := newCommand(&handover{}, nil)
+		command, err := newCommand(&leaderLease{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

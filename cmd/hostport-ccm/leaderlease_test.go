@@ -28,7 +28,7 @@ func holder(t *testing.T, kube *fake.Clientset) string {
 	return ptr.Deref(lease.Spec.HolderIdentity, "")
 }
 
-func TestTheLeaseIsGivenUpByItsHolderOnly(t *testing.T) {
+func TestOnlyItsHolderReleasesTheLease(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -37,20 +37,20 @@ func TestTheLeaseIsGivenUpByItsHolderOnly(t *testing.T) {
 		holder, want string
 		leads        bool
 	}{
-		"we lead":                            {host + "_1", "", true},
-		"we led, and another one does now":   {"other_1", "other_1", true},
-		"another's name begins with ours":    {host + "x_1", host + "x_1", true},
-		"we are standby on the leader's own": {host + "_1", host + "_1", false},
+		"this replica leads":                             {host + "_1", "", true},
+		"this replica led, and another one leads now":    {"other_1", "other_1", true},
+		"the host name of the holder begins with ours":   {host + "x_1", host + "x_1", true},
+		"this replica is a standby on the leader's host": {host + "_1", host + "_1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kube := fake.NewClientset(leaseOf(c.holder))
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
-			h := &handover{}
+			l := &leaderLease{}
 			if c.leads {
-				h.lead(kube, "ns", "ccm", stop)
+				l.acquired(kube, "ns", "ccm", stop)
 			}
-			if err := h.release(); err != nil {
+			if err := l.release(); err != nil {
 				t.Error(err)
 			}
 			if got := holder(t, kube); got != c.want {
@@ -63,14 +63,14 @@ func TestTheLeaseIsGivenUpByItsHolderOnly(t *testing.T) {
 	}
 }
 
-func TestALeaseThatCannotBeGivenUpIsNamed(t *testing.T) {
+func TestALeaseThatCannotBeReleasedIsNamed(t *testing.T) {
 	kube := fake.NewClientset()
 	kube.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("no API server")
 	})
-	h := &handover{}
-	h.lead(kube, "ns", "ccm", func() {})
-	if err := h.release(); err == nil || !strings.Contains(err.Error(), "ns/ccm") {
+	l := &leaderLease{}
+	l.acquired(kube, "ns", "ccm", func() {})
+	if err := l.release(); err == nil || !strings.Contains(err.Error(), "ns/ccm") {
 		t.Errorf("got %v", err)
 	}
 }
