@@ -4,19 +4,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/nearest"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// Load reads and checks a cloud config file. Its error is one line that names
-// the file, the fields, and what to write instead.
+// Load reads and validates a cloud config file. Its error is one line that names the file, the
+// fields, and the valid values.
 func Load(path string) (*CloudConfig, error) {
 	if path == "" {
 		return nil, errors.New("no cloud config: set --cloud-config to a file of kind CloudConfig")
@@ -32,25 +34,34 @@ func Load(path string) (*CloudConfig, error) {
 	return cfg, nil
 }
 
-// Parse reads a cloud config in YAML or JSON, fills in defaults and checks it.
+var unknownField = regexp.MustCompile(`^unknown field "(.*)"$`)
+
+// Parse reads a cloud config in YAML or JSON, sets defaults and validates it. Its error is one line.
 func Parse(data []byte) (*CloudConfig, error) {
 	asJSON, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, oneLine(err)
 	}
 	var cfg CloudConfig
-	// Unlike encoding/json this decoder takes case seriously and tells the
-	// path of an unknown field.
+	// Unlike encoding/json, this decoder is case-sensitive and reports the path of an unknown field.
 	strict, err := kjson.UnmarshalStrict(asJSON, &cfg)
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) && wrongType.Field != "" {
-		return nil, fmt.Errorf("%s: expected %s, not %s; where YAML takes a word for something else, quote it", wrongType.Field, article(wrongType.Type), wrongType.Value)
+		return nil, fmt.Errorf("%s: expected %s, not %s; quote a word that YAML does not read as a string", wrongType.Field, describeType(wrongType.Type), wrongType.Value)
 	}
 	if err != nil {
 		return nil, oneLine(err)
 	}
 	if len(strict) > 0 {
-		return nil, describe(strict)
+		var lines []string
+		for _, err := range strict {
+			line := err.Error()
+			if match := unknownField.FindStringSubmatch(line); match != nil {
+				line += suggestion(match[1])
+			}
+			lines = append(lines, line)
+		}
+		return nil, oneLine(errors.New(strings.Join(lines, "; ")))
 	}
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
@@ -59,22 +70,8 @@ func Parse(data []byte) (*CloudConfig, error) {
 	return &cfg, nil
 }
 
-var unknownField = regexp.MustCompile(`^unknown field "(.*)"$`)
-
-func describe(strict []error) error {
-	var lines []string
-	for _, err := range strict {
-		line := err.Error()
-		if match := unknownField.FindStringSubmatch(line); match != nil {
-			line += hint(match[1])
-		}
-		lines = append(lines, line)
-	}
-	return oneLine(errors.New(strings.Join(lines, "; ")))
-}
-
-// article names a type as the file knows it.
-func article(t reflect.Type) string {
+// describeType names a type in terms of the file.
+func describeType(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Slice:
 		return "a list"
@@ -84,8 +81,9 @@ func article(t reflect.Type) string {
 	return "a " + t.Kind().String()
 }
 
-// hint suggests a field of the struct that the unknown field was written in.
-func hint(path string) string {
+// suggestion returns `, did you mean "x"?` if the struct that holds the unknown field has one with a
+// similar name, else "".
+func suggestion(path string) string {
 	parts := strings.Split(path, ".")
 	last := len(parts) - 1
 	parent := reflect.TypeFor[CloudConfig]()
@@ -96,34 +94,27 @@ func hint(path string) string {
 			parent = parent.Elem()
 		}
 	}
-	var known []string
-	if parent != nil && parent.Kind() == reflect.Struct {
-		for i := range parent.NumField() {
-			known = append(known, jsonName(parent.Field(i)))
-		}
+	if name := options.Nearest(parts[last], slices.Sorted(maps.Keys(fields(parent)))); name != "" {
+		return fmt.Sprintf(", did you mean %q?", name)
 	}
-	return nearest.Hint(parts[last], known)
+	return ""
 }
 
-// fields maps the fields' names in the file to their types.
+// fields returns the types of a struct's fields by their names in the file, nothing for other types.
 func fields(t reflect.Type) map[string]reflect.Type {
 	types := map[string]reflect.Type{}
 	if t == nil || t.Kind() != reflect.Struct {
 		return types
 	}
-	for i := range t.NumField() {
-		types[jsonName(t.Field(i))] = t.Field(i).Type
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		types[name] = field.Type
 	}
 	return types
 }
 
-func jsonName(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return name
-}
-
-// oneLine joins the lines of a parser's error and drops its prefixes, which
-// speak of JSON where the user wrote YAML.
+// oneLine joins the lines of a parser's error and drops its prefixes, which mention JSON where the
+// user wrote YAML.
 func oneLine(err error) error {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	for _, prefix := range []string{"error converting YAML to JSON: ", "json: ", "yaml: unmarshal errors: "} {

@@ -13,79 +13,75 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
-	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
-	"github.com/hostport-ccm/hostport-ccm/provider/nearest"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-// Error is an annotation that cannot be read.
+// Error is an annotation whose value is not valid.
 type Error struct {
 	Annotation, Value string
-	// Want says what is expected instead.
+	// Want describes the valid values.
 	Want string
 }
 
-// Error names the annotation, its value, and what is expected.
+// Error names the annotation, its value, and the valid values.
 func (e *Error) Error() string {
 	return fmt.Sprintf("annotation %s: %q is not valid, expected %s", e.Annotation, e.Value, e.Want)
 }
 
-// parser reads one value into options. Its error is what was expected.
-type parser func(value string, o *Options) error
-
-var parsers = map[string]parser{
-	NodeSelector:      parseNodeSelector,
-	MaxNodes:          parseMaxNodes,
-	NodeAddresses:     parseAddresses,
-	Tolerations:       parseTolerations,
-	PriorityClassName: parsePriorityClassName,
-	Firewall:          parseFirewall,
-	Datapath:          parseDatapath,
-	DrainSeconds:      parseDrainSeconds,
+// parsers parse the values of the annotations into options. Their errors describe the valid values.
+var parsers = map[string]func(value string, o *Options) error{
+	NodeSelector:  parseNodeSelector,
+	MaxNodes:      parseMaxNodes,
+	NodeAddresses: func(value string, o *Options) error { o.Addresses = Addresses(value); return o.Addresses.Validate() },
+	Tolerations:   parseTolerations,
+	PriorityClassName: func(value string, o *Options) error {
+		o.PriorityClassName = value
+		return ValidatePriorityClassName(value)
+	},
+	Firewall:     func(value string, o *Options) error { o.Firewall = FirewallMode(value); return o.Firewall.Validate() },
+	Datapath:     func(value string, o *Options) error { o.Datapath = DatapathChoice(value); return o.Datapath.Validate() },
+	DrainSeconds: parseDrainSeconds,
 }
 
-// Known returns the annotations that Parse understands, sorted.
+// Known returns the names of all annotations, sorted.
 func Known() []string { return slices.Sorted(maps.Keys(parsers)) }
 
-// Parse reads a Service's annotations over the given defaults. The error holds
-// an *Error for every broken annotation, and the options are of no use then.
+// Parse returns the defaults with the values of a Service's annotations. The error holds an *Error
+// for every annotation that is not valid; the options are not to be used then.
 func Parse(annotations map[string]string, defaults Options) (Options, error) {
 	parsed := defaults
-	var broken []error
+	var invalid []error
 	for _, name := range Known() {
-		value, there := annotations[name]
-		if !there {
+		value, found := annotations[name]
+		if !found {
 			continue
 		}
 		if err := parsers[name](value, &parsed); err != nil {
-			broken = append(broken, &Error{Annotation: name, Value: value, Want: err.Error()})
+			invalid = append(invalid, &Error{Annotation: name, Value: value, Want: err.Error()})
 		}
 	}
-	return parsed, errors.Join(broken...)
+	return parsed, errors.Join(invalid...)
 }
 
-// Unknown returns one sentence for every annotation that carries our prefix
-// and means nothing to us, naming the nearest that does.
+// Unknown returns a sentence for every annotation with Prefix that does not exist, which suggests
+// the one with the nearest name, or all.
 func Unknown(annotations map[string]string) []string {
-	var sentences []string
+	var known, sentences []string
+	for _, name := range Known() {
+		known = append(known, strings.TrimPrefix(name, Prefix))
+	}
 	for _, name := range slices.Sorted(maps.Keys(annotations)) {
-		if _, known := parsers[name]; known || !strings.HasPrefix(name, Prefix) {
+		suffix, ours := strings.CutPrefix(name, Prefix)
+		if !ours || slices.Contains(known, suffix) {
 			continue
 		}
-		sentences = append(sentences, fmt.Sprintf("annotation %s is unknown and has no effect%s", name, hint(name)))
+		suggestion := "; known are " + strings.Join(known, ", ")
+		if nearest := Nearest(suffix, known); nearest != "" {
+			suggestion = fmt.Sprintf(", did you mean %s%s?", Prefix, nearest)
+		}
+		sentences = append(sentences, fmt.Sprintf("annotation %s is unknown and has no effect%s", name, suggestion))
 	}
 	return sentences
-}
-
-// hint compares what follows the prefix, which all names share.
-func hint(name string) string {
-	var known []string
-	for _, k := range Known() {
-		known = append(known, strings.TrimPrefix(k, Prefix))
-	}
-	if meant, ok := nearest.To(strings.TrimPrefix(name, Prefix), known); ok {
-		return fmt.Sprintf(", did you mean %s%s?", Prefix, meant)
-	}
-	return "; known are " + strings.Join(known, ", ")
 }
 
 func parseNodeSelector(value string, o *Options) error {
@@ -108,53 +104,10 @@ func parseMaxNodes(value string, o *Options) error {
 
 func parseDrainSeconds(value string, o *Options) error {
 	n, err := strconv.ParseUint(value, 10, 31)
-	if err != nil || n > nodeproxy.MaxDrainSeconds {
-		return fmt.Errorf("a whole number of seconds from 0 to %d", nodeproxy.MaxDrainSeconds)
+	if err != nil || n > proxyconfig.MaxDrainSeconds {
+		return fmt.Errorf("a whole number of seconds from 0 to %d", proxyconfig.MaxDrainSeconds)
 	}
 	o.DrainSeconds = int(n)
-	return nil
-}
-
-func parseAddresses(value string, o *Options) error {
-	o.Addresses = Addresses(value)
-	return o.Addresses.Validate()
-}
-
-// Validate returns an error that says what is expected.
-func (a Addresses) Validate() error {
-	return oneOf(a, External, Internal, ExternalOrInternal)
-}
-
-func parseFirewall(value string, o *Options) error {
-	o.Firewall = FirewallMode(value)
-	return o.Firewall.Validate()
-}
-
-// Validate returns an error that says what is expected.
-func (m FirewallMode) Validate() error {
-	return oneOf(m, FirewallManaged, FirewallReport, FirewallNone)
-}
-
-func parseDatapath(value string, o *Options) error {
-	o.Datapath = DatapathChoice(value)
-	return o.Datapath.Validate()
-}
-
-// Validate returns an error that says what is expected.
-func (c DatapathChoice) Validate() error {
-	return oneOf(c, DatapathProxy, DatapathDirect, DatapathAuto)
-}
-
-func parsePriorityClassName(value string, o *Options) error {
-	o.PriorityClassName = value
-	return ValidatePriorityClassName(value)
-}
-
-// ValidatePriorityClassName returns an error that says what is expected.
-func ValidatePriorityClassName(name string) error {
-	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-		return fmt.Errorf("the name of a PriorityClass (%s)", problems[0])
-	}
 	return nil
 }
 
@@ -167,8 +120,29 @@ func parseTolerations(value string, o *Options) error {
 	return ValidateTolerations(list)
 }
 
-// ValidateTolerations returns an error that says what is expected of the first
-// toleration that the API server would refuse in a DaemonSet.
+// Validate returns an error that describes the valid values.
+func (a Addresses) Validate() error { return oneOf(a, External, Internal, ExternalOrInternal) }
+
+// Validate returns an error that describes the valid values.
+func (m FirewallMode) Validate() error {
+	return oneOf(m, FirewallManaged, FirewallReport, FirewallNone)
+}
+
+// Validate returns an error that describes the valid values.
+func (c DatapathChoice) Validate() error {
+	return oneOf(c, DatapathProxy, DatapathDirect, DatapathAuto)
+}
+
+// ValidatePriorityClassName returns an error that describes the valid values.
+func ValidatePriorityClassName(name string) error {
+	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+		return fmt.Errorf("the name of a PriorityClass (%s)", problems[0])
+	}
+	return nil
+}
+
+// ValidateTolerations returns an error that describes what is expected of the first toleration that
+// the API server would reject in a DaemonSet.
 func ValidateTolerations(list []v1.Toleration) error {
 	for i, t := range list {
 		if err := validateToleration(t); err != nil {
@@ -200,6 +174,7 @@ func validateToleration(t v1.Toleration) error {
 	return nil
 }
 
+// oneOf returns an error that lists the allowed values unless value is one of them.
 func oneOf[T ~string](value T, allowed ...T) error {
 	if slices.Contains(allowed, value) {
 		return nil
