@@ -11,14 +11,16 @@ import (
 	"strings"
 )
 
-// file parses one Go file of the module.
-func file(module, path string) (*ast.File, error) {
+// entry is one annotation or field on a page.
+type entry struct{ Name, Type, Doc string }
+
+func parseFile(module, path string) (*ast.File, error) {
 	return parser.ParseFile(token.NewFileSet(), filepath.Join(module, path), nil, parser.ParseComments)
 }
 
-// prefixed returns the documented constants of the form Prefix + "name", in the
-// order of the source.
-func prefixed(f *ast.File) []entry {
+// prefixedConstants returns the documented constants of the form Prefix + "name", in the order of
+// the source.
+func prefixedConstants(f *ast.File) []entry {
 	var found []entry
 	ast.Inspect(f, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
@@ -31,45 +33,39 @@ func prefixed(f *ast.File) []entry {
 		}
 		if literal, ok := sum.Y.(*ast.BasicLit); ok {
 			name, _ := strconv.Unquote(literal.Value)
-			found = append(found, entry{Name: name, Doc: sentence(spec.Doc.Text(), spec.Names[0].Name, name)})
+			found = append(found, entry{Name: name, Doc: paragraph(spec.Doc, spec.Names[0].Name, name)})
 		}
 		return true
 	})
 	return found
 }
 
-// entry is one thing that a page describes.
-type entry struct {
-	Name, Type, Doc string
-}
-
-// fields returns the fields of a struct and of the structs in it, by their
-// names in the file, dotted.
-func fields(f *ast.File, structName, prefix string) ([]entry, error) {
-	spec := structType(f, structName)
+// structFields returns the fields of a struct, and in place of a field that is a struct of the same
+// file, its fields. Names are those in JSON, dotted, after prefix.
+func structFields(f *ast.File, structName, prefix string) ([]entry, error) {
+	spec := findStruct(f, structName)
 	if spec == nil {
 		return nil, fmt.Errorf("there is no struct type %s", structName)
 	}
 	var found []entry
 	for _, field := range spec.Fields.List {
-		name := prefix + jsonName(field)
-		kind := typeName(field.Type)
-		if structType(f, kind) != nil {
-			nested, err := fields(f, kind, name+".")
+		tag, _ := strconv.Unquote(field.Tag.Value)
+		name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
+		if ident, ok := field.Type.(*ast.Ident); ok && findStruct(f, ident.Name) != nil {
+			nested, err := structFields(f, ident.Name, prefix+name+".")
 			if err != nil {
 				return nil, err
 			}
 			found = append(found, nested...)
 			continue
 		}
-		doc := sentence(field.Doc.Text(), field.Names[0].Name, jsonName(field))
-		found = append(found, entry{Name: name, Type: fileType(kind), Doc: doc})
+		found = append(found, entry{Name: prefix + name, Type: typeName(field.Type), Doc: paragraph(field.Doc, field.Names[0].Name, name)})
 	}
 	return found, nil
 }
 
-// structType returns the file's struct of that name, nil if it has none.
-func structType(f *ast.File, name string) *ast.StructType {
+// findStruct returns the file's struct type of that name, or nil.
+func findStruct(f *ast.File, name string) *ast.StructType {
 	var found *ast.StructType
 	ast.Inspect(f, func(n ast.Node) bool {
 		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == name {
@@ -80,45 +76,27 @@ func structType(f *ast.File, name string) *ast.StructType {
 	return found
 }
 
-func jsonName(field *ast.Field) string {
-	tag, _ := strconv.Unquote(field.Tag.Value)
-	name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
-	return name
-}
-
-// typeName gives the last part of a type's name, with [] before a list's.
+// typeName describes the type of a field to an author of the file.
 func typeName(e ast.Expr) string {
 	switch e := e.(type) {
-	case *ast.Ident:
-		return e.Name
-	case *ast.SelectorExpr:
-		return e.Sel.Name
 	case *ast.ArrayType:
-		return "[]" + typeName(e.Elt)
+		return "list of " + typeName(e.Elt) + "s"
+	case *ast.Ident:
+		if e.Name == "bool" || e.Name == "int" {
+			return e.Name
+		}
+	case *ast.SelectorExpr:
+		if e.Sel.Name == "Duration" || e.Sel.Name == "Toleration" {
+			return strings.ToLower(e.Sel.Name)
+		}
 	}
-	return fmt.Sprintf("%T", e)
+	return "string" // Of a named type or not.
 }
 
-// fileType is the type as somebody who writes the file sees it.
-func fileType(kind string) string {
-	if element, ok := strings.CutPrefix(kind, "[]"); ok {
-		return "list of " + fileType(element) + "s"
-	}
-	switch kind {
-	case "bool", "int", "string":
-		return kind
-	case "Duration":
-		return "duration"
-	case "Toleration":
-		return "toleration"
-	}
-	return "string" // named types of strings, as in Provider
-}
-
-// sentence makes a doc comment one paragraph, with the name that users write in
-// place of Go's.
-func sentence(doc, goName, name string) string {
-	text := strings.Join(strings.Fields(doc), " ")
+// paragraph returns a doc comment as one paragraph that begins with the name users write in place of
+// Go's.
+func paragraph(doc *ast.CommentGroup, goName, name string) string {
+	text := strings.Join(strings.Fields(doc.Text()), " ")
 	if rest, ok := strings.CutPrefix(text, goName+" "); ok {
 		return "`" + name + "` " + rest
 	}

@@ -1,6 +1,5 @@
-// Package config is the cloud config: the file named by --cloud-config. It
-// knows how the file is written, what it may say, and what holds where it says
-// nothing. It opens nothing but that file.
+// Package config reads the cloud config, the file named by --cloud-config: its fields, their defaults
+// and their validation. The comments of the fields are the text of docs/reference/cloud-config.md.
 package config
 
 import (
@@ -13,102 +12,93 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// What a cloud config file has to call itself.
+// The apiVersion and kind of a cloud config.
 const (
 	APIVersion = "hostport-ccm.io/v1alpha1"
 	Kind       = "CloudConfig"
 )
 
-// LoadBalancerClass is the class of Services that are meant for us.
+// LoadBalancerClass is the load balancer class of hostport-ccm.
 const LoadBalancerClass = "hostport-ccm.io/hostport"
 
-// CloudConfig is the whole file. A field it does not know is an error.
+// CloudConfig is the content of the file.
 type CloudConfig struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
-	// ClusterID tells people for which cluster something was made: it is in
-	// the mark of everything, together with the UID of the namespace
-	// kube-system, which keeps clusters apart. What bears this mark and belongs
-	// to no Service is removed. A DNS label of at most 26 characters; it must
-	// never change. Required.
+	// ClusterID names the cluster in the ownership mark of every object and firewall rule. The mark
+	// also has the UID of the namespace kube-system, which is unique. Whatever has this mark and
+	// belongs to no Service is deleted. It is a DNS label of at most 26 characters and must never
+	// change. Required.
 	ClusterID string `json:"clusterID"`
-	// Provider is where the nodes run: gce or none. Required.
+	// Provider is the cloud of the nodes: gce or none. Required.
 	Provider     Provider     `json:"provider"`
 	LoadBalancer LoadBalancer `json:"loadBalancer"`
-	// GCE is for provider gce only.
+	// GCE has the settings of provider gce.
 	GCE GCE `json:"gce,omitempty"`
 }
 
-// Provider names a cloud.
+// Provider is the cloud of the nodes.
 type Provider string
 
 // The providers.
 const (
-	// ProviderGCE is Google Compute Engine: nodes are its VMs, ports are
-	// opened in its firewall.
+	// ProviderGCE is Google Compute Engine: the nodes are its VMs, and its firewall is managed.
 	ProviderGCE Provider = "gce"
-	// ProviderNone is bare metal, or any cloud whose interface is not used:
-	// nodes describe themselves, no firewall is touched.
+	// ProviderNone is bare metal, or a cloud whose API is not used: the addresses come from the Nodes,
+	// and no firewall is managed.
 	ProviderNone Provider = "none"
 )
 
-// LoadBalancer is how Services are served. A Service's annotations go before
-// what is said here.
+// LoadBalancer configures how Services are served. A Service's annotations override it.
 type LoadBalancer struct {
 	// ProxyImage is the image of hostport-nodeproxy. Required.
 	ProxyImage string `json:"proxyImage"`
 	// ImagePullPolicy of the proxy pods. Default: IfNotPresent.
 	ImagePullPolicy v1.PullPolicy `json:"imagePullPolicy,omitempty"`
-	// Namespace holds the proxies. It must exist, with the rights, the label and
-	// the network policy that the manifests give hostport-system. Default: hostport-system.
+	// Namespace is the namespace of the proxies. It must exist, with the roles, the label and the
+	// network policy that the manifests create for hostport-system. Default: hostport-system.
 	Namespace string `json:"namespace,omitempty"`
-	// Classes are the Services served: "class" for those of class
-	// hostport-ccm.io/hostport, "none" for those without a class, "both".
-	// Default: both.
+	// Classes selects the Services that are served: "class" those of load balancer class
+	// hostport-ccm.io/hostport, "none" those without a class, "both" all of these. Default: both.
 	Classes Classes `json:"classes,omitempty"`
 	// PriorityClassName of the proxy pods. Default: none.
 	PriorityClassName string `json:"priorityClassName,omitempty"`
-	// Tolerations of the proxy pods. Default: none beyond those that every
-	// DaemonSet has.
+	// Tolerations of the proxy pods, in addition to those of every DaemonSet. Default: none.
 	Tolerations []v1.Toleration `json:"tolerations,omitempty"`
-	// Addresses of a node that are published: external, internal, or
-	// external-or-internal. Default: external for provider gce,
+	// Addresses selects which addresses of a node are published: external, internal, or
+	// external-or-internal; see the annotation of that name. Default: external for provider gce,
 	// external-or-internal for provider none.
 	Addresses options.Addresses `json:"addresses,omitempty"`
 	// Firewall is managed, report or none; see the annotation of that name.
 	// Default: managed.
 	Firewall options.FirewallMode `json:"firewall,omitempty"`
-	// ReservedPorts are never given to a Service, as nodes need them
-	// themselves: ports, and ranges such as "2379-2380", each as a quoted
-	// string. An empty list reserves none. Default: "22" (SSH), "2379-2380"
-	// (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260"
-	// (kubelet, kube-proxy, controllers).
+	// ReservedPorts are ports that no Service gets, as the nodes need them. Each is a quoted string, a
+	// port or a range such as "2379-2380". An empty list reserves none. Default: "22" (SSH),
+	// "2379-2380" (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260" (kubelet,
+	// kube-proxy, controllers).
 	ReservedPorts []string `json:"reservedPorts,omitempty"`
 	// Datapath is proxy, direct or auto; see the annotation of that name.
 	// Default: proxy.
 	Datapath options.DatapathChoice `json:"datapath,omitempty"`
-	// KubeProxyMode is how kube-proxy runs on the nodes: iptables, nftables,
-	// ipvs, or none if something else does its work. Datapath direct is for
-	// iptables and nftables only. Default: what ConfigMap kube-system/kube-proxy
-	// says, which kubeadm makes; without it the mode is unknown, and nothing is
-	// served directly.
+	// KubeProxyMode is the mode of kube-proxy on the nodes: iptables, nftables or ipvs, or none if
+	// something else replaces kube-proxy. Datapath direct needs iptables or nftables. Default: the
+	// mode in ConfigMap kube-system/kube-proxy, which kubeadm creates; without that ConfigMap the mode
+	// is unknown, and no Service is served directly.
 	KubeProxyMode KubeProxyMode `json:"kubeProxyMode,omitempty"`
-	// IPMode of the published addresses: VIP lets kube-proxy serve clients
-	// inside the cluster without leaving the node, Proxy sends them out to
-	// the address. An address that a node itself bears has to be Proxy unless
-	// kube-proxy is to serve it in place of a proxy; in IPVS mode all are
-	// Proxy, whatever is set here. Default: VIP for external IPv4 addresses of
-	// provider gce, which exist outside the nodes only, and with provider none
-	// for Services of datapath direct, else Proxy.
+	// IPMode is the ipMode of the published addresses. With VIP, kube-proxy serves clients inside the
+	// cluster on their own node; with Proxy, their packets go to the address. An address that a node
+	// has on an interface must be Proxy, unless kube-proxy serves it in place of a proxy. In IPVS mode
+	// all addresses are Proxy, whatever is set here. Default: VIP for external IPv4 addresses of
+	// provider gce, which no interface has, and for Services of datapath direct with provider none;
+	// else Proxy.
 	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
-	// Failover says when the addresses of a node that dies leave: "fast"
-	// within 10 s, by connection attempts to the nodes' port 10256 and by their
-	// Leases; "kubernetes" when Kubernetes says NotReady, after 40 to 50 s.
-	// Default: fast.
+	// Failover selects when the addresses of a dead node are withdrawn: "fast" within 10 s, detected by
+	// connection attempts to port 10256 of the nodes and by their Leases; "kubernetes" when Kubernetes
+	// sets the node NotReady, after 40 to 50 s. Default: fast.
 	Failover Failover `json:"failover,omitempty"`
 }
 
-// Failover says whose word about a node's death counts.
+// Failover selects how dead nodes are detected.
 type Failover string
 
 // The values of Failover.
@@ -117,7 +107,7 @@ const (
 	FailoverKubernetes Failover = "kubernetes"
 )
 
-// KubeProxyMode is how the nodes' kube-proxies run.
+// KubeProxyMode is the mode of kube-proxy on the nodes.
 type KubeProxyMode string
 
 // The values of KubeProxyMode.
@@ -128,7 +118,7 @@ const (
 	KubeProxyNone     KubeProxyMode = "none"
 )
 
-// Classes says which Services are served.
+// Classes selects the Services that are served.
 type Classes string
 
 // The values of Classes.
@@ -138,7 +128,7 @@ const (
 	ClassesNone  Classes = "none"
 )
 
-// Serves says whether a Service of this load balancer class is ours.
+// Serves reports whether a Service of this load balancer class, or of none if nil, is served.
 func (c Classes) Serves(class *string) bool {
 	if class == nil {
 		return c != ClassesClass
@@ -146,37 +136,35 @@ func (c Classes) Serves(class *string) bool {
 	return *class == LoadBalancerClass && c != ClassesNone
 }
 
-// GCE is how Google Compute Engine is reached. What is left empty is asked of
-// the metadata server.
+// GCE configures the access to Google Compute Engine. The metadata server supplies Project and
+// Network where they are empty.
 type GCE struct {
-	// Project of the VMs.
+	// Project is the project of the VMs. Default: the project of hostport-ccm's own VM.
 	Project string `json:"project,omitempty"`
-	// NetworkProject owns the network and its firewall rules. Default: the
-	// network's project; with a shared VPC it is not Project.
+	// NetworkProject is the project of the network and its firewall rules. With a shared VPC it
+	// differs from the project of the VMs. Default: the network's project.
 	NetworkProject string `json:"networkProject,omitempty"`
-	// Network is the VPC's name, or its URL. Addresses of interfaces in other
-	// networks are not shown.
+	// Network is the name or the URL of the VPC network. Addresses of interfaces in other networks are
+	// ignored. Default: the network of hostport-ccm's own VM.
 	Network string `json:"network,omitempty"`
-	// NodeTags are the network tags that firewall rules apply to. Default:
-	// the tags that all of a Service's nodes have in common.
+	// NodeTags are the target tags of the firewall rules. Default: the network tags that all nodes of
+	// a Service have in common.
 	NodeTags []string `json:"nodeTags,omitempty"`
-	// APIEndpoint is the Compute API's URL. With http:// there is no
-	// authentication, which is for tests. Default: Google's.
+	// APIEndpoint is the URL of the Compute API. With http:// requests are not authenticated, which is
+	// for tests. Default: Google's.
 	APIEndpoint string `json:"apiEndpoint,omitempty"`
-	// InstanceCacheTTL is how long a list of the VMs is believed. Default:
-	// 10 s.
+	// InstanceCacheTTL is how long a list of the VMs is cached. Default: 10 s.
 	InstanceCacheTTL metav1.Duration `json:"instanceCacheTTL,omitzero"`
-	// FirewallLayout is per-service, which gives each Service firewall rules of
-	// its own, or shared: Services with the same source ranges and target tags
-	// share rules, for many Services and a small quota. It can be changed at
-	// any time. Default: per-service.
+	// FirewallLayout is per-service, with firewall rules for each Service, or shared, where Services
+	// with the same source ranges and target tags share rules, for many Services and a small quota. It
+	// can be changed at any time. Default: per-service.
 	FirewallLayout firewall.Layout `json:"firewallLayout,omitempty"`
-	// FirewallCheckPeriod is how often all firewall rules are compared with
-	// what is wanted, with one list. Default: 30 s.
+	// FirewallCheckPeriod is the interval in which all firewall rules are checked for manual changes,
+	// with one list request. Default: 30 s.
 	FirewallCheckPeriod metav1.Duration `json:"firewallCheckPeriod,omitzero"`
 }
 
-// Options returns what holds for a Service without annotations.
+// Options returns the options of a Service without annotations.
 func (c *CloudConfig) Options() options.Options {
 	defaults := options.Default()
 	defaults.Addresses = c.LoadBalancer.Addresses
@@ -187,22 +175,22 @@ func (c *CloudConfig) Options() options.Options {
 	return defaults
 }
 
-// defaultReserved are the ports of what runs on nodes of most clusters:
+// defaultReserved are the ports of programs that run on the nodes of most clusters:
 // https://kubernetes.io/docs/reference/networking/ports-and-protocols/.
 var defaultReserved = []string{"22", "2379-2380", "6443", "9100", "10248-10260"}
 
-// Reserved returns the reserved ports.
+// Reserved returns ReservedPorts, parsed.
 func (lb *LoadBalancer) Reserved() []options.PortRange {
 	var list []options.PortRange
 	for _, text := range lb.ReservedPorts {
-		if r, err := options.ParsePortRange(text); err == nil { // Validated.
+		if r, err := options.ParsePortRange(text); err == nil { // validate has checked it.
 			list = append(list, r)
 		}
 	}
 	return list
 }
 
-// setDefaults fills in what the file left empty.
+// setDefaults sets the fields that the file leaves empty.
 func (c *CloudConfig) setDefaults() {
 	lb := &c.LoadBalancer
 	setDefault(&lb.ImagePullPolicy, v1.PullIfNotPresent)

@@ -43,7 +43,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 	}
 }
 
-func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
+func TestAFullConfigIsReadAsItWasWritten(t *testing.T) {
 	want := &CloudConfig{
 		APIVersion: APIVersion, Kind: Kind, ClusterID: "beta", Provider: ProviderGCE,
 		LoadBalancer: LoadBalancer{
@@ -74,7 +74,7 @@ func TestAFullConfigSurvivesARoundTrip(t *testing.T) {
 	defaults := got.Options()
 	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != options.FirewallNone ||
 		defaults.Datapath != options.DatapathAuto {
-		t.Errorf("the config's defaults do not reach Services: %+v", defaults)
+		t.Errorf("the options do not have the defaults of the config: %+v", defaults)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestWithoutACloudInternalAddressesServeNodesWithoutExternalOnes(t *testing.
 	}
 }
 
-func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
+func TestAnInvalidConfigIsOneLineThatNamesTheField(t *testing.T) {
 	for name, c := range map[string]struct {
 		old, new string
 		want     []string
@@ -96,9 +96,9 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"a mistyped field":                  {"clusterID:", "clusterId:", []string{`unknown field "clusterId"`, `did you mean "clusterID"?`}},
 		"a mistyped inner field":            {"proxyImage:", "proxyimage:", []string{`"loadBalancer.proxyimage"`, `did you mean "proxyImage"?`}},
 		"a field of a list's element":       {"loadBalancer:", "loadBalancer:\n  tolerations: [{operater: Exists}]", []string{`operater`, `did you mean "operator"?`}},
-		"a field nothing resembles":         {"provider:", "zzz: 1\nprovider:", []string{`unknown field "zzz"`}},
+		"a field that no other resembles":   {"provider:", "zzz: 1\nprovider:", []string{`unknown field "zzz"`}},
 		"a field twice":                     {"provider: gce", "provider: gce\nprovider: none", []string{`"provider" already set`}},
-		"no YAML at all":                    {"kind:", "\tkind:", []string{"line 3"}},
+		"no YAML":                           {"kind:", "\tkind:", []string{"line 3"}},
 		"a field of the wrong type":         {"provider: gce", "provider: [gce]", []string{"provider: expected a string, not array"}},
 		"a word that YAML takes for a bool": {"loadBalancer:", "gce: {network: n}\nloadBalancer:", []string{"gce.network: expected a string, not bool", "quote"}},
 		"a word where fields belong":        {"loadBalancer:", "gce: p\nloadBalancer:", []string{"gce: expected fields, not string"}},
@@ -106,21 +106,21 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 		"another kind":                      {"CloudConfig", "Cloud", []string{"kind", "CloudConfig"}},
 		"no cluster id":                     {"clusterID: alpha", "", []string{"clusterID", "DNS label"}},
 		"a cluster id too long":             {"clusterID: alpha", "clusterID: " + strings.Repeat("a", 27), []string{"clusterID", "26"}},
-		"a cluster id no DNS label":         {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
+		"a cluster id that is no DNS label": {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
 		"an unknown provider":               {"provider: gce", "provider: aws", []string{"provider", "aws", "gce, none"}},
 		"no proxy image":                    {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},
 		"an unknown choice of class":        {"loadBalancer:", "loadBalancer:\n  classes: all", []string{"loadBalancer.classes", "both, class, none"}},
 		"an unknown address choice":         {"loadBalancer:", "loadBalancer:\n  addresses: public", []string{"loadBalancer.addresses", "external-or-internal"}},
-		"a broken toleration":               {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
+		"an invalid toleration":             {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
 		"an unknown pull policy":            {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
 		"an unknown ip mode":                {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
 		"an unknown datapath":               {"loadBalancer:", "loadBalancer:\n  datapath: mirror", []string{"loadBalancer.datapath", "proxy, direct, auto"}},
 		"an unknown mode of kube-proxy":     {"loadBalancer:", "loadBalancer:\n  kubeProxyMode: userspace", []string{"loadBalancer.kubeProxyMode", "iptables, nftables, ipvs, none"}},
-		"an unknown kind of failover":       {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
-		"a broken reserved port":            {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
+		"an unknown failover":               {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
+		"an invalid reserved port":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
 		"a reserved port not quoted":        {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
-		"a broken endpoint":                 {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
-		"a broken tag":                      {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
+		"an invalid endpoint":               {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
+		"an invalid tag":                    {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
 		"an unknown firewall mode":          {"loadBalancer:", "loadBalancer:\n  firewall: open", []string{"loadBalancer.firewall", "managed, report, none"}},
 		"an unknown firewall layout":        {"loadBalancer:", "gce: {firewallLayout: one}\nloadBalancer:", []string{"gce.firewallLayout", "per-service, shared"}},
 		"a negative check period":           {"loadBalancer:", "gce: {firewallCheckPeriod: -1s}\nloadBalancer:", []string{"gce.firewallCheckPeriod", "-1s"}},
@@ -148,7 +148,7 @@ func TestABadConfigIsOneLineThatNamesTheField(t *testing.T) {
 	}
 }
 
-func TestNoFileIsExplained(t *testing.T) {
+func TestAMissingFileIsNamed(t *testing.T) {
 	for path, want := range map[string]string{"": "--cloud-config", "/nonexistent/c.yaml": "/nonexistent/c.yaml"} {
 		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("path %q: got %v", path, err)
@@ -167,7 +167,7 @@ func TestClasses(t *testing.T) {
 		{ClassesNone, true, false, false},
 	} {
 		if c.classes.Serves(nil) != c.without || c.classes.Serves(&ours) != c.of || c.classes.Serves(&foreign) != c.not {
-			t.Errorf("classes %s serves the wrong Services", c.classes)
+			t.Errorf("classes %s selects the wrong Services", c.classes)
 		}
 	}
 }

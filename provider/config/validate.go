@@ -9,41 +9,17 @@ import (
 	"strings"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// problems collects what is wrong with a file, field by field.
-type problems []string
-
-// check adds a problem unless ok.
-func (p *problems) check(ok bool, field, format string, args ...any) {
-	if !ok {
-		*p = append(*p, field+": "+fmt.Sprintf(format, args...))
-	}
-}
-
-// expect adds a problem if a check of package options fails.
-func (p *problems) expect(err error, field string, value any) {
-	p.check(err == nil, field, "%q is not valid, expected %v", value, err)
-}
-
-// oneOf adds a problem if a value is none of those allowed.
-func oneOf[T ~string](p *problems, field string, value T, allowed ...T) {
-	var words []string
-	for _, a := range allowed {
-		words = append(words, string(a))
-	}
-	p.check(slices.Contains(allowed, value), field, "%q is not valid, expected one of %s", value, strings.Join(words, ", "))
-}
-
-// maxClusterID leaves room in a label's value, which has 63 characters, for a
-// hyphen and a UID.
+// maxClusterID is what a label's value of 63 characters leaves beside a hyphen and a UID.
 const maxClusterID = 63 - 1 - 36
 
-// validate checks a config with its defaults filled in.
+// validate checks a config that has its defaults.
 func (c *CloudConfig) validate() error {
 	var p problems
 	oneOf(&p, "apiVersion", c.APIVersion, APIVersion)
@@ -52,9 +28,8 @@ func (c *CloudConfig) validate() error {
 	oneOf(&p, "provider", c.Provider, ProviderGCE, ProviderNone)
 	c.LoadBalancer.validate(&p)
 	c.GCE.validate(&p)
-	if c.Provider == ProviderNone {
-		p.check(c.GCE.isEmpty(), "gce", "has no meaning with provider none: remove it, or set provider to gce")
-	}
+	isEmpty := equality.Semantic.DeepEqual(c.GCE, GCE{})
+	p.check(isEmpty || c.Provider != ProviderNone, "gce", "has no meaning with provider none: remove it, or set provider to gce")
 	if len(p) > 0 {
 		return errors.New(strings.Join(p, "; "))
 	}
@@ -88,7 +63,7 @@ func (lb *LoadBalancer) validate(p *problems) {
 	}
 }
 
-// RFC 1035, which is what GCE wants of a tag.
+// networkTag is the syntax of a network tag of GCE, that of RFC 1035.
 var networkTag = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 func (g *GCE) validate(p *problems) {
@@ -107,9 +82,28 @@ func (g *GCE) validate(p *problems) {
 	p.check(g.InstanceCacheTTL.Duration >= 0, "gce.instanceCacheTTL", "%q is not valid, expected a duration such as 10s", g.InstanceCacheTTL.Duration)
 }
 
-func (g *GCE) isEmpty() bool {
-	return g.Project == "" && g.NetworkProject == "" && g.Network == "" && len(g.NodeTags) == 0 &&
-		g.APIEndpoint == "" && g.InstanceCacheTTL.Duration == 0 && g.FirewallLayout == "" && g.FirewallCheckPeriod.Duration == 0
+func isDNSLabel(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }
+
+// problems collects the errors of a file's fields.
+type problems []string
+
+// check adds a problem unless ok.
+func (p *problems) check(ok bool, field, format string, args ...any) {
+	if !ok {
+		*p = append(*p, field+": "+fmt.Sprintf(format, args...))
+	}
 }
 
-func isDNSLabel(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }
+// expect adds a problem if err is not nil. err names the valid values, as in package options.
+func (p *problems) expect(err error, field string, value any) {
+	p.check(err == nil, field, "%q is not valid, expected %v", value, err)
+}
+
+// oneOf adds a problem unless the value is one of those allowed.
+func oneOf[T ~string](p *problems, field string, value T, allowed ...T) {
+	var words []string
+	for _, a := range allowed {
+		words = append(words, string(a))
+	}
+	p.check(slices.Contains(allowed, value), field, "%q is not valid, expected one of %s", value, strings.Join(words, ", "))
+}

@@ -1,7 +1,7 @@
 // Package failover detects nodes that have died about half a minute before Kubernetes sets them
 // NotReady, so that their addresses leave DNS sooner. A detector decides from observations and the
-// time alone; a Monitor makes the observations. To other packages a node that is down looks like a
-// node that is not Ready.
+// time alone; a Monitor makes the observations. To other packages a node that is down appears
+// NotReady.
 //
 // A wrong decision withdraws a working address. Therefore a node is down only if it answered
 // before, does not answer any more, and has not renewed its Lease since. No node goes down while

@@ -1,5 +1,5 @@
-// Package options reads what a Service's annotations ask of us. It knows how
-// they are written, not what follows from them: see packages plan and publish.
+// Package options parses the annotations of a Service. Packages plan and publish apply them. The
+// comments of the annotations are the text of docs/reference/annotations.md.
 package options
 
 import (
@@ -7,62 +7,54 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Prefix is in front of every name of ours: annotations, labels, finalizer.
+// Prefix begins the names of all annotations, labels and finalizers of hostport-ccm.
 const Prefix = "hostport-ccm.io/"
 
-// The annotations of a Service. They are annotations and not labels because
-// the service controller does not notice edits of labels.
+// The annotations of a Service. They are not labels because the service controller ignores changes
+// of labels.
 const (
-	// NodeSelector restricts the nodes that serve the Service, by a label
-	// selector as kubectl takes it: "pool=edge,!slow". Default: all nodes.
-	// Those excluded from load balancers never serve.
+	// NodeSelector restricts the nodes that serve the Service with a label selector in the syntax of
+	// kubectl: "pool=edge,!slow". Nodes excluded from load balancers never serve. Default: all nodes.
 	NodeSelector = Prefix + "node-selector"
 
-	// MaxNodes publishes the addresses of at most this many nodes, spread
-	// over zones. A node that is published stays as long as it serves. All
-	// selected nodes run a proxy, so that one can step in at once.
-	// Default: no limit.
+	// MaxNodes limits the number of nodes whose addresses are published. They are spread over zones. A
+	// published node stays published as long as it serves. All selected nodes run a proxy, so that
+	// another can replace it at once. Default: no limit.
 	MaxNodes = Prefix + "max-nodes"
 
-	// NodeAddresses chooses which of a node's addresses are published:
-	// "external", "internal", or "external-or-internal", which takes the
-	// internal one where a node has no external one. An IPv6 address that is
-	// internal by name but public counts as external where there is no other.
-	// Default: by the cloud config.
+	// NodeAddresses selects which addresses of a node are published: "external", "internal", or
+	// "external-or-internal", which is the internal one of a node without an external one. A public
+	// IPv6 address that the Node lists as internal counts as external if the Node has no external IPv6
+	// address. Default: as in the cloud config.
 	NodeAddresses = Prefix + "addresses"
 
-	// Tolerations lets tainted nodes serve, with a proxy or directly: a JSON or
-	// YAML list as in a pod's spec. It replaces the list in the cloud config.
+	// Tolerations allows nodes with these taints to serve, with a proxy or directly. It is a JSON or
+	// YAML list as in a pod's spec, and replaces the list in the cloud config.
 	Tolerations = Prefix + "tolerations"
 
-	// PriorityClassName is the priority class of the proxy pods.
-	// Default: by the cloud config.
+	// PriorityClassName is the priority class of the proxy pods. Default: as in the cloud config.
 	PriorityClassName = Prefix + "priority-class-name"
 
-	// Firewall says what happens at the cloud's firewall: "managed" opens
-	// the ports, "report" changes nothing and tells the gcloud commands that
-	// somebody has to run, "none" opens nothing and removes what was opened
-	// for this Service before. It may not ask for more than the cloud config
-	// does, whose "none" leaves rules made earlier to you. Default: by the cloud config.
+	// Firewall selects how the cloud's firewall is configured: "managed" creates rules, "report" only
+	// records events with the gcloud commands that you have to run, "none" creates no rules and
+	// deletes those created for this Service before. It cannot exceed the setting of the cloud config,
+	// where "none" also keeps rules created before. Default: as in the cloud config.
 	Firewall = Prefix + "firewall"
 
-	// Datapath is how packets reach the Service: "proxy" by a hostPort pod on
-	// every node; "direct" by kube-proxy alone, which preserves the client's
-	// address if externalTrafficPolicy is Local; "auto" by direct for policy
-	// Local and by proxy for Cluster. Where direct is not possible, a Service
-	// that asks for it is refused, and auto takes proxy; an event says why. It
-	// may be changed at any time. Default: by the cloud config.
+	// Datapath selects how packets reach the Service: "proxy" by a proxy pod with hostPorts on every
+	// node; "direct" by kube-proxy alone, which preserves the client's address if
+	// externalTrafficPolicy is Local; "auto" is direct for policy Local and proxy for policy Cluster.
+	// Where direct is not possible, "direct" is rejected and "auto" falls back to proxy; an event
+	// gives the reason. It can be changed at any time. Default: as in the cloud config.
 	Datapath = Prefix + "datapath"
 
-	// DrainSeconds is how long a proxy that is to stop, because it is replaced
-	// or deleted, goes on serving while its address leaves the status: 0 to
-	// 3600. Connections through it live that long; then those in use are reset.
-	// Make it longer than the DNS records live. It may be changed at any time.
-	// Default: 3.
+	// DrainSeconds is how long a proxy that is replaced or deleted continues to serve after its address
+	// is withdrawn: 0 to 3600 seconds. After that, connections through it that are in use are reset.
+	// Set it longer than the TTL of the DNS records. It can be changed at any time. Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
 )
 
-// Addresses is a choice among a node's addresses.
+// Addresses selects the addresses of a node that are published.
 type Addresses string
 
 // The values of annotation NodeAddresses.
@@ -72,7 +64,7 @@ const (
 	ExternalOrInternal Addresses = "external-or-internal"
 )
 
-// FirewallMode says who opens the ports at the edge.
+// FirewallMode selects how the cloud's firewall is configured.
 type FirewallMode string
 
 // The values of annotation Firewall.
@@ -82,13 +74,13 @@ const (
 	FirewallNone    FirewallMode = "none"
 )
 
-// Exceeds says whether a mode does more than another.
+// Exceeds reports whether the mode changes more than another.
 func (m FirewallMode) Exceeds(other FirewallMode) bool {
 	rank := map[FirewallMode]int{FirewallNone: 0, FirewallReport: 1, FirewallManaged: 2}
 	return rank[m] > rank[other]
 }
 
-// DatapathChoice is which datapath is wanted.
+// DatapathChoice selects a datapath.
 type DatapathChoice string
 
 // The values of annotation Datapath.
@@ -98,27 +90,23 @@ const (
 	DatapathAuto   DatapathChoice = "auto"
 )
 
-// Options is what a Service asks for, defaults filled in.
+// Options are the options of a Service, with defaults.
 type Options struct {
-	// NodeSelector selects nodes by their labels; empty selects all. Nil is
-	// not valid.
-	NodeSelector labels.Selector
-	// MaxNodes bounds the number of nodes published; 0 is no bound.
-	MaxNodes          int
+	// NodeSelector selects nodes by their labels. It is never nil.
+	NodeSelector      labels.Selector
+	MaxNodes          int // 0: no limit.
 	Addresses         Addresses
 	Tolerations       []v1.Toleration
 	PriorityClassName string
 	Firewall          FirewallMode
 	Datapath          DatapathChoice
-	// DrainSeconds is how long a proxy serves on after it was told to stop.
-	DrainSeconds int
+	DrainSeconds      int
 }
 
-// defaultDrainSeconds is enough for an address to leave the status before its
-// proxy stops serving.
+// defaultDrainSeconds is long enough to withdraw an address before its proxy stops serving.
 const defaultDrainSeconds = 3
 
-// Default is what holds if neither Service nor cloud config says anything.
+// Default returns the options of a Service where neither annotations nor the cloud config set any.
 func Default() Options {
 	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged, Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds}
 }

@@ -68,7 +68,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
+func TestAnInvalidAnnotationIsNamedWithItsValueAndTheValidOnes(t *testing.T) {
 	for _, c := range []struct{ annotation, value, want string }{
 		{NodeSelector, "a==b==c", "a label selector"},
 		{MaxNodes, "0", "a whole number of at least 1"},
@@ -92,18 +92,18 @@ func TestABrokenAnnotationIsNamedWithItsValueAndWhatIsExpected(t *testing.T) {
 		{DrainSeconds, "30s", "a whole number of seconds"},
 	} {
 		_, err := Parse(map[string]string{c.annotation: c.value}, Default())
-		var broken *Error
-		if !errors.As(err, &broken) {
+		var invalid *Error
+		if !errors.As(err, &invalid) {
 			t.Errorf("%s: %q is accepted", c.annotation, c.value)
 			continue
 		}
-		if broken.Annotation != c.annotation || broken.Value != c.value || !strings.Contains(broken.Want, c.want) {
+		if invalid.Annotation != c.annotation || invalid.Value != c.value || !strings.Contains(invalid.Want, c.want) {
 			t.Errorf("%s: %q: got %q, want %q in it", c.annotation, c.value, err, c.want)
 		}
 	}
 }
 
-func TestAllBrokenAnnotationsAreReportedTogether(t *testing.T) {
+func TestAllInvalidAnnotationsAreReportedTogether(t *testing.T) {
 	_, err := Parse(map[string]string{MaxNodes: "x", Firewall: "y"}, Default())
 	if err == nil || !strings.Contains(err.Error(), MaxNodes) || !strings.Contains(err.Error(), Firewall) {
 		t.Errorf("want both annotations named, got %v", err)
@@ -126,7 +126,7 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-func TestParseNeverAcceptsWhatItCannotUse(t *testing.T) {
+func TestWhatParseAcceptsIsValid(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		annotations := rapid.MapOf(rapid.SampledFrom(Known()), rapid.String()).Draw(t, "annotations")
 		got, err := Parse(annotations, Default())

@@ -9,7 +9,7 @@ import (
 // PortRange is an inclusive range of port numbers.
 type PortRange struct{ First, Last int32 }
 
-// ParsePortRange reads "22" or "2379-2380". Its error says what is expected.
+// ParsePortRange reads "22" or "2379-2380". Its error names the valid values.
 func ParsePortRange(s string) (PortRange, error) {
 	from, to, isRange := strings.Cut(s, "-")
 	if !isRange {
@@ -23,5 +23,5 @@ func ParsePortRange(s string) (PortRange, error) {
 	return PortRange{int32(first), int32(last)}, nil
 }
 
-// Contains says whether a port is in the range.
+// Contains reports whether a port is in the range.
 func (r PortRange) Contains(port int32) bool { return r.First <= port && port <= r.Last }
