@@ -9,8 +9,7 @@ import (
 // Action is what a Change does.
 type Action string
 
-// The actions. Replace is a delete and a create: some fields of a rule cannot
-// be changed in place.
+// The actions. Replace deletes and creates: some fields cannot be updated.
 const (
 	Create  Action = "create"
 	Update  Action = "update"
@@ -18,16 +17,17 @@ const (
 	Remove  Action = "delete"
 )
 
-// Change is one step from what is there to what is wanted.
+// Change is one step from the rules that exist to those that are wanted.
 type Change struct {
 	Action Action
-	// Rule is the rule as wanted; for Remove, the rule as it is.
+	// Rule is the wanted rule; for Remove, the existing one.
 	Rule Rule
-	// Differences say why, for Update and Replace.
+	// Differences are the fields that differ, for Update and Replace.
 	Differences []Difference
 }
 
-// String says what was done, for events and logs.
+// String describes the change in one line, in the past tense, for events and
+// logs.
 func (c Change) String() string {
 	switch c.Action {
 	case Create:
@@ -35,58 +35,47 @@ func (c Change) String() string {
 	case Remove:
 		return fmt.Sprintf("deleted firewall rule %s", c.Rule.Name)
 	}
-	var why []string
+	var differences []string
 	for _, d := range c.Differences {
-		if d.Field == FieldDescription { // Long, and for programs.
-			why = append(why, "who shares it")
-			continue
+		text := d.String()
+		if d.Field == FieldDescription { // Long JSON.
+			text = "the Services that share it"
 		}
-		why = append(why, d.String())
+		differences = append(differences, text)
 	}
-	return fmt.Sprintf("%sd firewall rule %s: %s", c.Action, c.Rule.Name, strings.Join(why, ", "))
+	return fmt.Sprintf("%sd firewall rule %s: %s", c.Action, c.Rule.Name, strings.Join(differences, ", "))
 }
 
-// Changes computes the steps from have to want. Have are the rules of one
-// owner, and whatever else bears a wanted name: those that bear the mark of
-// the wanted rules and are wanted no more go, others are not looked at.
-// Opening comes before closing.
+// Changes returns the steps from have to want, the rules of one owner. Of the
+// rules in have that are not wanted it removes those with owner's mark. Steps
+// that allow traffic come first.
 func Changes(owner Owner, have, want []Rule) []Change {
-	return changesOf(have, want, func(r Rule) bool { return r.BelongsTo(owner) })
+	return changesBetween(have, want, func(r Rule) bool { return r.BelongsTo(owner) })
 }
 
-// changesOf removes what is not wanted if ours says so.
-func changesOf(have, want []Rule, ours func(Rule) bool) []Change {
-	var changes []Change
+// changesBetween removes unwanted rules for which removable returns true.
+func changesBetween(have, want []Rule, removable func(Rule) bool) []Change {
+	var steps []Change
 	for _, w := range want {
 		i := slices.IndexFunc(have, func(h Rule) bool { return h.Name == w.Name })
 		if i < 0 {
-			changes = append(changes, Change{Action: Create, Rule: w})
-		} else if differences := Diff(have[i], w); len(differences) > 0 {
-			changes = append(changes, Change{Action: actionFor(differences), Rule: w, Differences: differences})
+			steps = append(steps, Change{Action: Create, Rule: w})
+			continue
 		}
+		differences := Diff(have[i], w)
+		if len(differences) == 0 {
+			continue
+		}
+		action := Update
+		if slices.ContainsFunc(differences, Difference.immutable) {
+			action = Replace
+		}
+		steps = append(steps, Change{Action: action, Rule: w, Differences: differences})
 	}
 	for _, h := range have {
-		wanted := slices.ContainsFunc(want, func(w Rule) bool { return w.Name == h.Name })
-		if !wanted && ours(h) {
-			changes = append(changes, Change{Action: Remove, Rule: h})
+		if removable(h) && !slices.ContainsFunc(want, func(w Rule) bool { return w.Name == h.Name }) {
+			steps = append(steps, Change{Action: Remove, Rule: h})
 		}
 	}
-	return changes
-}
-
-// BelongsTo says whether the rule carries exactly owner's mark.
-func (r Rule) BelongsTo(owner Owner) bool {
-	marked, err := ParseMark(r.Description)
-	return err == nil && marked == owner
-}
-
-// actionFor knows which fields the Compute API refuses to change.
-func actionFor(differences []Difference) Action {
-	fixed := func(d Difference) bool {
-		return d.Field == FieldNetwork || d.Field == FieldDirection || d.Field == FieldDenied
-	}
-	if slices.ContainsFunc(differences, fixed) {
-		return Replace
-	}
-	return Update
+	return steps
 }

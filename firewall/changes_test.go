@@ -1,14 +1,9 @@
 package firewall
 
 import (
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"pgregory.net/rapid"
 )
 
 // wanted is the rule of spec().
@@ -56,11 +51,11 @@ func TestOrderAndSplitMakeNoDifference(t *testing.T) {
 	}
 }
 
-func TestChangesAreToldInOneLine(t *testing.T) {
+func TestEachChangeIsDescribedInOneLine(t *testing.T) {
 	want := wanted(t)
 	edited, foreign, old := want, want, want
 	edited.TargetTags, edited.Disabled = nil, true
-	foreign.Name, foreign.Description = "hostport-x", "by hand"
+	foreign.Name, foreign.Description = "hostport-x", "created by an administrator"
 	old.Name = "hostport-old"
 	denied := want
 	denied.Denied = []Allow{{Protocol: "all"}}
@@ -71,7 +66,7 @@ func TestChangesAreToldInOneLine(t *testing.T) {
 		"nothing there": {nil, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to tags node"}},
 		"as wanted":     {[]Rule{foreign, want}, []Rule{want}, nil},
 		"edited":        {[]Rule{edited}, []Rule{want}, []string{"updated firewall rule " + want.Name + ": disabled [true] -> [false], targetTags [] -> [node]"}},
-		"turned round":  {[]Rule{denied}, []Rule{want}, []string{"replaced firewall rule " + want.Name + ": denied [all] -> []"}},
+		"denying":       {[]Rule{denied}, []Rule{want}, []string{"replaced firewall rule " + want.Name + ": denied [all] -> []"}},
 		"not wanted":    {[]Rule{foreign, want, old}, nil, []string{"deleted firewall rule " + want.Name, "deleted firewall rule hostport-old"}},
 		"renamed":       {[]Rule{old}, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to tags node", "deleted firewall rule hostport-old"}},
 	} {
@@ -82,99 +77,5 @@ func TestChangesAreToldInOneLine(t *testing.T) {
 		if diff := cmp.Diff(c.lines, lines); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-	}
-}
-
-func TestTheFakeKeepsEverySpecAndNothingElse(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		fake := &Fake{}
-		stranger := Rule{Name: "hostport-stranger", Description: "by hand"}
-		fake.SetRule(stranger)
-		open := map[Owner]Spec{}
-		t.Repeat(map[string]func(*rapid.T){
-			"ensure": func(t *rapid.T) {
-				s := spec()
-				s.Owner = drawOne(t)
-				s.Ports = []Port{{v1.ProtocolTCP, rapid.Uint16Range(1, 3).Draw(t, "port")}}
-				s.SourceRanges = prefixes(rapid.SliceOf(rapid.SampledFrom([]string{"0.0.0.0/0", "::/0"})).Draw(t, "ranges")...)
-				_, err := fake.Ensure(t.Context(), s)
-				again, errAgain := fake.Ensure(t.Context(), s)
-				if err != nil || errAgain != nil || len(again) != 0 {
-					t.Fatalf("%v, then %v, %v", err, again, errAgain)
-				}
-				open[s.Owner] = s
-			},
-			"delete": func(t *rapid.T) {
-				o := drawOne(t)
-				if err := fake.Delete(t.Context(), o); err != nil {
-					t.Fatal(err)
-				}
-				delete(open, o)
-			},
-			"": func(t *rapid.T) { checkFake(t, fake, open, stranger) },
-		})
-	})
-}
-
-// drawOne picks one of two Services.
-func drawOne(t *rapid.T) Owner {
-	o := owner()
-	o.UID = rapid.SampledFrom([]types.UID{"u1", "u2"}).Draw(t, "owner")
-	return o
-}
-
-func checkFake(t *rapid.T, fake *Fake, open map[Owner]Spec, stranger Rule) {
-	want := map[string]Rule{stranger.Name: stranger}
-	for o, s := range open {
-		rules, err := Desired(s, fakeTarget)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range rules {
-			want[r.Name] = r
-		}
-		if exists, err := fake.Exists(t.Context(), o); err != nil || exists != (len(rules) > 0) {
-			t.Errorf("exists %v, %v with %d rules", exists, err, len(rules))
-		}
-	}
-	if diff := cmp.Diff(want, fake.Rules()); diff != "" {
-		t.Errorf("rules (-want +got):\n%s", diff)
-	}
-}
-
-func TestTheFakeFailsOnDemandAndChangesNothing(t *testing.T) {
-	fake := &Fake{}
-	fake.FailWith(func(method string, _ Owner) error { return &NotOursError{Rule: method} })
-	_, ensureErr := fake.Ensure(t.Context(), spec())
-	_, existsErr := fake.Exists(t.Context(), owner())
-	for _, err := range []error{ensureErr, existsErr, fake.Delete(t.Context(), owner())} {
-		if err == nil {
-			t.Error("no error")
-		}
-	}
-	if fake.Writes() != 0 || len(fake.Rules()) != 0 {
-		t.Errorf("%d writes, rules %v", fake.Writes(), fake.Rules())
-	}
-	fake.FailWith(nil)
-	if _, err := fake.Ensure(t.Context(), spec()); err != nil || fake.Writes() != 1 {
-		t.Errorf("%v after %d writes", err, fake.Writes())
-	}
-}
-
-func TestTheFakeLeavesAStrangersRuleOfOurNameAlone(t *testing.T) {
-	fake := &Fake{}
-	taken := wanted(t)
-	taken.Description = "by hand"
-	fake.SetRule(taken)
-	_, err := fake.Ensure(t.Context(), spec())
-	if err == nil || !strings.Contains(err.Error(), taken.Name) {
-		t.Errorf("error %v", err)
-	}
-	if diff := cmp.Diff(map[string]Rule{taken.Name: taken}, fake.Rules()); diff != "" {
-		t.Errorf("rules (-want +got):\n%s", diff)
-	}
-	fake.RemoveRule(taken.Name)
-	if lines, err := fake.Ensure(t.Context(), spec()); err != nil || !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "created") }) {
-		t.Errorf("%v, %v", lines, err)
 	}
 }

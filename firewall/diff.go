@@ -7,19 +7,24 @@ import (
 	"strings"
 )
 
-// Difference is one field in which a rule is not as wanted. Values are written
-// as the firewall's own tools write them.
+// Difference is a field in which a rule differs from the wanted one. Values are
+// in the notation of gcloud.
 type Difference struct {
 	Field      string
 	Have, Want []string
 }
 
-// String writes "targetTags [a] -> [a b]".
+// String returns "targetTags [a] -> [a b]".
 func (d Difference) String() string {
 	return fmt.Sprintf("%s %v -> %v", d.Field, d.Have, d.Want)
 }
 
-// The fields a rule can differ in, named as in the Compute API.
+// immutable reports whether the Compute API refuses to update the field.
+func (d Difference) immutable() bool {
+	return d.Field == FieldNetwork || d.Field == FieldDirection || d.Field == FieldDenied
+}
+
+// The fields that are compared, by their names in the Compute API.
 const (
 	FieldNetwork               = "network"
 	FieldDirection             = "direction"
@@ -36,7 +41,7 @@ const (
 	FieldTargetServiceAccounts = "targetServiceAccounts"
 )
 
-// fields says how each field is written for comparison.
+// fields has a function for each field that returns its comparable form.
 var fields = []struct {
 	name string
 	of   func(Rule) []string
@@ -56,9 +61,9 @@ var fields = []struct {
 	{FieldTargetServiceAccounts, func(r Rule) []string { return asSet(r.TargetServiceAccounts) }},
 }
 
-// Diff compares two rules of one name field by field. Order, duplicates and
-// how ports are split into ranges make no difference. Logging, which belongs
-// to the administrator, is not compared.
+// Diff returns the fields in which two rules of one name differ. Order,
+// duplicates and the division of ports into ranges do not matter. Logging is not
+// compared: it is configured by administrators.
 func Diff(have, want Rule) []Difference {
 	var differences []Difference
 	for _, f := range fields {
@@ -81,7 +86,7 @@ func allowStrings(allows []Allow) []string {
 	return written
 }
 
-// Summary says in a few words what the rule lets through.
+// Summary returns in a few words what the rule allows.
 func (r Rule) Summary() string {
 	return fmt.Sprintf("%s from %s to tags %s", strings.Join(allowStrings(r.Allowed), ","),
 		strings.Join(asSet(r.SourceRanges), ","), strings.Join(asSet(r.TargetTags), ","))

@@ -1,10 +1,12 @@
-// Package firewall knows what a Service needs open between the internet and
-// the nodes, and asks whoever guards that edge to open exactly that.
+// Package firewall computes the firewall rules that a Service needs between its
+// clients and the nodes, and compares them with the rules that exist.
 //
-// The wanted state (Spec) is plain data. Who opens it is behind the Firewall
-// interface: package firewall/gce for Google Compute Engine, package
-// firewall/none where nothing guards the edge. Fake is an in-memory Firewall
-// for tests.
+// The computation is pure: Spec is what a Service needs, Rule one rule, Change
+// one step from the rules that exist to those that are wanted. The Firewall
+// interface applies it: package firewall/gce on Google Compute Engine, package
+// firewall/none where no firewall can be changed, package
+// firewall/firewalltest in memory, for tests. Package firewall/operations calls
+// a Firewall in the background.
 package firewall
 
 import (
@@ -15,63 +17,74 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Owner is the Service for which something is open. It is written into
-// everything that is created, so that ownership can be proved later.
+// Owner is the Service that a rule belongs to. It is written into the rule's
+// description, by which ownership is verified before the rule is changed.
 type Owner struct {
-	// ClusterID tells this cluster from others in the same project.
+	// ClusterID identifies the cluster among those that share a project.
 	ClusterID string
 	// Service is the Service's namespace and name.
 	Service types.NamespacedName
-	// UID is the Service's UID: a Service created again under its old name is
-	// another owner.
+	// UID is the Service's UID: a Service that is created again under its old
+	// name is another owner.
 	UID types.UID
 }
 
-// Port is one port of a Service as clients dial it.
+// Port is a port of a Service as clients connect to it.
 type Port struct {
 	Protocol v1.Protocol
 	Port     uint16
 }
 
-// Spec is what one Service needs open.
+// Spec is what one Service needs.
 type Spec struct {
 	Owner Owner
-	// Ports may come in any order and may hold duplicates.
+	// Ports are in any order and may contain duplicates.
 	Ports []Port
-	// SourceRanges are the client ranges let in, IPv4 and IPv6 mixed. Empty
-	// means nobody, not everybody.
+	// SourceRanges are the client ranges that are allowed, IPv4 and IPv6 mixed.
+	// Empty allows no client.
 	SourceRanges []netip.Prefix
 	// Nodes are the provider IDs of the nodes that receive the traffic. Empty
-	// means that nothing is to be open.
+	// allows no traffic.
 	Nodes []string
-	// Report has nothing changed: what would have to be is said in a
-	// *ByHandError.
+	// Report changes nothing: the changes that are needed are returned in a
+	// *ManualChangeError.
 	Report bool
 }
 
-// Firewall opens ports for Services. All methods are safe for concurrent use.
+// Firewall allows the traffic of Services. All methods are safe for concurrent
+// use. KindOf returns the kind of the errors of the firewall's API.
 type Firewall interface {
-	// Ensure makes what is open for spec.Owner equal to spec, and returns one
-	// line for every change that was made (none: it was equal already). A
-	// *ByHandError says that somebody else has to change it.
+	// Ensure makes the rules of spec.Owner equal to spec, and returns one line
+	// for each change that it made, also if it fails later. It returns a
+	// *ManualChangeError if an administrator has to make the changes.
 	Ensure(ctx context.Context, spec Spec) (changes []string, err error)
-	// Delete closes everything that was opened for owner. Nothing open is no
-	// error.
+	// Delete removes all rules of owner. It is no error if there are none.
 	Delete(ctx context.Context, owner Owner) error
-	// Abandon lets go of owner without closing anything. What is still open is
-	// said in a *ByHandError.
-	Abandon(ctx context.Context, owner Owner) error
-	// Exists says whether anything is open for owner. In doubt it returns an
-	// error, never false: false lets go of the Service.
+	// Release stops managing owner's rules and changes nothing. It returns the
+	// commands that remove the rules in a *ManualChangeError.
+	Release(ctx context.Context, owner Owner) error
+	// Exists reports whether owner has a rule. The answer false lets a caller
+	// forget the Service; in doubt it is an error.
 	Exists(ctx context.Context, owner Owner) (bool, error)
-	// Owners returns everybody within one cluster for whom anything is open,
-	// each once. It costs one request, however many there are.
+	// Owners returns the owners within one cluster that have a rule, each once.
+	// It costs one list request for all.
 	Owners(ctx context.Context, clusterID string) ([]Owner, error)
-	// Drifted returns the Services for which, since Ensure was last called for
-	// them, somebody else has changed what is open. It looks once for all.
+	// Drifted returns the owners whose rules no longer are as Ensure last left
+	// them. It costs one list request for all.
 	Drifted(ctx context.Context) ([]Owner, error)
 }
 
-// Roster lists all Services of the cluster that may have something open,
-// Ensured so far or not.
-type Roster func() []Owner
+// Cluster is what a Firewall has to know about the cluster as a whole.
+type Cluster struct {
+	// ID is the ClusterID of its owners.
+	ID string
+	// Services lists the owners that may have rules.
+	Services OwnerLister
+	// DeleteOrphans lets Drifted remove, from rules that Services share, ports of
+	// Services that no longer exist. Without it they are left to an administrator.
+	DeleteOrphans bool
+}
+
+// OwnerLister lists all Services of the cluster that may have rules, whether or
+// not Ensure was called for them since the program started.
+type OwnerLister func() []Owner

@@ -2,37 +2,41 @@ package firewall
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// mark is the JSON in a rule's description by which ownership is proved.
+// mark is the JSON in a rule's description that identifies its owner.
 type mark struct {
 	ClusterID string `json:"hostport-ccm.io/cluster-id"`
 	Service   string `json:"hostport-ccm.io/service"`
 	UID       string `json:"hostport-ccm.io/service-uid"`
 }
 
-// FormatMark writes owner as the description of a rule.
+// FormatMark returns the description of owner's rules.
 func FormatMark(owner Owner) string {
-	data, err := json.Marshal(mark{ClusterID: owner.ClusterID, Service: owner.Service.String(), UID: string(owner.UID)})
+	return formatJSON(mark{ClusterID: owner.ClusterID, Service: owner.Service.String(), UID: string(owner.UID)})
+}
+
+func formatJSON(v any) string {
+	data, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // A struct of strings always marshals.
+		panic(err) // Marks consist of strings, which always marshal.
 	}
 	return string(data)
 }
 
-// ParseMark reads the owner out of a rule's description. It takes only what
-// FormatMark wrote, letter by letter: a rule that somebody has described
-// otherwise is somebody's, and is not to be touched.
+// ParseMark returns the owner that a rule's description names. It accepts only
+// the exact text that FormatMark returns: a rule with any other description
+// belongs to somebody else and must not be changed.
 func ParseMark(description string) (Owner, error) {
 	var m mark
-	decoder := json.NewDecoder(bytes.NewReader([]byte(description)))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&m); err != nil {
+	if err := parseJSON(description, &m); err != nil {
 		return Owner{}, fmt.Errorf("not an ownership mark: %w", err)
 	}
 	namespace, name, _ := strings.Cut(m.Service, "/")
@@ -50,27 +54,54 @@ func ParseMark(description string) (Owner, error) {
 	return owner, nil
 }
 
-// validate refuses an owner that could be mistaken for another one.
+func parseJSON(text string, v any) error {
+	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
+	decoder.DisallowUnknownFields()
+	return decoder.Decode(v)
+}
+
+// validate rejects an owner that could be confused with another one. It accepts
+// only characters that need no quoting in JSON, in filters of the Compute API
+// and in shells. Names and UIDs of Kubernetes have no others.
 func (o Owner) validate() error {
+	const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 	for _, part := range []struct{ name, value string }{
 		{"cluster id", o.ClusterID}, {"namespace", o.Service.Namespace}, {"name", o.Service.Name}, {"UID", string(o.UID)},
 	} {
 		if part.value == "" {
 			return fmt.Errorf("the owner's %s is empty", part.name)
 		}
-		if strings.ContainsFunc(part.value, unsafeInMark) {
+		if strings.ContainsFunc(part.value, func(r rune) bool { return !strings.ContainsRune(safe, r) }) {
 			return fmt.Errorf("the owner's %s %q holds a character outside letters, digits, '-', '_' and '.'", part.name, part.value)
 		}
 	}
 	return nil
 }
 
-// unsafeInMark keeps to characters that JSON, search patterns and shells all
-// leave alone. Kubernetes' names and UIDs use no others.
-func unsafeInMark(r rune) bool {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		return false
+// BelongsTo reports whether the rule has exactly owner's mark.
+func (r Rule) BelongsTo(owner Owner) bool {
+	marked, err := ParseMark(r.Description)
+	return err == nil && marked == owner
+}
+
+// OwnersAmong returns the owners within one cluster whose mark is on any of the
+// rules, each once, sorted by Service and UID. It ignores all other rules.
+func OwnersAmong(rules []Rule, clusterID string) []Owner {
+	var owners []Owner
+	for _, rule := range rules {
+		if owner, err := ParseMark(rule.Description); err == nil && owner.ClusterID == clusterID {
+			owners = append(owners, owner)
+		}
 	}
-	return r != '-' && r != '_' && r != '.'
+	slices.SortFunc(owners, CompareOwners)
+	return slices.Compact(owners)
+}
+
+// CompareOwners orders owners of one cluster by Service and UID.
+func CompareOwners(a, b Owner) int {
+	return cmp.Or(
+		cmp.Compare(a.Service.Namespace, b.Service.Namespace),
+		cmp.Compare(a.Service.Name, b.Service.Name),
+		cmp.Compare(a.UID, b.UID),
+	)
 }

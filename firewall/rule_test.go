@@ -132,7 +132,7 @@ func TestMarksAreReadAsTheyAreWritten(t *testing.T) {
 func TestOtherDescriptionsAreNoMarks(t *testing.T) {
 	mark := FormatMark(owner())
 	for _, description := range []string{
-		"", "{}", "null", "opened by hand", mark + " ", " " + mark, mark + mark,
+		"", "{}", "null", "created by an administrator", mark + " ", " " + mark, mark + mark,
 		strings.Replace(mark, "prod", "", 1),
 		strings.Replace(mark, "web/traefik", "webtraefik", 1),
 		strings.Replace(mark, "web/traefik", "web/a/b", 1),
@@ -147,14 +147,14 @@ func TestOtherDescriptionsAreNoMarks(t *testing.T) {
 }
 
 func FuzzParseSharedMark(f *testing.F) {
-	f.Add(formatSharedMark(sharedMark{"prod", "abc-v4", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}}))
+	f.Add(formatJSON(sharedMark{"prod", "abc-v4", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}}))
 	f.Add(`{"hostport-ccm.io/cluster-id":"prod","hostport-ccm.io/shared-by":"k","hostport-ccm.io/open":null}`)
 	f.Fuzz(func(t *testing.T, description string) {
 		m, err := parseSharedMark(description)
 		if err != nil {
 			return
 		}
-		if formatSharedMark(m) != description {
+		if formatJSON(m) != description {
 			t.Errorf("%q was read as %+v", description, m)
 		}
 		if _, err := ParseMark(description); err == nil {
@@ -173,8 +173,8 @@ func FuzzParseMark(f *testing.F) {
 	})
 }
 
-// opened lists every single port that allows let in.
-func opened(allows []Allow) []string {
+// allPorts lists every single port that is allowed.
+func allPorts(allows []Allow) []string {
 	var ports []string
 	for _, a := range allows {
 		for p := int(a.From); p <= int(a.To); p++ {
@@ -193,8 +193,8 @@ func TestMergedPortsOpenTheSameAndDoNotTouch(t *testing.T) {
 		})
 		allows := rapid.SliceOf(allow).Draw(t, "allows")
 		merged := Merge(allows)
-		if diff := cmp.Diff(opened(allows), opened(merged)); diff != "" {
-			t.Errorf("opened (-before +after):\n%s", diff)
+		if diff := cmp.Diff(allPorts(allows), allPorts(merged)); diff != "" {
+			t.Errorf("ports (-before +after):\n%s", diff)
 		}
 		for i := 1; i < len(merged); i++ {
 			a, b := merged[i-1], merged[i]

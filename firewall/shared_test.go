@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// desiredBy is what a Service would have for itself.
+// desiredBy returns the rules that a Service would have in the layout PerService.
 func desiredBy(name string, source string, ports ...uint16) []Rule {
 	s := Spec{Owner: Owner{ClusterID: "prod", Service: types.NamespacedName{Namespace: "web", Name: name}, UID: types.UID(name)}, Nodes: []string{"n"}}
 	s.SourceRanges = []netip.Prefix{netip.MustParsePrefix(source)}
@@ -27,8 +27,8 @@ func desiredBy(name string, source string, ports ...uint16) []Rule {
 	return rules
 }
 
-// open flattens rules to what they let in: "range tcp:port".
-func open(rules []Rule) map[string]bool {
+// traffic flattens rules to the traffic that they allow: "ranges tags tcp:port".
+func traffic(rules []Rule) map[string]bool {
 	all := map[string]bool{}
 	for _, r := range rules {
 		for _, a := range r.Allowed {
@@ -40,25 +40,25 @@ func open(rules []Rule) map[string]bool {
 	return all
 }
 
-func TestThousandServicesFitAHandfulOfRules(t *testing.T) {
+func TestAThousandServicesFitIntoAFewRules(t *testing.T) {
 	var wanted []Rule
 	for i := range uint16(1000) {
-		wanted = append(wanted, desiredBy(fmt.Sprint("s", i), "0.0.0.0/0", 2*i+1)...) // No neighbours.
+		wanted = append(wanted, desiredBy(fmt.Sprint("s", i), "0.0.0.0/0", 2*i+1)...) // None are adjacent.
 	}
-	rules := Share("prod", nil, wanted, nil)
+	rules := AssignSharedRules("prod", nil, wanted, nil)
 	if len(rules) != 12 {
 		t.Errorf("%d rules", len(rules))
 	}
-	if diff := cmp.Diff(open(wanted), open(rules)); diff != "" {
-		t.Errorf("open (-want +got):\n%s", diff)
+	if diff := cmp.Diff(traffic(wanted), traffic(rules)); diff != "" {
+		t.Errorf("traffic (-want +got):\n%s", diff)
 	}
-	if again := Share("prod", rules, wanted, nil); len(ShareChanges(rules, again)) > 0 {
+	if again := AssignSharedRules("prod", rules, wanted, nil); len(SharedRuleChanges(rules, again)) > 0 {
 		t.Errorf("the second time there are changes")
 	}
 }
 
 func TestSharedRulesAreMarkedAndNamed(t *testing.T) {
-	rules := Share("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443, 81)...), nil)
+	rules := AssignSharedRules("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443, 81)...), nil)
 	if len(rules) != 1 {
 		t.Fatalf("rules %v", rules)
 	}
@@ -66,22 +66,22 @@ func TestSharedRulesAreMarkedAndNamed(t *testing.T) {
 	if !validName.MatchString(r.Name) || !strings.HasPrefix(r.Name, "hostport-shared-") || !strings.HasSuffix(r.Name, "-v4") {
 		t.Errorf("name %s", r.Name)
 	}
-	if !r.IsSharedBy("prod") || r.IsSharedBy("other") || r.BelongsTo(owner()) || !strings.Contains(r.Description, SharedMarkField) {
+	if !r.IsSharedIn("prod") || r.IsSharedIn("other") || r.BelongsTo(owner()) || !strings.Contains(r.Description, SharedMarkField) {
 		t.Errorf("description %s", r.Description)
 	}
 	if diff := cmp.Diff([]Allow{{"tcp", 80, 81}, {"tcp", 443, 443}}, r.Allowed); diff != "" {
 		t.Errorf("allowed (-want +got):\n%s", diff)
 	}
-	if other := Share("other", nil, desiredBy("a", "0.0.0.0/0", 80), nil)[0]; other.Name == r.Name {
+	if other := AssignSharedRules("other", nil, desiredBy("a", "0.0.0.0/0", 80), nil)[0]; other.Name == r.Name {
 		t.Error("two clusters have rules of one name")
 	}
-	if !r.SharesWith(desiredBy("c", "0.0.0.0/0", 1)) || r.SharesWith(desiredBy("c", "10.0.0.0/8", 1)) {
-		t.Error("who shares is told by the source ranges")
+	if !r.IsSharedLike(desiredBy("c", "0.0.0.0/0", 1)) || r.IsSharedLike(desiredBy("c", "10.0.0.0/8", 1)) {
+		t.Error("rules are shared across source ranges")
 	}
 }
 
-// named is the owner in the rules of desiredBy.
-func named(name string) Owner {
+// ownerNamed returns the owner of the rules of desiredBy.
+func ownerNamed(name string) Owner {
 	owner, err := ParseMark(desiredBy(name, "0.0.0.0/0", 1)[0].Description)
 	if err != nil {
 		panic(err)
@@ -89,12 +89,12 @@ func named(name string) Owner {
 	return owner
 }
 
-func TestWhatIsOpenForAServiceNotYetKnownStays(t *testing.T) {
+func TestPortsOfAServiceThatWasNotYetEnsuredStay(t *testing.T) {
 	a, b, c := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443, 8080), desiredBy("c", "10.0.0.0/8", 443)
-	have := Share("prod", nil, slices.Concat(a, b, c), nil)
+	have := AssignSharedRules("prod", nil, slices.Concat(a, b, c), nil)
 	for name, tt := range map[string]struct {
 		wanted []Rule
-		stay   []string
+		keep   []string
 		want   []Rule
 	}{
 		"all known":                       {slices.Concat(a, b, c), nil, slices.Concat(a, b, c)},
@@ -106,45 +106,45 @@ func TestWhatIsOpenForAServiceNotYetKnownStays(t *testing.T) {
 		"one that has nothing":            {a, []string{"x"}, a},
 		"all gone":                        {nil, nil, nil},
 	} {
-		var stay []Owner
-		for _, s := range tt.stay {
-			stay = append(stay, named(s))
+		var keep []Owner
+		for _, s := range tt.keep {
+			keep = append(keep, ownerNamed(s))
 		}
-		got := Share("prod", have, tt.wanted, stay)
-		if diff := cmp.Diff(open(tt.want), open(got)); diff != "" {
-			t.Errorf("%s: open (-want +got):\n%s", name, diff)
+		got := AssignSharedRules("prod", have, tt.wanted, keep)
+		if diff := cmp.Diff(traffic(tt.want), traffic(got)); diff != "" {
+			t.Errorf("%s: traffic (-want +got):\n%s", name, diff)
 		}
 		for _, s := range []string{"a", "b", "c", "x"} {
-			opens := slices.ContainsFunc(got, func(r Rule) bool { return r.OpensFor(named(s)) })
-			wants := slices.ContainsFunc(tt.want, func(r Rule) bool { return r.BelongsTo(named(s)) })
-			if opens != wants {
-				t.Errorf("%s: open for %s: %v, want %v", name, s, opens, wants)
+			shares := slices.ContainsFunc(got, func(r Rule) bool { return r.IsSharedBy(ownerNamed(s)) })
+			wants := slices.ContainsFunc(tt.want, func(r Rule) bool { return r.BelongsTo(ownerNamed(s)) })
+			if shares != wants {
+				t.Errorf("%s: %s has ports: %v, want %v", name, s, shares, wants)
 			}
 		}
 	}
 }
 
-func TestLeavingSharedRulesClosesForNobodyElse(t *testing.T) {
+func TestReleasingSharedRulesAffectsNoOtherService(t *testing.T) {
 	a, b, c := desiredBy("a", "0.0.0.0/0", 80, 443), desiredBy("b", "0.0.0.0/0", 443), desiredBy("c", "10.0.0.0/8", 443)
-	have := Share("prod", nil, slices.Concat(a, b, c), nil)
-	for leaver, want := range map[string]string{"a": "update", "b": "update", "c": "delete", "x": ""} {
+	have := AssignSharedRules("prod", nil, slices.Concat(a, b, c), nil)
+	for released, want := range map[string]string{"a": "update", "b": "update", "c": "delete", "x": ""} {
 		got := ""
-		for _, change := range LeaveShared(named(leaver), have) {
+		for _, change := range ReleaseSharedRules(ownerNamed(released), have) {
 			got += string(change.Action)
-			if change.Rule.OpensFor(named(leaver)) != (change.Action == Remove) {
-				t.Errorf("%s leaves: %s", leaver, change)
+			if change.Rule.IsSharedBy(ownerNamed(released)) != (change.Action == Remove) {
+				t.Errorf("%s released: %s", released, change)
 			}
 		}
 		if got != want {
-			t.Errorf("%s leaves: %q, want %q", leaver, got, want)
+			t.Errorf("%s released: %q, want %q", released, got, want)
 		}
 	}
-	if changes := LeaveShared(named("b"), have); len(open([]Rule{changes[0].Rule})) != 2 {
-		t.Errorf("a port that another Service has is closed: %v", changes)
+	if changes := ReleaseSharedRules(ownerNamed("b"), have); len(traffic([]Rule{changes[0].Rule})) != 2 {
+		t.Errorf("a port that another Service has is removed: %v", changes)
 	}
 }
 
-func TestMorePortsThanOneRuleHoldsStayWithoutAnyKnownService(t *testing.T) {
+func TestMorePortsThanOneRuleHoldsStayIfNoServiceWasEnsured(t *testing.T) {
 	var all, odd []uint16
 	for p := uint16(1000); p < 1300; p++ {
 		if all = append(all, p); p%2 == 1 {
@@ -152,32 +152,32 @@ func TestMorePortsThanOneRuleHoldsStayWithoutAnyKnownService(t *testing.T) {
 		}
 	}
 	wanted := append(desiredBy("a", "0.0.0.0/0", all...), desiredBy("b", "0.0.0.0/0", odd...)...)
-	have := Share("prod", nil, wanted, nil)
-	got := Share("prod", have, nil, []Owner{named("b")})
-	if len(got) < 2 || len(open(got)) != len(odd) {
-		t.Errorf("%d rules let in %d ports, want %d ports in several rules", len(got), len(open(got)), len(odd))
+	have := AssignSharedRules("prod", nil, wanted, nil)
+	got := AssignSharedRules("prod", have, nil, []Owner{ownerNamed("b")})
+	if len(got) < 2 || len(traffic(got)) != len(odd) {
+		t.Errorf("%d rules allow %d ports, want %d ports in several rules", len(got), len(traffic(got)), len(odd))
 	}
 }
 
-func TestWhatIsToldOfAChangeIsForPeople(t *testing.T) {
+func TestTheDescriptionOfAChangeOmitsTheMark(t *testing.T) {
 	a, b := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 80)
-	have := Share("prod", nil, a, nil)
+	have := AssignSharedRules("prod", nil, a, nil)
 	for want, wanted := range map[string][]Rule{
-		": who shares it": slices.Concat(a, b),
-		": who shares it, allowed [tcp:80] -> [tcp:80 tcp:443]": desiredBy("a", "0.0.0.0/0", 80, 443),
+		": the Services that share it":                                       slices.Concat(a, b),
+		": the Services that share it, allowed [tcp:80] -> [tcp:80 tcp:443]": desiredBy("a", "0.0.0.0/0", 80, 443),
 	} {
-		changes := ShareChanges(have, Share("prod", have, wanted, nil))
+		changes := SharedRuleChanges(have, AssignSharedRules("prod", have, wanted, nil))
 		if len(changes) != 1 || changes[0].String() != "updated firewall rule "+have[0].Name+want {
 			t.Errorf("changes %v, want %q", changes, want)
 		}
 	}
 }
 
-func TestOpeningComesBeforeClosing(t *testing.T) {
-	have := Share("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80, 81), desiredBy("b", "10.0.0.0/8", 80)...), nil)
-	want := Share("prod", have, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("c", "192.0.2.0/24", 80)...), nil)
+func TestStepsThatAllowTrafficComeFirst(t *testing.T) {
+	have := AssignSharedRules("prod", nil, append(desiredBy("a", "0.0.0.0/0", 80, 81), desiredBy("b", "10.0.0.0/8", 80)...), nil)
+	want := AssignSharedRules("prod", have, append(desiredBy("a", "0.0.0.0/0", 80), desiredBy("c", "192.0.2.0/24", 80)...), nil)
 	var actions []Action
-	for _, c := range ShareChanges(have, want) {
+	for _, c := range SharedRuleChanges(have, want) {
 		actions = append(actions, c.Action)
 	}
 	if diff := cmp.Diff([]Action{Create, Update, Remove}, actions); diff != "" {
@@ -185,7 +185,7 @@ func TestOpeningComesBeforeClosing(t *testing.T) {
 	}
 }
 
-func TestSharedRulesLetInWhatIsWantedWithinTheLimitAndMoveNoPort(t *testing.T) {
+func TestSharedRulesAllowWhatIsWantedWithinTheLimitsAndMoveNoPort(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var have []Rule
 		for range rapid.IntRange(1, 4).Draw(t, "steps") {
@@ -194,12 +194,12 @@ func TestSharedRulesLetInWhatIsWantedWithinTheLimitAndMoveNoPort(t *testing.T) {
 				ports := rapid.SliceOfN(rapid.Uint16Range(1, 700), 1, 150).Draw(t, "ports")
 				wanted = append(wanted, desiredBy(fmt.Sprint("s", i), rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "10.0.0.0/8"}).Draw(t, "range"), ports...)...)
 			}
-			next := Share("prod", have, wanted, nil)
-			if again := Share("prod", next, wanted, nil); len(ShareChanges(next, again)) > 0 {
-				t.Fatalf("the second time there are changes: %v", ShareChanges(next, again))
+			next := AssignSharedRules("prod", have, wanted, nil)
+			if again := AssignSharedRules("prod", next, wanted, nil); len(SharedRuleChanges(next, again)) > 0 {
+				t.Fatalf("the second time there are changes: %v", SharedRuleChanges(next, again))
 			}
-			if diff := cmp.Diff(open(wanted), open(next)); diff != "" {
-				t.Fatalf("open (-want +got):\n%s", diff)
+			if diff := cmp.Diff(traffic(wanted), traffic(next)); diff != "" {
+				t.Fatalf("traffic (-want +got):\n%s", diff)
 			}
 			checkShared(t, have, next)
 			have = next
@@ -207,17 +207,17 @@ func TestSharedRulesLetInWhatIsWantedWithinTheLimitAndMoveNoPort(t *testing.T) {
 	})
 }
 
-// pieces reads from its mark what a rule opens for whom: "key share port".
-func pieces(r Rule) map[string]bool {
+// claimsIn returns what a rule holds, by its mark: "key service port".
+func claimsIn(r Rule) map[string]bool {
 	mark, err := parseSharedMark(r.Description)
 	if err != nil {
 		panic(err)
 	}
-	g := &group{wanted: map[piece]bool{}}
-	g.add(r, mark, func(string) bool { return true })
+	g := &sharedGroup{wanted: map[portClaim]bool{}}
+	g.addExisting(r, mark, func(string) bool { return true })
 	all := map[string]bool{}
-	for p := range g.wanted {
-		all[fmt.Sprint(mark.Key, p)] = true
+	for claim := range g.wanted {
+		all[fmt.Sprint(mark.Key, claim)] = true
 	}
 	return all
 }
@@ -230,14 +230,14 @@ func checkShared(t *rapid.T, have, next []Rule) {
 		}
 		names[r.Name] = true
 		for _, h := range have {
-			for what := range pieces(h) {
-				if pieces(r)[what] && h.Name != r.Name {
-					t.Fatalf("%s moved from %s to %s", what, h.Name, r.Name)
+			for claim := range claimsIn(h) {
+				if claimsIn(r)[claim] && h.Name != r.Name {
+					t.Fatalf("%s moved from %s to %s", claim, h.Name, r.Name)
 				}
 			}
 		}
 	}
-	if !slices.IsSortedFunc(ShareChanges(have, next), func(a, b Change) int { return removes(a) - removes(b) }) {
+	if !slices.IsSortedFunc(SharedRuleChanges(have, next), func(a, b Change) int { return removes(a) - removes(b) }) {
 		t.Fatal("a rule is removed before another is made")
 	}
 }
@@ -250,14 +250,14 @@ func removes(c Change) int {
 }
 
 func TestOtherDescriptionsAreNoSharedMarks(t *testing.T) {
-	mark := formatSharedMark(sharedMark{"prod", "key", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}})
-	if !(Rule{Description: mark}).IsSharedBy("prod") {
+	mark := formatJSON(sharedMark{"prod", "key", map[string]string{"abcdefgh": "tcp:80-81,udp:53"}})
+	if !(Rule{Description: mark}).IsSharedIn("prod") {
 		t.Fatalf("%s is a mark", mark)
 	}
 	for _, description := range []string{"", "{}", mark + " ", FormatMark(owner()), strings.Replace(mark, "prod", "", 1), mark[:len(mark)-1] + `,"x":"y"}`,
 		strings.Replace(mark, "tcp:80-81", "tcp:80,tcp:81", 1), strings.Replace(mark, "80", "0", 1), strings.Replace(mark, "tcp", "icmp", 1), strings.Replace(mark, "udp:53", "", 1),
 	} {
-		if (Rule{Description: description}).IsSharedBy("prod") || (Rule{Description: description}).IsSharedBy("") {
+		if (Rule{Description: description}).IsSharedIn("prod") || (Rule{Description: description}).IsSharedIn("") {
 			t.Errorf("%q was taken for a mark", description)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
@@ -20,7 +20,7 @@ func onMetal(t *testing.T) *cluster {
 	c.config.Provider = config.ProviderNone
 	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyNFTables
 	c.config.LoadBalancer.ReservedPorts = []string{"22"}
-	c.own = &nodeaddress.Reader{}
+	c.addresses = &nodeaddress.Reader{}
 	return c
 }
 
@@ -70,7 +70,7 @@ func (c *cluster) passesToProxies() {
 
 func TestOnBareMetalNoPortOfOthersIsServed(t *testing.T) {
 	for choice, want := range map[options.DatapathChoice][]string{
-		options.DatapathDirect: {"Warning LoadBalancerRefused web:", "port 22/TCP is reserved"},
+		options.DatapathDirect: {"Warning InvalidConfiguration web:", "port 22/TCP is reserved"},
 		options.DatapathAuto:   {"Warning DatapathFallback web:", "port 22/TCP is reserved"},
 	} {
 		t.Run(string(choice), func(t *testing.T) {
@@ -98,12 +98,12 @@ func TestOnBareMetalAPodsHostPortIsNotTakenFromIt(t *testing.T) {
 	c.start()
 	c.create(service("web", by(options.DatapathDirect)))
 	c.publishesAs("web", vip, vip)
-	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("late", "n1", 80), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), foreignPod("late", "n1", 80), metav1.CreateOptions{}))
 	c.eventually("a warning explains the pod", func() bool {
-		return c.hasEvent("Warning HostPortTaken web:", "apps/late asks for host port 80/TCP", "node n1")
+		return c.hasEvent("Warning HostPortConflict web:", "apps/late asks for host port 80/TCP", "node n1")
 	})
-	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("first", "n2", 443), metav1.CreateOptions{}))
-	c.eventually("the other pod is known", func() bool { return len(c.balancer.around.Holders(service("web", tcp(443)))) == 1 })
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), foreignPod("first", "n2", 443), metav1.CreateOptions{}))
+	c.eventually("the other pod is known", func() bool { return len(c.balancer.foreign.PodsWithPortsOf(service("web", tcp(443)))) == 1 })
 	c.edit("web", tcp(80, 443))
 	c.publishes("web", "203.0.113.1")
 }

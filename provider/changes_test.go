@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // serves waits until the proxies have exactly these ports, set by set.
@@ -24,7 +25,9 @@ func (c *cluster) serves(name string, want ...string) {
 		var got []string
 		for set := range plan.SetNames(service(name)) {
 			if ds := c.daemonSetOf(set, name); ds != nil {
-				got = append(got, plan.HostPorts(ds.Spec.Template.Spec)...)
+				for _, port := range snapshot.HostPorts(ds.Spec.Template.Spec) {
+					got = append(got, port.String())
+				}
 			}
 		}
 		return slices.Equal(got, want)
@@ -117,7 +120,7 @@ func TestLongNamesAndAHundredPorts(t *testing.T) {
 	var want []string
 	for i := range int32(100) {
 		numbers = append(numbers, 1000+i)
-		want = append(want, plan.PortKey(v1.ProtocolTCP, 1000+i))
+		want = append(want, fmt.Sprintf("%d/TCP", 1000+i))
 	}
 	c := twoNodes(t)
 	c.start()
@@ -176,7 +179,7 @@ func TestNodesThatDoNotMatterCostNoWrite(t *testing.T) {
 	c.edit("web", func(svc *v1.Service) { svc.Labels = map[string]string{"a": "b"} })
 	c.proxy("web", "n1", ready)
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(context.Background(), node("n3", "203.0.113.3"), metav1.CreateOptions{}))
-	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(context.Background(), stranger("x", "n1", 8080), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(context.Background(), foreignPod("x", "n1", 8080), metav1.CreateOptions{}))
 	c.settle()
 	var ours []string
 	for _, w := range c.writes() {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -45,7 +45,7 @@ func (c *cluster) losesAllPorts(name string, words ...string) {
 		return condition != nil && condition.Status == metav1.ConditionTrue &&
 			!slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(condition.Message, word) })
 	})
-	c.eventually("a warning says why", func() bool { return c.hasEvent(append(words, "Warning PortsNotServed "+name)...) })
+	c.eventually("a warning says why", func() bool { return c.hasEvent(append(words, "Warning PortConflict "+name)...) })
 	c.publishes(name)
 	c.nothingLeft(name)
 }
@@ -82,7 +82,7 @@ func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 			if got := c.warnings("young"); len(got) != 1 {
 				t.Errorf("want one warning, got %q", got)
 			}
-			if c.hasEvent("Warning PortsNotServed old:") {
+			if c.hasEvent("Warning PortConflict old:") {
 				t.Errorf("the older is warned: %q", c.warnings("old"))
 			}
 		})
@@ -112,7 +112,7 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 		for _, p := range entry.Ports {
 			got = append(got, portOf(p))
 		}
-		if diff := cmp.Diff([]string{"hostport-ccm.io/PortTaken", "fine"}, got); diff != "" {
+		if diff := cmp.Diff([]string{"hostport-ccm.io/PortConflict", "fine"}, got); diff != "" {
 			t.Errorf("ports of %s differ (-want +got):\n%s", entry.IP, diff)
 		}
 	}
@@ -167,7 +167,7 @@ func TestAReservedPortIsRefused(t *testing.T) {
 	c.losesAllPorts("web", "10250/TCP", "reserved", "loadBalancer.reservedPorts")
 }
 
-func stranger(name, node string, port int32) *v1.Pod {
+func foreignPod(name, node string, port int32) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name},
 		Spec: v1.PodSpec{NodeName: node, Containers: []v1.Container{{
@@ -181,8 +181,8 @@ func TestPortsOfOtherPodsAreExplained(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	pods := c.kube.CoreV1().Pods("apps")
-	must[*v1.Pod](c)(pods.Create(ctx, stranger("nginx-1", "n1", 80), metav1.CreateOptions{}))
-	must[*v1.Pod](c)(pods.Create(ctx, stranger("nginx-2", "n2", 80), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(pods.Create(ctx, foreignPod("nginx-1", "n1", 80), metav1.CreateOptions{}))
+	must[*v1.Pod](c)(pods.Create(ctx, foreignPod("nginx-2", "n2", 80), metav1.CreateOptions{}))
 	c.create(service("web"))
 	c.losesAllPorts("web", "80/TCP", "apps/nginx-1")
 	if err := pods.Delete(ctx, "nginx-1", metav1.DeleteOptions{}); err != nil {
@@ -205,7 +205,7 @@ func TestAPodThatAsksForAPortThatIsServedTakesNothing(t *testing.T) {
 	c.start()
 	c.serve(service("web"))
 	for _, node := range []string{"n1", "n2"} {
-		must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), stranger("late-"+node, node, 80), metav1.CreateOptions{}))
+		must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), foreignPod("late-"+node, node, 80), metav1.CreateOptions{}))
 	}
 	c.create(service("later", tcp(81))) // Who is served after the pods came.
 	c.proxy("later", "n1", ready)

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
@@ -18,7 +18,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
-	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
+	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
 func twoNodes(t *testing.T) *cluster {
@@ -39,7 +39,7 @@ func TestAServiceIsServedWithTheFewestWrites(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("writes differ (-want +got):\n%s", diff)
 	}
-	finalizers := []string{trigger.Finalizer, servicehelper.LoadBalancerCleanupFinalizer}
+	finalizers := []string{view.Finalizer, servicehelper.LoadBalancerCleanupFinalizer}
 	if diff := cmp.Diff(finalizers, c.service("web").Finalizers); diff != "" {
 		t.Errorf("finalizers differ (-want +got):\n%s", diff)
 	}
@@ -202,7 +202,7 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 			daemonSet, data := c.daemonSet("web"), c.configMap("web").Data
 			c.edit("web", change)
 			c.eventually("the ConfigMap changes", func() bool { return !cmp.Equal(data, c.configMap("web").Data) })
-			c.eventually("both pods are nudged, and once more", func() bool { return c.nudges() == 2*2 })
+			c.eventually("both pods are touched, twice", func() bool { return c.touches() == 2*2 })
 			if diff := cmp.Diff(daemonSet, c.daemonSet("web")); diff != "" {
 				t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 			}
@@ -210,8 +210,8 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 	}
 }
 
-// nudges counts the pods that were nudged, each as often as it was.
-func (c *cluster) nudges() (n int) {
+// touches counts how often pods were annotated.
+func (c *cluster) touches() (n int) {
 	for _, write := range c.writes() {
 		if write == "patch pods" {
 			n++
@@ -293,7 +293,7 @@ func TestABrokenAnnotationIsToldAndChangesNothing(t *testing.T) {
 	before := c.daemonSet("web")
 	c.edit("web", withAnnotation(options.MaxNodes, "many"))
 	c.eventually("a warning names it", func() bool {
-		return c.hasEvent("Warning LoadBalancerRefused web:", options.MaxNodes, `"many"`, "a whole number")
+		return c.hasEvent("Warning InvalidConfiguration web:", options.MaxNodes, `"many"`, "a whole number")
 	})
 	c.proxy("web", "n2", notReady)
 	c.settle()
@@ -345,13 +345,13 @@ func TestAFirewallThatFailsAddsNoAddressAndKeepsNoBadOne(t *testing.T) {
 	c.create(service("new", tcp(81)))
 	c.proxy("new", "n1", ready)
 	c.eventually("a warning names the cause", func() bool {
-		return c.hasEvent("Warning FirewallNotUpdated new:", "endpoint http://gce.invalid is down")
+		return c.hasEvent("Warning FirewallUpdateFailed new:", "endpoint http://gce.invalid is down")
 	})
 	c.firewall.FailWith(nil)
 	c.serve(service("web"))
 	c.firewall.FailWith(down)
 	c.edit("web", tcp(443))
-	c.eventually("a warning names the cause", func() bool { return c.hasEvent("Warning FirewallNotUpdated web:", "is down") })
+	c.eventually("a warning names the cause", func() bool { return c.hasEvent("Warning FirewallUpdateFailed web:", "is down") })
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
 	c.proxy("web", "n2", ready)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -91,7 +91,7 @@ func TestWhereDirectCannotBeHad(t *testing.T) {
 		t.Run(name+", direct is refused", func(t *testing.T) {
 			c, svc := prepared(t, options.DatapathDirect)
 			c.create(svc)
-			c.eventually("a warning says why", func() bool { return c.hasEvent(append(tt.words, "Warning LoadBalancerRefused web:")...) })
+			c.eventually("a warning says why", func() bool { return c.hasEvent(append(tt.words, "Warning InvalidConfiguration web:")...) })
 			c.settle()
 			if got := c.warnings("web"); len(got) != 1 {
 				t.Errorf("want one warning, got %q", got)
@@ -108,7 +108,7 @@ func TestARefusedServiceStaysAsItWas(t *testing.T) {
 	c.start()
 	c.serve(service("web"))
 	c.edit("web", by(options.DatapathDirect))
-	c.eventually("a warning says why", func() bool { return c.hasEvent("Warning LoadBalancerRefused web:") })
+	c.eventually("a warning says why", func() bool { return c.hasEvent("Warning InvalidConfiguration web:") })
 	c.settle()
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	if c.daemonSet("web") == nil || !c.isOpen("web") {
@@ -130,7 +130,7 @@ func TestARefusedServiceThatNothingServesShowsNoAddresses(t *testing.T) {
 }
 
 func TestAStrangerInTheMirrorsPlaceIsLeftAlone(t *testing.T) {
-	for choice, reason := range map[options.DatapathChoice]string{options.DatapathAuto: "DatapathFallback", options.DatapathDirect: "LoadBalancerRefused"} {
+	for choice, reason := range map[options.DatapathChoice]string{options.DatapathAuto: "DatapathFallback", options.DatapathDirect: "InvalidConfiguration"} {
 		t.Run(string(choice), func(t *testing.T) {
 			c := twoNatted(t)
 			c.endpoints("web", "n1", "n2")
@@ -180,7 +180,7 @@ func TestAMirrorThatMayNotBeUpdatedServesOn(t *testing.T) {
 			c.forbid("update", `User "x" cannot update resource "services"`)
 			c.edit("web", tcp(80, 81))
 			c.eventually("a warning says why", func() bool {
-				return c.hasEvent("Warning LoadBalancerRefused web:", "may not update", "manifests/components/direct")
+				return c.hasEvent("Warning InvalidConfiguration web:", "may not update", "manifests/components/direct")
 			})
 			c.readiness("n2", v1.ConditionUnknown)
 			c.publishes("web", "203.0.113.1")
@@ -218,7 +218,7 @@ func TestAMirrorThatMayNotBeUpdatedGivesWayToProxies(t *testing.T) {
 
 func TestALiveServiceChangesItsDatapath(t *testing.T) {
 	c := twoNatted(t)
-	c.takeOver = time.Hour
+	c.takeover = time.Hour
 	stop := c.start()
 	c.serve(service("web"))
 	c.edit("web", by(options.DatapathDirect))
@@ -228,7 +228,7 @@ func TestALiveServiceChangesItsDatapath(t *testing.T) {
 		t.Fatal("the proxies went before kube-proxy had time to take over")
 	}
 	stop()
-	c.takeOver = 0
+	c.takeover = 0
 	c.start()
 	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.configMap("web") == nil })
 	for _, node := range []string{"n1", "n2"} {
@@ -263,7 +263,7 @@ func TestKubeProxyIsRemindedOfFlowsOnceTheLastProxyIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNatted(t)
-			c.takeOver = 0
+			c.takeover = 0
 			c.start()
 			udp := service("web")
 			udp.Spec.Ports = []v1.ServicePort{{Protocol: v1.ProtocolUDP, Port: 53}}
@@ -313,10 +313,18 @@ func TestAMirrorServesANodeUntilItsProxyIsReady(t *testing.T) {
 	}
 }
 
+// inMode is the ConfigMap that kubeadm creates for kube-proxy.
+func inMode(mode string) *v1.ConfigMap {
+	return &v1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-proxy"},
+		Data:       map[string]string{"config.conf": "kind: KubeProxyConfiguration\nmode: \"" + mode + "\"\n"},
+	}
+}
+
 func TestAModeThatTurnsUnsafeEndsDirectAtOnce(t *testing.T) {
 	turn := func(c *cluster) {
 		must[*v1.ConfigMap](c)(c.kube.CoreV1().ConfigMaps("kube-system").Update(c.Context(), inMode("ipvs"), metav1.UpdateOptions{}))
-		if news, err := c.balancer.kubeProxy.look(c.Context()); !news || err != nil {
+		if news, err := c.direct().Mode.Refresh(c.Context()); !news || err != nil {
 			c.Errorf("the change goes unnoticed: %v", err)
 		}
 		c.edit("web", func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, "example.com/touched", "yes") })

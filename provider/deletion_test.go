@@ -9,21 +9,24 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
-	"github.com/hostport-ccm/hostport-ccm/provider/trigger"
+	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
+
+// maxBlockingDeletes is that of package operations.
+const maxBlockingDeletes = 3
 
 func TestNothingIsLeftAfterDeletion(t *testing.T) {
 	for name, remove := range map[string]func(c *cluster){
 		"of an ordinary Service": func(c *cluster) { c.delete("web") },
 		"of one whose standard finalizer someone stripped": func(c *cluster) {
-			c.edit("web", deletedWith(trigger.Finalizer))
+			c.edit("web", deletedWith(view.Finalizer))
 		},
 		"of one whose own finalizer someone stripped": func(c *cluster) {
 			c.edit("web", deletedWith(servicehelper.LoadBalancerCleanupFinalizer))
@@ -64,7 +67,7 @@ func TestAServiceThatWaitsForOthersOnlyIsLeftAlone(t *testing.T) {
 	c.start()
 	c.serve(service("web", func(svc *v1.Service) { svc.Finalizers = []string{theirs} }))
 	c.delete("web")
-	ours := func() bool { return slices.Contains(c.service("web").Finalizers, trigger.Finalizer) }
+	ours := func() bool { return slices.Contains(c.service("web").Finalizers, view.Finalizer) }
 	c.eventually("it is let go", func() bool { return !ours() })
 	c.edit("web", withAnnotation("example.com/note", "changed"))
 	c.settle()
@@ -79,7 +82,7 @@ func TestAServiceDeletedWhileWeWereDownIsCleanedUp(t *testing.T) {
 	c.serve(service("web", ofClass(config.LoadBalancerClass)))
 	stop()
 	// The other cloud-controller-manager strips the standard finalizer.
-	c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{trigger.Finalizer} })
+	c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{view.Finalizer} })
 	c.delete("web")
 	c.start()
 	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
@@ -124,7 +127,7 @@ func TestAServiceThatBecomesSomeoneElsesIsLetGo(t *testing.T) {
 		svc.Status.LoadBalancer = theirs
 	})
 	c.start()
-	c.eventually("our finalizer is gone", func() bool { return !slices.Contains(c.service("web").Finalizers, trigger.Finalizer) })
+	c.eventually("our finalizer is gone", func() bool { return !slices.Contains(c.service("web").Finalizers, view.Finalizer) })
 	c.nothingLeft("web")
 	got := c.service("web")
 	if !slices.Contains(got.Finalizers, servicehelper.LoadBalancerCleanupFinalizer) || !cmp.Equal(theirs, got.Status.LoadBalancer) {
@@ -135,10 +138,10 @@ func TestAServiceThatBecomesSomeoneElsesIsLetGo(t *testing.T) {
 func TestDeletionsThatTakeTheirTimeStallNobodyElse(t *testing.T) {
 	c := twoNodes(t)
 	var names []string
-	for i := range 2 * waitForClosing {
+	for i := range 2 * maxBlockingDeletes {
 		names = append(names, fmt.Sprint("web", i))
 	}
-	c.startWith(waitForClosing + 1)
+	c.startWith(maxBlockingDeletes + 1)
 	for i, name := range names {
 		c.serve(service(name, tcp(int32(8000+i))))
 	}

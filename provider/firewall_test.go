@@ -2,23 +2,22 @@ package provider
 
 import (
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/api/googleapi"
-	"k8s.io/api/core/v1"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
-	"github.com/hostport-ccm/hostport-ccm/internal/gce"
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
 // guarded compares the firewall all the time.
@@ -68,12 +67,12 @@ func TestAFirewallChangedBySomebodyElseIsRepaired(t *testing.T) {
 
 func TestInReportModeTheCommandIsToldOnceAndNothingIsChanged(t *testing.T) {
 	c := guarded(t)
-	c.config.LoadBalancer.Firewall = options.FirewallReport
+	c.config.LoadBalancer.Firewall = firewall.Report
 	c.start()
 	c.serve(service("web"))
 	create := "gcloud compute firewall-rules create " + ruleOf("web")
-	c.eventually("the command is told", func() bool {
-		return c.hasEvent("Warning FirewallCommand web:", create, "--allow=tcp:80 ", "--source-ranges=0.0.0.0/0", "--target-tags=node")
+	c.eventually("an event has the command", func() bool {
+		return c.hasEvent("Warning LoadBalancerManualChange web:", create, "--allow=tcp:80 ", "--source-ranges=0.0.0.0/0", "--target-tags=node")
 	})
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
@@ -86,64 +85,64 @@ func TestInReportModeTheCommandIsToldOnceAndNothingIsChanged(t *testing.T) {
 
 func TestInReportModeWhatSomebodyElseOpenedIsEnough(t *testing.T) {
 	c := guarded(t)
-	c.config.LoadBalancer.Firewall = options.FirewallReport
+	c.config.LoadBalancer.Firewall = firewall.Report
 	c.firewall.SetRule(firewall.Rule{
 		Name: "by-hand", Network: "fake", Direction: firewall.Ingress, Allowed: []firewall.Allow{{Protocol: "tcp", From: 1, To: 443}}, SourceRanges: []string{"0.0.0.0/0"},
 	})
 	c.start()
 	c.serve(service("web"))
 	c.settle()
-	if c.hasEvent("FirewallCommand web:") {
+	if c.hasEvent("LoadBalancerManualChange web:") {
 		t.Errorf("the port is open already: %v", c.events())
 	}
 	c.firewall.RemoveRule("by-hand")
-	c.eventually("the command is told", func() bool { return c.hasEvent("Warning FirewallCommand web:", "create "+ruleOf("web")) })
+	c.eventually("an event has the command", func() bool { return c.hasEvent("Warning LoadBalancerManualChange web:", "create "+ruleOf("web")) })
 }
 
 func TestAnAnnotationMayNotAskForMoreThanTheConfig(t *testing.T) {
-	for _, mode := range []options.FirewallMode{options.FirewallReport, options.FirewallNone} {
+	for _, mode := range []firewall.Mode{firewall.Report, firewall.None} {
 		c := twoNodes(t)
 		c.config.LoadBalancer.Firewall = mode
 		c.start()
 		c.create(service("web", withAnnotation(options.Firewall, "managed")))
 		c.eventually("it is refused", func() bool {
-			return c.hasEvent("Warning LoadBalancerRefused web:", `"managed" is refused`, "loadBalancer.firewall: "+string(mode))
+			return c.hasEvent("Warning InvalidConfiguration web:", `"managed" is refused`, "loadBalancer.firewall: "+string(mode))
 		})
 	}
 }
 
-func TestWhatComesOfAFirewallErrorIsToldByItsKind(t *testing.T) {
-	refused := func(kind gce.Kind, message string) error {
-		return &gce.Error{Verb: "firewalls.insert", Resource: "rule", Kind: kind, Err: &googleapi.Error{Code: http.StatusForbidden, Message: message}}
+func TestClassify(t *testing.T) {
+	refused := func(kind firewall.Kind, message string) error {
+		return &firewall.Error{Kind: kind, Err: errors.New(message)}
 	}
-	byHand := &firewall.ByHandError{Commands: []string{"gcloud a", "gcloud b"}, Cause: refused(gce.KindForbidden, "no right")}
+	manual := &firewall.ManualChangeError{Commands: []string{"gcloud a", "gcloud b"}, Cause: refused(firewall.KindForbidden, "no permission")}
 	for name, c := range map[string]struct {
 		err    error
 		reason string
 		failed bool
-		again  time.Duration
+		retry  time.Duration
 		events int
 	}{
-		"all is well":            {nil, "", false, 0, 0},
-		"no right":               {byHand, reasonFirewallByHand, false, recheckRights, 2},
-		"report mode":            {&firewall.ByHandError{Commands: []string{"gcloud a"}}, reasonFirewallByHand, false, 0, 1},
-		"no quota":               {refused(gce.KindQuota, "Quota 'FIREWALLS' exceeded"), reasonFirewallQuota, true, recheck, 1},
-		"trouble at the API":     {refused(gce.KindTransient, "503"), reasonFirewallFailed, true, recheck, 1},
-		"trouble somewhere else": {errors.New("no tags"), reasonFirewallFailed, true, recheck, 1},
+		"no error":      {nil, "", false, 0, 0},
+		"no permission": {manual, events.ManualChange, false, firewallPermissionRetry, 2},
+		"report mode":   {&firewall.ManualChangeError{Commands: []string{"gcloud a"}}, events.ManualChange, false, 0, 1},
+		"no quota":      {refused(firewall.KindQuota, "Quota 'FIREWALLS' exceeded"), events.FirewallQuotaExceeded, true, firewallRetry, 1},
+		"the API fails": {refused("transient", "503"), events.FirewallUpdateFailed, true, firewallRetry, 1},
+		"another error": {errors.New("no tags"), events.FirewallUpdateFailed, true, firewallRetry, 1},
 	} {
-		got := resultOf(c.err)
-		if got.failed != c.failed || got.again != c.again || len(got.warnings) != c.events || c.events > 0 && got.warnings[0].reason != c.reason {
+		got := classify(c.err)
+		if got.failed != c.failed || got.retryAfter != c.retry || len(got.warnings) != c.events || c.events > 0 && got.warnings[0].Reason != c.reason {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }
 
-func TestWithoutTheRightTheCommandIsToldOnceAndTheServiceServed(t *testing.T) {
+func TestWithoutPermissionTheCommandIsRecordedOnceAndTheServiceServed(t *testing.T) {
 	c := guarded(t)
-	forbidden := &gce.Error{Verb: "firewalls.insert", Kind: gce.KindForbidden, Err: errors.New("no right")}
+	forbidden := &firewall.Error{Kind: firewall.KindForbidden, Err: errors.New("no permission")}
 	c.firewall.FailWith(func(method string, owner firewall.Owner) error {
 		if method == "Ensure" {
-			return &firewall.ByHandError{Owner: owner, Commands: []string{"gcloud compute firewall-rules create x"}, Cause: forbidden}
+			return &firewall.ManualChangeError{Owner: owner, Commands: []string{"gcloud compute firewall-rules create x"}, Cause: forbidden}
 		}
 		return nil
 	})
@@ -153,8 +152,8 @@ func TestWithoutTheRightTheCommandIsToldOnceAndTheServiceServed(t *testing.T) {
 	c.publishes("web", "203.0.113.1")
 	c.proxy("web", "n2", ready)
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
-	c.eventually("the command is told", func() bool {
-		return c.hasEvent("Warning FirewallCommand web:", "gcloud compute firewall-rules create x")
+	c.eventually("an event has the command", func() bool {
+		return c.hasEvent("Warning LoadBalancerManualChange web:", "gcloud compute firewall-rules create x")
 	})
 	if n := c.countEvents("Warning", " web:"); n != 1 {
 		t.Errorf("%d warnings: %v", n, c.events())
@@ -164,25 +163,26 @@ func TestWithoutTheRightTheCommandIsToldOnceAndTheServiceServed(t *testing.T) {
 	c.eventually("the port is open", func() bool { return c.isOpen("web") })
 }
 
-func TestOnlyLoadBalancersAreInTheRoster(t *testing.T) {
-	memory := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+func TestFirewallOwnersAreLoadBalancers(t *testing.T) {
+	informer := informers.NewSharedInformerFactory(fake.NewClientset(), 0).Core().V1().Services()
+	services := must[*view.Services](&cluster{T: t})(view.NewServices(informer, config.ClassesBoth))
 	plain := func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }
-	held := func(svc *v1.Service) {
+	finalized := func(svc *v1.Service) {
 		plain(svc)
-		svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+		svc.Finalizers = []string{view.Finalizer}
 	}
-	for _, svc := range []*v1.Service{service("balanced"), service("kubernetes", plain), service("leaving", held)} {
-		if err := memory.Add(svc); err != nil {
+	for _, svc := range []*v1.Service{service("balanced"), service("kubernetes", plain), service("leaving", finalized)} {
+		if err := informer.Informer().GetIndexer().Add(svc); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var names []string
-	for _, owner := range roster(plan.Settings{ClusterID: "alpha"}, corelisters.NewServiceLister(memory))() {
+	for _, owner := range firewallOwners(plan.Settings{ClusterID: "alpha"}, services) {
 		names = append(names, owner.Service.Name)
 	}
 	slices.Sort(names)
 	if diff := cmp.Diff([]string{"balanced", "leaving"}, names); diff != "" {
-		t.Errorf("roster (-want +got):\n%s", diff)
+		t.Errorf("owners (-want +got):\n%s", diff)
 	}
 }
 
@@ -213,7 +213,7 @@ func TestAFirewallThatIsSlowKeepsNoBadAddress(t *testing.T) {
 	close(answer)
 	c.publishes("web", "203.0.113.2")
 	c.publishes("new", "203.0.113.1")
-	c.eventually("an event tells of the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "443") == 1 })
+	c.eventually("an event reports the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "443") == 1 })
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,7 +26,9 @@ import (
 	managerapp "k8s.io/controller-manager/app"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/firewall/firewalltest"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/direct"
 	"github.com/hostport-ccm/hostport-ccm/provider/failover/failovertest"
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -45,13 +47,13 @@ func init() { watch.DefaultChanSize = 10_000 }
 // them, and gets no more once it is deleted.
 type cluster struct {
 	*testing.T
-	kube     *fake.Clientset
-	firewall *firewall.Fake
-	config   *config.CloudConfig
-	own      *nodeaddress.Reader
-	nodes    *failovertest.Monitor
-	// takeOver is how long kube-proxy has to take over from the proxies.
-	takeOver time.Duration
+	kube      *fake.Clientset
+	firewall  *firewalltest.Fake
+	config    *config.CloudConfig
+	addresses *nodeaddress.Reader
+	nodes     *failovertest.Monitor
+	// takeover is how long the proxies stay after kube-proxy was given all nodes.
+	takeover time.Duration
 	balancer *loadBalancer
 	watches  atomic.Int32
 	settled  atomic.Int32
@@ -60,12 +62,12 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewall.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
+	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewalltest.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
 		ClusterID: "tests",
 		Provider:  config.ProviderGCE,
 		LoadBalancer: config.LoadBalancer{
 			ProxyImage: "proxy:1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: system, Classes: config.ClassesBoth,
-			Addresses: options.External, Firewall: options.FirewallManaged,
+			Addresses: options.External, Firewall: firewall.Managed,
 		},
 	}}
 	tracker := c.kube.Tracker()
@@ -137,13 +139,16 @@ func (c *cluster) startWith(workers int) (stop func()) {
 	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	shared := informers.NewSharedInformerFactory(c.kube, 0)
-	cloud := &Cloud{config: c.config, firewall: c.firewall, instances: ownInstances{}, own: c.own, watch: c.nodes}
+	cloud := &Cloud{
+		config: c.config, instances: ownInstances{}, addresses: c.addresses, failures: c.nodes,
+		newFirewall: func(firewall.Cluster) firewall.Firewall { return c.firewall },
+	}
 	run, err := cloud.serviceController(ctx, c.kube, shared, "test")
 	if err != nil {
 		c.Fatal(err)
 	}
 	c.balancer = cloud.balancer
-	c.balancer.settling.time = c.takeOver
+	c.direct().TakeoverTime = c.takeover
 	before := c.watches.Load()
 	done := make(chan struct{})
 	go func() {
@@ -157,6 +162,8 @@ func (c *cluster) startWith(workers int) (stop func()) {
 	c.Cleanup(stop)
 	return stop
 }
+
+func (c *cluster) direct() *direct.Manager { return c.balancer.direct.(*direct.Manager) }
 
 // eventually waits for a condition.
 func (c *cluster) eventually(what string, met func() bool) {

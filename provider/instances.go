@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,7 +48,7 @@ func (g gceInstances) of(ctx context.Context, node *v1.Node) (gce.Instance, erro
 // machine elsewhere, or one whose Node is named otherwise.
 func (g gceInstances) InstanceExists(ctx context.Context, node *v1.Node) (bool, error) {
 	_, err := g.of(ctx, node)
-	if gce.IsNotFound(err) && node.Spec.ProviderID != "" {
+	if errors.Is(err, cloudprovider.InstanceNotFound) && node.Spec.ProviderID != "" {
 		return false, nil
 	}
 	return err == nil, err

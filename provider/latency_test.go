@@ -12,7 +12,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
@@ -263,7 +263,7 @@ func (l *latencyLab) served(svc *v1.Service, want []string) {
 // createStranger makes a pod that has the port of Service blocked on its only
 // node.
 func (l *latencyLab) createStranger() {
-	must[*v1.Pod](l.cluster)(l.kube.CoreV1().Pods("apps").Create(context.Background(), stranger("stranger", "n1", 82), metav1.CreateOptions{}))
+	must[*v1.Pod](l.cluster)(l.kube.CoreV1().Pods("apps").Create(context.Background(), foreignPod("stranger", "n1", 82), metav1.CreateOptions{}))
 }
 
 func (l *latencyLab) proxyGets(change func(*v1.Pod)) func(service string) {

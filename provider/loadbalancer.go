@@ -4,71 +4,90 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/firewall/operations"
+	"github.com/hostport-ccm/hostport-ccm/provider/direct"
+	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-// poker makes the service controller ensure a Service again.
-type poker interface {
-	Poke(service types.NamespacedName)
-	PokeAfter(service types.NamespacedName, d time.Duration)
-	// Resume does so too, or has it go on with a deletion.
-	Resume(service types.NamespacedName)
-}
-
-// loadBalancer implements cloudprovider.LoadBalancer. Its methods are safe to
-// be called for different Services at the same time. The finalizer is not its
-// business: see package trigger.
+// loadBalancer implements cloudprovider.LoadBalancer. Its methods may be called for different
+// Services at the same time. Package view sets and removes the finalizers.
 type loadBalancer struct {
 	settings plan.Settings
 	defaults options.Options
-	ipMode   publish.IPMode
-	// forcedIPMode is what the cloud config says; empty: nothing.
-	forcedIPMode v1.LoadBalancerIPMode
-	// translated says that a cloud translates the nodes' external addresses.
-	translated bool
 
-	kube       kubernetes.Interface
-	nodes      corelisters.NodeLister
-	pods       cache.Indexer
-	configMaps objects[*v1.ConfigMap]
-	daemonSets objects[*appsv1.DaemonSet]
-	mirrors    objects[*v1.Service]
-	kubeProxy  *kubeProxy
-	settling   settling
-	openings   *openings
-	reporter   *reporter
-	services   poker
-	// own is there if nodes describe themselves.
-	own    *nodeaddress.Reader
-	watch  nodeWatch
-	around neighbours
+	kube      kubernetes.Interface
+	services  serviceQueue
+	foreign   foreignState
+	proxies   proxyManager
+	direct    directManager
+	firewall  firewallReconciler
+	events    *events.Recorder
+	snapshots snapshots
 }
 
-// neighbours is who else is in the cluster.
-type neighbours interface {
-	// Services are those that we serve.
-	Services() []*v1.Service
-	// Holders are the pods of others that have a Service's ports on any node.
-	Holders(svc *v1.Service) map[string][]*v1.Pod
-	// EndpointNodes are the nodes with a ready endpoint of a Service.
+// serviceQueue makes the service controller ensure a Service again. *view.Services is one.
+type serviceQueue interface {
+	Enqueue(service types.NamespacedName)
+	EnqueueAfter(service types.NamespacedName, d time.Duration)
+	// Served returns all Services that are to be served.
+	Served() []*v1.Service
+}
+
+// foreignState is what others have in the cluster. *view.Foreign is one.
+type foreignState interface {
+	PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
 	EndpointNodes(svc *v1.Service) map[string]bool
+}
+
+// proxyManager manages the proxies of Services. *proxies.Manager is one.
+type proxyManager interface {
+	Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) ([]*appsv1.DaemonSet, error)
+	Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.ProxySet
+	Pods(svc *v1.Service) []*v1.Pod
+	ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool
+	OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
+	Cached(svc *v1.Service) []*appsv1.DaemonSet
+	CachedAny(svc *v1.Service) bool
+	Exist(ctx context.Context, svc *v1.Service) (bool, error)
+	Delete(ctx context.Context, svc *v1.Service) error
+}
+
+// directManager manages what kube-proxy serves. *direct.Manager is one.
+type directManager interface {
+	Environment() plan.Environment
+	Current(svc *v1.Service, nodes []*v1.Node) direct.State
+	Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current direct.State, proxies bool) (direct.Decision, direct.State, error)
+	KeepMirror(ctx context.Context, svc *v1.Service, current direct.State, p *plan.Plan) error
+	NodesToServe(c direct.Cutover) []*v1.Node
+	Advance(ctx context.Context, c direct.Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error)
+	MirrorExists(ctx context.Context, svc *v1.Service) (bool, error)
+	DeleteMirror(ctx context.Context, svc *v1.Service) error
+	Forget(svc *v1.Service)
+}
+
+// firewallReconciler opens and closes ports. *operations.Reconciler is one.
+type firewallReconciler interface {
+	Ensure(ctx context.Context, spec firewall.Spec, mode firewall.Mode) (operations.Result, error)
+	Delete(ctx context.Context, owner firewall.Owner, mode firewall.Mode) error
 }
 
 var _ cloudprovider.LoadBalancer = &loadBalancer{}
@@ -78,166 +97,124 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 	return plan.Name(svc)
 }
 
-// GetLoadBalancer says whether anything may remain of what was made for a
-// Service. The answer false lets the Service go; in doubt it is an error. The
-// firewall is not asked, as it takes its time: until the finalizer is gone, a
-// port may be open.
+// GetLoadBalancer reports whether anything made for a Service may exist. The answer false lets the
+// Service be deleted; in doubt there is an error. The firewall is not asked, as it is slow: a Service
+// with the finalizer may have rules.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
-	proxies, err := l.findProxies(ctx, svc)
+	proxies, err := l.proxies.Exist(ctx, svc)
 	if err != nil {
 		return nil, false, err
 	}
-	_, mirror, err := l.mirrors.find(ctx, svc, plan.Name(svc))
+	mirror, err := l.direct.MirrorExists(ctx, svc)
 	if err != nil {
 		return nil, false, err
 	}
-	open := servicehelper.HasLBFinalizer(svc)
-	return svc.Status.LoadBalancer.DeepCopy(), proxies || mirror || open || hasConditions(svc), nil
+	hasCondition := svc.DeletionTimestamp == nil && meta.FindStatusCondition(svc.Status.Conditions, v1.LoadBalancerPortsError) != nil
+	return svc.Status.LoadBalancer.DeepCopy(), proxies || mirror || servicehelper.HasLBFinalizer(svc) || hasCondition, nil
 }
 
-// EnsureLoadBalancer makes everything a Service should have, and returns what
-// its status should be. A Service that asks for the impossible is told so by an
-// event, and stays as it is until it is edited: ImplementedElsewhere makes the
-// service controller leave it at that. The nodes that the controller names are
-// without those that are on their way out, of which the last may still serve.
+// EnsureLoadBalancer makes everything that a Service should have and returns the status to publish.
+// For a Service that asks for something impossible it records an event and returns
+// ImplementedElsewhere, with which the service controller leaves the Service as it is. It does not
+// use the nodes that the controller passes: these lack nodes that are about to be removed, which may
+// be the last to serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
-	nodes, _ := l.nodes.List(labels.Everything()) // From memory; never an error.
-	nodes = l.watch.OverlayNotReady(nodes)
-	nodes = l.own.AddTo(ctx, nodes)
-	var wrong []warning
-	defer func() {
-		if l.reporter.warn(svc, wrong); len(wrong) > 0 {
-			l.services.PokeAfter(nameOf(svc), retell)
-		}
-	}()
-	for _, sentence := range options.Unknown(svc.Annotations) {
-		wrong = append(wrong, warning{reason: reasonUnknownAnnotation, message: sentence})
+	r := &reconciliation{loadBalancer: l, svc: svc, cluster: l.snapshots.get(ctx)}
+	status, err := r.run(ctx)
+	l.events.Warn(svc, r.warnings)
+	if len(r.warnings) > 0 {
+		l.services.EnqueueAfter(nameOf(svc), events.RepeatInterval)
 	}
-	now := l.served(svc, nodes)
-	held, late := l.holders(svc, now)
-	o, p, err := l.plan(svc, nodes, plan.Rivals{Pods: held, Proxies: l.othersProxies(svc), Running: l.running(svc, now)})
-	if err != nil {
-		wrong = append(wrong, warning{reason: reasonRefused, message: oneLine(err)})
-		return nil, cloudprovider.ImplementedElsewhere
-	}
-	wrong = append(wrong, slices.Concat(portWarnings(p), nodeWarnings(p))...)
-	if err := l.tellConditions(ctx, svc, p.Unserved()); err != nil {
-		return nil, err
-	}
-	if p.Served == nil {
-		told, err := l.withdraw(ctx, svc)
-		wrong = append(wrong, told...)
-		return &v1.LoadBalancerStatus{}, err
-	}
-	p.TellOfProxies(publish.Linger(l.proxies(svc), nodes))
-	w, err := l.choose(ctx, svc, o, p, &now)
-	if obstacle := (*plan.Obstacle)(nil); errors.As(err, &obstacle) {
-		wrong = append(wrong, warning{reason: reasonRefused, message: obstacle.Error()})
-		if !w.ended && !l.forsaken(svc, now) {
-			return nil, cloudprovider.ImplementedElsewhere
-		}
-		told, err := l.withdraw(ctx, svc)
-		wrong = append(wrong, told...)
-		return &v1.LoadBalancerStatus{}, err
-	}
-	if err != nil {
-		return nil, err
-	}
-	wrong = append(wrong, datapathWarnings(w, p, plan.Late(late))...)
-	status, told, err := l.serve(ctx, svc, o, p, w, now, nodes)
-	wrong = append(wrong, told...)
 	return status, err
 }
 
-// serve makes what a Service needs on the way chosen.
-func (l *loadBalancer) serve(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, w way, now direct, nodes []*v1.Node) (*v1.LoadBalancerStatus, []warning, error) {
-	daemonSets, err := l.run(ctx, svc, p, w, now, nodes)
-	if err != nil {
-		return nil, nil, err
-	}
-	opened := l.open(ctx, svc, p, o)
-	sets, wrong := l.setsOf(svc, daemonSets), opened.warnings
-	if !w.direct {
-		wrong = append(wrong, proxyWarnings(p, l.proxies(svc))...)
-	}
-	served := directNodes(p, l.join(svc, w), nodes, sets, now, l.busy(p))
-	status := l.status(svc, o, p, nodes, sets, served)
-	if opened.again > 0 {
-		l.services.PokeAfter(nameOf(svc), opened.again)
-	}
-	if opened.failed {
-		// Tried again later, but not by failing: addresses that turned bad
-		// have to leave meanwhile.
-		status = publish.Narrow(status, svc.Status.LoadBalancer, nodes)
-	}
-	return status, wrong, l.follow(ctx, svc, w, now, status, nodes, served)
-}
-
-func (l *loadBalancer) plan(svc *v1.Service, nodes []*v1.Node, rivals plan.Rivals) (options.Options, *plan.Plan, error) {
-	o, err := options.Parse(svc.Annotations, l.defaults)
-	if err != nil {
-		return o, nil, err
-	}
-	if o.Firewall.Exceeds(l.defaults.Firewall) {
-		return o, nil, fmt.Errorf("annotation %s: %q is refused, as the cloud config says loadBalancer.firewall: %s; remove the annotation",
-			options.Firewall, o.Firewall, l.defaults.Firewall)
-	}
-	rivals.Services, rivals.Defaults = l.around.Services(), l.defaults
-	p, err := plan.Share(l.settings, svc, o, nodes, rivals)
-	return o, p, err
-}
-
-func (l *loadBalancer) status(svc *v1.Service, o options.Options, p *plan.Plan, all []*v1.Node, sets []publish.Set, served []*v1.Node) *v1.LoadBalancerStatus {
-	modes, chosen := l.modes(p, served), publish.Names(p.Nodes)
-	var ports []v1.PortStatus
-	if len(p.Unserved()) > 0 || len(served) > 0 && modes.Direct != "" {
-		ports = publish.Ports(svc, p.Unserved())
-	}
-	in := publish.Input{
-		Nodes:     p.Nodes,
-		Others:    slices.DeleteFunc(slices.Clone(all), func(n *v1.Node) bool { return chosen[n.Name] }),
-		Sets:      sets,
-		Direct:    publish.Names(served),
-		Local:     svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
-		Endpoints: l.around.EndpointNodes(svc),
-		Previous:  svc.Status.LoadBalancer,
-		Families:  svc.Spec.IPFamilies,
-		Addresses: o.Addresses,
-		MaxNodes:  o.MaxNodes,
-		IPMode:    modes,
-		Ports:     ports,
-		Now:       time.Now(),
-	}
-	if publish.Growing(in) {
-		l.services.PokeAfter(nameOf(svc), publish.Patience)
-	}
-	return publish.Status(in)
-}
-
-// UpdateLoadBalancer cannot return a status, and the Service it gets may be an
-// old copy: so Ensure has to do it.
+// UpdateLoadBalancer enqueues the Service for EnsureLoadBalancer. It cannot return a status itself,
+// and svc may be outdated.
 func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.Service, _ []*v1.Node) error {
-	l.services.Poke(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	l.services.Enqueue(nameOf(svc))
 	return nil
 }
 
-// EnsureLoadBalancerDeleted removes everything that was made for a Service,
-// the opening in the firewall first.
+// EnsureLoadBalancerDeleted deletes everything that was made for a Service.
 func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
-	told, err := l.withdraw(ctx, svc)
-	l.reporter.warn(svc, told)
+	warnings, err := l.withdraw(ctx, svc)
+	l.events.Warn(svc, warnings)
 	if err != nil {
 		return err
 	}
-	l.reporter.warn(svc, nil)
-	return l.forgetConditions(ctx, svc)
+	l.events.Warn(svc, nil)
+	return l.removeConditions(ctx, svc)
 }
 
-// oneLine writes joined errors in one line, as events want it.
-func oneLine(err error) string {
-	var joined interface{ Unwrap() []error }
-	if !errors.As(err, &joined) {
-		return err.Error()
+// withdraw deletes what was made for a Service that is to be deleted, or that gets none of its ports.
+// The firewall comes first, so that no port is open without something of ours behind it. It returns
+// the changes that an administrator has to make as warnings.
+func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]events.Warning, error) {
+	warnings, err := l.deleteFirewall(ctx, svc)
+	if err != nil {
+		return warnings, err
 	}
-	return strings.ReplaceAll(err.Error(), "\n", "; ")
+	if err := l.direct.DeleteMirror(ctx, svc); err != nil {
+		return warnings, err
+	}
+	l.direct.Forget(svc)
+	return warnings, l.proxies.Delete(ctx, svc)
+}
+
+// deleteFirewall deletes the firewall rules of a Service, or returns the changes that an
+// administrator has to make.
+func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]events.Warning, error) {
+	// The mode holds even if other annotations are invalid.
+	mode := l.defaults.Firewall
+	o, err := options.Parse(map[string]string{options.Firewall: svc.Annotations[options.Firewall]}, l.defaults)
+	if err == nil && !o.Firewall.Exceeds(mode) {
+		mode = o.Firewall
+	}
+	err = l.firewall.Delete(ctx, l.settings.Owner(svc), mode)
+	var manual *firewall.ManualChangeError
+	switch {
+	case mode == firewall.Report && errors.As(err, &manual):
+		return manualChangeWarnings(manual), nil
+	case errors.Is(err, operations.ErrInProgress):
+		return nil, fmt.Errorf("deleting the firewall rules: %w", view.ErrInProgress)
+	case err != nil:
+		return nil, fmt.Errorf("deleting the firewall rules: %w", err)
+	}
+	return nil, nil
+}
+
+// removeConditions removes our conditions from a Service that does not want a load balancer any more.
+// svc may be outdated, so the cache decides.
+func (l *loadBalancer) removeConditions(ctx context.Context, svc *v1.Service) error {
+	for _, served := range l.services.Served() {
+		if nameOf(served) == nameOf(svc) {
+			return nil
+		}
+	}
+	if svc.DeletionTimestamp != nil {
+		return nil
+	}
+	err := l.patchConditions(ctx, svc, publish.WithoutConditions(svc.Status.Conditions))
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// patchConditions writes a Service's conditions if they differ. Like the service controller, which
+// writes addresses and finalizers only, it writes the difference, so neither undoes the other's.
+func (l *loadBalancer) patchConditions(_ context.Context, svc *v1.Service, want []metav1.Condition) error {
+	if equality.Semantic.DeepEqual(svc.Status.Conditions, want) {
+		return nil
+	}
+	changed := svc.DeepCopy()
+	changed.Status.Conditions = want
+	if _, err := servicehelper.PatchService(l.kube.CoreV1(), svc, changed); err != nil {
+		return fmt.Errorf("writing the conditions of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}
+
+func nameOf(svc *v1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
@@ -101,7 +101,7 @@ func TestANodeWhoseAddressNobodyKnowsIsAnError(t *testing.T) {
 func TestAnnotatedAddressesArePublishedWhateverTheKubeletWrites(t *testing.T) {
 	c := twoNodes(t)
 	c.config.Provider, c.config.LoadBalancer.Addresses = config.ProviderNone, options.ExternalOrInternal
-	c.own = &nodeaddress.Reader{}
+	c.addresses = &nodeaddress.Reader{}
 	c.start()
 	c.serve(service("web"))
 	n := must[*v1.Node](c)(c.kube.CoreV1().Nodes().Get(context.Background(), "n1", metav1.GetOptions{})).DeepCopy()

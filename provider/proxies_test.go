@@ -8,16 +8,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	appslisters "k8s.io/client-go/listers/apps/v1"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
 // grown is a Service that two nodes serve, with a proxy of each set for its two
@@ -89,12 +84,12 @@ func TestASetWithoutPortsGoes(t *testing.T) {
 	}
 }
 
-func TestTheSetThatLosesAPortGains(t *testing.T) {
+func TestTheSetThatLosesAPortTakesTheNewOne(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web", tcp(80, 81)))
 	c.edit("web", tcp(443, 80))
-	c.serves("web", "443/TCP", "80/TCP")
+	c.serves("web", "80/TCP", "443/TCP")
 	c.settle()
 	if c.daemonSetOf(1, "web") != nil {
 		t.Error("there is a second set, although the first is replaced anyway")
@@ -137,7 +132,7 @@ func TestAServiceOfTwoSetsChangesItsDatapath(t *testing.T) {
 	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.daemonSetOf(1, "web") == nil })
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	c.edit("web", by(options.DatapathProxy))
-	c.serves("web", "443/TCP", "80/TCP")
+	c.serves("web", "80/TCP", "443/TCP")
 	if c.daemonSetOf(1, "web") != nil {
 		t.Error("there are two sets again")
 	}
@@ -203,56 +198,5 @@ func TestAPortThatComesIsOpenedAfterItsProxiesAreWanted(t *testing.T) {
 	c.firewall.FailWith(nil)
 	if early {
 		t.Error("the port was opened before there was a DaemonSet for it")
-	}
-}
-
-// Memory may not know yet what was written a moment ago.
-func TestAPortIsGivenOnceThoughMemoryIsBehind(t *testing.T) {
-	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
-	planned := func(ports ...int32) *plan.Plan {
-		p, err := plan.Make(settings, service("web", tcp(ports...)), options.Default(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	sets := func(division plan.Division) (list []*appsv1.DaemonSet) {
-		for _, set := range planned(80, 443, 8443).Proxies(division) {
-			if set.DaemonSet != nil {
-				list = append(list, set.DaemonSet)
-			}
-		}
-		return list
-	}
-	first, second, both := plan.Division{{"80/TCP"}}, plan.Division{nil, {"443/TCP"}}, plan.Division{{"80/TCP"}, {"443/TCP"}}
-	for name, c := range map[string]struct {
-		remembered, stored plan.Division
-		ports              []int32
-		want               plan.Division
-	}{
-		"all is known":                         {both, both, []int32{80, 443}, both},
-		"the second was just made":             {first, both, []int32{80, 443}, both},
-		"it was, and yet another port comes":   {first, both, []int32{80, 443, 8443}, plan.Division{{"80/TCP"}, {"443/TCP", "8443/TCP"}}},
-		"the first was just made":              {plan.Division{}, first, []int32{80, 443}, both},
-		"the first has gone":                   {both, second, []int32{80, 443, 8443}, plan.Division{{"80/TCP", "8443/TCP"}, {"443/TCP"}}},
-		"the second has gone, as has its port": {both, first, []int32{80}, first},
-	} {
-		t.Run(name, func(t *testing.T) {
-			memory := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-			for _, ds := range sets(c.remembered) {
-				if err := memory.Add(ds); err != nil {
-					t.Fatal(err)
-				}
-			}
-			var stored []runtime.Object
-			for _, ds := range sets(c.stored) {
-				stored = append(stored, ds)
-			}
-			l := &loadBalancer{daemonSets: daemonSetsOf(fake.NewClientset(stored...), settings, appslisters.NewDaemonSetLister(memory))}
-			got, err := l.divide(t.Context(), service("web"), planned(c.ports...))
-			if err != nil || !got.Equal(c.want) {
-				t.Errorf("divided as %v, want %v (%v)", got, c.want, err)
-			}
-		})
 	}
 }

@@ -12,10 +12,9 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// toAPI writes a rule of ours for the Compute API. Priority and Disabled are
-// sent even if they are zero: the generated client leaves zeros out, and GCE
-// then takes its defaults. The network is a partial URL: GCE takes it to be in
-// the project of the request.
+// toAPI converts a rule of ours. Priority and Disabled are sent even if they are
+// zero: the generated client omits zeros, and GCE then uses its defaults. The
+// network is a partial URL, which GCE resolves in the project of the request.
 func toAPI(rule firewall.Rule) *compute.Firewall {
 	return &compute.Firewall{
 		Name:            rule.Name,
@@ -31,8 +30,8 @@ func toAPI(rule firewall.Rule) *compute.Firewall {
 	}
 }
 
-// allowedOf groups ports by protocol, since an entry holds one protocol, and no
-// more ports than are known to be taken.
+// allowedOf groups ports by protocol. An entry has one protocol and at most
+// firewall.MaxPortRanges ports.
 func allowedOf(allows []firewall.Allow) []*compute.FirewallAllowed {
 	var entries []*compute.FirewallAllowed
 	for _, allow := range allows {
@@ -41,14 +40,14 @@ func allowedOf(allows []firewall.Allow) []*compute.FirewallAllowed {
 			entries = append(entries, &compute.FirewallAllowed{IPProtocol: allow.Protocol})
 			last++
 		}
-		if _, ports, some := strings.Cut(allow.String(), ":"); some {
+		if _, ports, hasPorts := strings.Cut(allow.String(), ":"); hasPorts {
 			entries[last].Ports = append(entries[last].Ports, ports)
 		}
 	}
 	return entries
 }
 
-// patchFor sends the fields in which the rule differs and no others.
+// patchFor returns a patch of the fields in which the rule differs.
 func patchFor(change firewall.Change) *compute.Firewall {
 	full := toAPI(change.Rule)
 	patch := &compute.Firewall{}
@@ -58,7 +57,7 @@ func patchFor(change firewall.Change) *compute.Firewall {
 	return patch
 }
 
-// copyField copies one field, and makes sure that it is sent if it is empty.
+// copyField copies one field so that it is sent even if it is empty.
 func copyField(to, from *compute.Firewall, field string) {
 	switch field {
 	case firewall.FieldDescription:
@@ -75,12 +74,12 @@ func copyField(to, from *compute.Firewall, field string) {
 		to.SourceRanges = from.SourceRanges
 	case firewall.FieldTargetTags:
 		to.TargetTags = from.TargetTags
-	default: // What rules of ours never have.
+	default: // A field that our rules do not have.
 		to.NullFields = append(to.NullFields, strings.ToUpper(field[:1])+field[1:])
 	}
 }
 
-// fromAPI reads a rule, ours or not.
+// fromAPI converts any rule.
 func fromAPI(in *compute.Firewall) firewall.Rule {
 	rule := firewall.Rule{
 		Name:                  in.Name,
@@ -106,13 +105,13 @@ func fromAPI(in *compute.Firewall) firewall.Rule {
 	return rule
 }
 
-// protocolNumbers are the protocols that GCE also knows by number.
-var protocolNumbers = map[string]string{"1": "icmp", "4": "ipip", "6": "tcp", "17": "udp", "50": "esp", "51": "ah", "132": "sctp"}
+// protocolNames are those of the protocols that GCE accepts by number too.
+var protocolNames = map[string]string{"1": "icmp", "4": "ipip", "6": "tcp", "17": "udp", "50": "esp", "51": "ah", "132": "sctp"}
 
-// parseAllows reads one entry.
+// parseAllows converts one entry.
 func parseAllows(protocol string, ports []string) []firewall.Allow {
 	protocol = strings.ToLower(protocol)
-	if name, known := protocolNumbers[protocol]; known {
+	if name, known := protocolNames[protocol]; known {
 		protocol = name
 	}
 	if len(ports) == 0 {
@@ -129,13 +128,13 @@ func parseAllows(protocol string, ports []string) []firewall.Allow {
 	return allows
 }
 
-// portNumber reads what GCE has validated.
+// portNumber parses a number that GCE has validated.
 func portNumber(s string) uint16 {
 	n, _ := strconv.ParseUint(s, 10, 16)
 	return uint16(n)
 }
 
-// canonical writes ranges the way firewall.Desired does.
+// canonical returns ranges in the form that firewall.Desired uses.
 func canonical(ranges []string) []string {
 	var written []string
 	for _, r := range ranges {

@@ -1,7 +1,6 @@
 package gce
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,122 +9,115 @@ import (
 	"sync"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
-	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 )
 
-// left is how Ensure left the Services.
-type left struct {
-	mu       sync.Mutex
-	services map[firewall.Owner]outcome
-}
-
-// outcome is what Ensure was asked for, and what it left for others to do.
-type outcome struct {
-	spec     firewall.Spec
-	byHand   bool
-	commands []string
-	cause    error
-}
-
-func newLeft() left { return left{services: map[firewall.Owner]outcome{}} }
-
-// remember keeps what came of an Ensure. One that failed its caller repeats.
-func (l *left) remember(spec firewall.Spec, err error) {
-	o := outcome{spec: spec, byHand: spec.Report}
-	var byHand *firewall.ByHandError
-	failed := err != nil
-	if errors.As(err, &byHand) {
-		o.byHand, o.commands, o.cause, failed = true, byHand.Commands, byHand.Cause, false
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.services, spec.Owner)
-	if !failed {
-		l.services[spec.Owner] = o
-	}
-}
-
-func (l *left) forget(owner firewall.Owner) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.services, owner)
-}
-
-func (l *left) all() map[firewall.Owner]outcome {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return maps.Clone(l.services)
-}
-
-// Drifted implements firewall.Firewall. It compares with what would be wanted
-// now: a tag taken from an instance counts as well. Of Services that share a
-// rule it names one.
+// Drifted implements firewall.Firewall. It compares with what the last specs
+// need now: a tag that is removed from an instance counts as drift. Of the
+// Services that share a rule it returns one.
 func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
-	services := f.left.all()
-	if len(services) == 0 && f.ClusterID == "" {
+	states := f.applied.all()
+	if len(states) == 0 && !f.cluster.DeleteOrphans {
 		return nil, nil
 	}
-	rules, err := f.sweep(ctx)
+	rules, err := f.deleteOrphanedPorts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("comparing the firewall with what is wanted: %w", err)
 	}
-	repairs := f.sharedRepairs(rules)
+	var repairs []firewall.Change // Of shared rules.
+	if f.cluster.DeleteOrphans {
+		repairs = f.sharedRuleChanges(f.cluster.ID, sharedAmong(rules, f.cluster.ID))
+	}
 	var drifted []firewall.Owner
-	for _, owner := range slices.SortedFunc(maps.Keys(services), compareOwners) {
-		o := services[owner]
-		want, err := f.desired(ctx, o.spec)
-		if err != nil || f.differs(o, rules, want, &repairs) {
+	for _, owner := range slices.SortedFunc(maps.Keys(states), firewall.CompareOwners) {
+		want, err := f.desired(ctx, states[owner].spec)
+		if err != nil || f.hasDrifted(states[owner], rules, want, &repairs) {
 			drifted = append(drifted, owner)
 		}
 	}
 	return drifted, nil
 }
 
-// sweep closes in shared rules what is open for Services that are gone without
-// having been deleted here, and returns all rules.
-func (f *Firewall) sweep(ctx context.Context) ([]firewall.Rule, error) {
+// deleteOrphanedPorts removes from shared rules the ports of Services that no
+// longer exist and were not deleted here. It returns all rules of the network.
+func (f *Firewall) deleteOrphanedPorts(ctx context.Context) ([]firewall.Rule, error) {
 	rules, err := f.list(ctx, "")
-	if err != nil || f.ClusterID == "" || f.Roster == nil {
+	if err != nil || !f.cluster.DeleteOrphans {
 		return rules, err
 	}
-	owners := f.shares.owners(f.Roster())
-	swept := !slices.ContainsFunc(sharedAmong(rules, f.ClusterID), func(r firewall.Rule) bool { return !r.OpensOnlyFor(owners) })
-	if swept {
+	owners := f.claims.owners(f.cluster.Services())
+	hasOrphans := func(r firewall.Rule) bool { return !r.IsSharedOnlyBy(owners) }
+	if !slices.ContainsFunc(sharedAmong(rules, f.cluster.ID), hasOrphans) {
 		return rules, nil
 	}
-	// Not for want of the right to: then only they stay.
-	if _, _, err := f.share(ctx, firewall.Owner{ClusterID: f.ClusterID}, nil); err != nil && !gce.IsForbidden(err) {
+	// Without the permission only the orphaned ports stay.
+	if _, _, err := f.updateSharedRules(ctx, firewall.Owner{ClusterID: f.cluster.ID}, nil); err != nil && !firewall.IsForbidden(err) {
 		return nil, err
 	}
 	return f.list(ctx, "")
 }
 
-func compareOwners(a, b firewall.Owner) int {
-	return cmp.Or(cmp.Compare(a.Service.String(), b.Service.String()), cmp.Compare(a.UID, b.UID))
-}
-
-// sharedRepairs are the changes that the shared rules need.
-func (f *Firewall) sharedRepairs(rules []firewall.Rule) []firewall.Change {
-	if f.ClusterID == "" || f.Roster == nil {
-		return nil
+// hasDrifted deletes those of the repairs that Ensure makes for this owner.
+func (f *Firewall) hasDrifted(state appliedState, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
+	owner := state.spec.Owner
+	if state.manual {
+		commands, err := f.commands(owner, rules, want, state.cause)
+		return err != nil || !slices.Equal(commands, state.commands)
 	}
-	return f.shareChanges(f.ClusterID, sharedAmong(rules, f.ClusterID))
-}
-
-// differs takes those of the repairs that it is going to have made.
-func (f *Firewall) differs(o outcome, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
-	if o.byHand {
-		commands, err := f.commands(o.spec.Owner, rules, want, o.cause)
-		return err != nil || !slices.Equal(commands, o.commands)
+	own := ownAmong(rules, owner)
+	if f.options.Layout != firewall.Shared {
+		return len(firewall.Changes(owner, own, want)) > 0
 	}
-	own := ownAmong(rules, o.spec.Owner)
-	if f.Layout != firewall.Shared {
-		return len(firewall.Changes(o.spec.Owner, own, want)) > 0
-	}
-	if !f.shares.wants(o.spec.Owner, want) { // The nodes' tags are others now.
+	if !f.claims.equal(owner, want) { // The target tags have changed.
 		return true
 	}
 	before := len(*repairs)
-	*repairs = slices.DeleteFunc(*repairs, func(c firewall.Change) bool { return c.Rule.SharesWith(want) })
+	*repairs = slices.DeleteFunc(*repairs, func(c firewall.Change) bool { return c.Rule.IsSharedLike(want) })
 	return len(own) > 0 || len(*repairs) < before
+}
+
+// appliedStates are the states of the Services as Ensure last left them.
+type appliedStates struct {
+	mu      sync.Mutex
+	byOwner map[firewall.Owner]appliedState
+}
+
+type appliedState struct {
+	spec firewall.Spec
+	// manual means that an administrator changes the rules, by these commands.
+	manual   bool
+	commands []string
+	cause    error
+}
+
+func newAppliedStates() appliedStates {
+	return appliedStates{byOwner: map[firewall.Owner]appliedState{}}
+}
+
+// record stores the result of Ensure. If Ensure failed there is none: the caller
+// calls it again.
+func (a *appliedStates) record(spec firewall.Spec, err error) {
+	state := appliedState{spec: spec, manual: spec.Report}
+	var manual *firewall.ManualChangeError
+	if errors.As(err, &manual) {
+		state.manual, state.commands, state.cause, err = true, manual.Commands, manual.Cause, nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		delete(a.byOwner, spec.Owner)
+		return
+	}
+	a.byOwner[spec.Owner] = state
+}
+
+func (a *appliedStates) forget(owner firewall.Owner) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.byOwner, owner)
+}
+
+func (a *appliedStates) all() map[firewall.Owner]appliedState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.byOwner)
 }

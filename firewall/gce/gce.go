@@ -1,7 +1,7 @@
-// Package gce opens what Services need in the firewall of a Compute Engine
-// network: one rule per Service and IP family, or rules that Services share. It
-// looks before it writes, changes only what differs, and never touches a rule
-// that does not carry our mark.
+// Package gce implements firewall.Firewall for a VPC network of Google Compute
+// Engine, with one rule per Service and IP family or with rules that Services
+// share. It reads before it writes, changes only what differs, and never changes
+// a rule without our mark.
 package gce
 
 import (
@@ -18,54 +18,47 @@ import (
 )
 
 // API is the part of the Compute API that firewall rules need. *gce.Client
-// has it. Changes return when they are in force.
+// implements it. Changes return when they are in force.
 type API interface {
 	Firewall(ctx context.Context, name string) (*compute.Firewall, error)
 	Firewalls(ctx context.Context, filter string) ([]*compute.Firewall, error)
 	InsertFirewall(ctx context.Context, rule *compute.Firewall) error
 	PatchFirewall(ctx context.Context, name string, patch *compute.Firewall) error
 	DeleteFirewall(ctx context.Context, name string) error
-	// NetworkProject and Network say where rules are made.
+	// NetworkProject and Network are where rules are made.
 	NetworkProject() string
 	Network() string
 }
 
-// Tagger knows the network tags of instances. *gce.Instances is one.
-type Tagger interface {
-	// Tags returns the tags of the instance with this provider id, or an
-	// error for which gce.IsNotFound holds if there is no such instance.
-	Tags(ctx context.Context, providerID string) ([]string, error)
+// Options configure how rules are made.
+type Options struct {
+	// Tags are the target tags of all rules. Empty: those that all nodes of a
+	// Service have in common.
+	Tags []string
+	// Layout is how Services are spread over rules. Empty: PerService.
+	Layout firewall.Layout
 }
 
-// Firewall implements firewall.Firewall. Its exported fields are set before it
-// is used.
+// Firewall implements firewall.Firewall. Create it with New.
 type Firewall struct {
-	// ClusterID is the cluster in whose shared rules is closed what is open for
-	// Services that are gone. Empty: in none, it is for somebody else to do.
-	ClusterID string
-	// Layout is how Services are spread over rules. Empty: one's own for each.
-	Layout firewall.Layout
-	// Roster lets shared rules be narrowed although some Services have not yet
-	// been Ensured. Nil: shared rules cannot be changed.
-	Roster firewall.Roster
-
-	api    API
-	tagger Tagger
-	tags   []string
-	left   left
-	shares shares
+	api     API
+	tagger  Tagger
+	options Options
+	cluster firewall.Cluster
+	applied appliedStates
+	claims  sharedRuleClaims
 }
 
 var _ firewall.Firewall = &Firewall{}
 
-// New makes rules through api. Their target tags are those given; if there are
-// none, the tags that all of a Service's nodes bear, according to tagger.
-func New(api API, tagger Tagger, tags []string) *Firewall {
-	return &Firewall{api: api, tagger: tagger, tags: tags, left: newLeft(), shares: newShares()}
+// New returns a Firewall that makes rules through api. It uses tagger if options
+// have no tags. cluster.Services must not be nil.
+func New(api API, tagger Tagger, options Options, cluster firewall.Cluster) *Firewall {
+	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, applied: newAppliedStates(), claims: newSharedRuleClaims()}
 }
 
-// Ensure implements firewall.Firewall. Without the right to change rules it
-// says what somebody else has to do, as it does in report mode.
+// Ensure implements firewall.Firewall. Without the permission to change rules it
+// returns a *firewall.ManualChangeError, as in report mode.
 func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, error) {
 	want, err := f.desired(ctx, spec)
 	if err != nil {
@@ -73,40 +66,48 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 	}
 	var changes []string
 	if spec.Report {
-		f.shares.forget(spec.Owner)
+		f.claims.forget(spec.Owner)
 		err = f.report(ctx, spec.Owner, want, nil)
-	} else if changes, err = f.manage(ctx, spec.Owner, want); gce.IsForbidden(err) {
+	} else if changes, err = f.manage(ctx, spec.Owner, want); firewall.IsForbidden(err) {
 		err = f.report(ctx, spec.Owner, want, err)
 	}
-	f.left.remember(spec, err)
+	f.applied.record(spec, err)
 	return changes, err
 }
 
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
-	f.left.forget(owner)
+	f.applied.forget(owner)
 	_, err := f.manage(ctx, owner, nil)
-	if gce.IsForbidden(err) {
+	if firewall.IsForbidden(err) {
 		return cmp.Or(f.report(ctx, owner, nil, err), err)
 	}
 	return err
 }
 
-// Abandon implements firewall.Firewall.
-func (f *Firewall) Abandon(ctx context.Context, owner firewall.Owner) error {
-	f.left.forget(owner)
-	f.shares.forget(owner)
+// Release implements firewall.Firewall.
+func (f *Firewall) Release(ctx context.Context, owner firewall.Owner) error {
+	f.applied.forget(owner)
+	f.claims.forget(owner)
 	return f.report(ctx, owner, nil, nil)
 }
 
 // Exists implements firewall.Firewall.
 func (f *Firewall) Exists(ctx context.Context, owner firewall.Owner) (bool, error) {
-	own, shared, err := f.look(ctx, owner)
-	return len(own) > 0 || slices.ContainsFunc(shared, func(r firewall.Rule) bool { return r.OpensFor(owner) }), err
+	own, shared, err := f.find(ctx, owner)
+	return len(own) > 0 || slices.ContainsFunc(shared, func(r firewall.Rule) bool { return r.IsSharedBy(owner) }), err
 }
 
-// desired computes the rules that a Service has, or would have if it did not
-// share them.
+// Owners implements firewall.Firewall.
+func (f *Firewall) Owners(ctx context.Context, clusterID string) ([]firewall.Owner, error) {
+	rules, err := f.list(ctx, fmt.Sprintf(`description eq ".*%s.*"`, clusterID))
+	if err != nil {
+		return nil, fmt.Errorf("listing the firewall rules of cluster %s: %w", clusterID, err)
+	}
+	return firewall.OwnersAmong(rules, clusterID), nil
+}
+
+// desired returns the rules that a Service needs in the layout PerService.
 func (f *Firewall) desired(ctx context.Context, spec firewall.Spec) ([]firewall.Rule, error) {
 	tags, err := f.targetTags(ctx, spec)
 	if err != nil {
@@ -115,89 +116,60 @@ func (f *Firewall) desired(ctx context.Context, spec firewall.Spec) ([]firewall.
 	return firewall.Desired(spec, firewall.Target{Network: f.api.Network(), Tags: tags})
 }
 
-// manage makes what is open for owner equal to want. What is opened is opened
-// before anything is closed, from one layout to the other too.
+// manage makes owner's rules equal to want. It allows traffic before it removes
+// rules, also from one layout to the other.
 func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []firewall.Rule) ([]string, error) {
-	if f.Layout == firewall.Shared {
-		told, own, err := f.share(ctx, owner, want)
+	if f.options.Layout == firewall.Shared {
+		lines, own, err := f.updateSharedRules(ctx, owner, want)
 		if err != nil {
-			return told, err
+			return lines, err
 		}
-		more, err := f.carryOut(ctx, owner, firewall.Changes(owner, own, nil))
-		return append(told, more...), err
+		more, err := f.applyAll(ctx, owner, firewall.Changes(owner, own, nil))
+		return append(lines, more...), err
 	}
-	own, shared, err := f.look(ctx, owner)
+	own, shared, err := f.find(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
-	told, err := f.carryOut(ctx, owner, firewall.Changes(owner, own, want))
+	lines, err := f.applyAll(ctx, owner, firewall.Changes(owner, own, want))
 	if err != nil || len(shared) == 0 {
-		return told, err
+		return lines, err
 	}
-	more, _, err := f.share(ctx, owner, nil)
-	return append(told, more...), err
+	more, _, err := f.updateSharedRules(ctx, owner, nil)
+	return append(lines, more...), err
 }
 
-// Owners implements firewall.Firewall.
-func (f *Firewall) Owners(ctx context.Context, clusterID string) ([]firewall.Owner, error) {
-	listed, err := f.api.Firewalls(ctx, fmt.Sprintf(`description eq ".*%s.*"`, clusterID))
-	if err != nil {
-		return nil, fmt.Errorf("listing the firewall rules of cluster %s: %w", clusterID, err)
+// report returns the changes that an administrator has to make for owner as a
+// *firewall.ManualChangeError. If it may not list rules, it assumes that there
+// are none.
+func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, cause error) error {
+	rules, err := f.list(ctx, "")
+	if err != nil && !firewall.IsForbidden(err) {
+		return err
 	}
-	var rules []firewall.Rule
-	for _, in := range listed {
-		rules = append(rules, fromAPI(in))
+	commands, err := f.commands(owner, rules, want, cause)
+	if err != nil || len(commands) == 0 {
+		return err
 	}
-	return firewall.OwnersAmong(rules, clusterID), nil
+	return &firewall.ManualChangeError{Owner: owner, Commands: commands, Cause: cause}
 }
 
-// targetTags never returns nothing for nodes that are there: a rule without
-// target tags opens every VM of the network.
-func (f *Firewall) targetTags(ctx context.Context, spec firewall.Spec) ([]string, error) {
-	if len(f.tags) > 0 || len(spec.Nodes) == 0 {
-		return f.tags, nil
+// commands include those that remove owner's ports from shared rules only if
+// deleteOrphanedPorts will not do it: they would soon be outdated.
+func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, cause error) ([]string, error) {
+	everyTag := len(f.options.Tags) == 0 // Then the target tags are those that all nodes have.
+	changes, err := firewall.MissingChanges(owner, rules, want, everyTag)
+	if len(want) == 0 && (cause != nil || !f.cluster.DeleteOrphans) {
+		changes = append(changes, firewall.ReleaseSharedRules(owner, sharedAmong(rules, owner.ClusterID))...)
 	}
-	tags, err := f.commonTags(ctx, spec.Nodes)
-	if err != nil {
-		return nil, fmt.Errorf("finding the network tags of the nodes of Service %s: %w", spec.Owner.Service, err)
-	}
-	if len(tags) == 0 {
-		return nil, fmt.Errorf("the %d nodes of Service %s have no network tag in common, and a firewall rule without target tags would open the whole network: "+
-			"give the nodes' VMs a common tag (gcloud compute instances add-tags VM --tags=TAG), or set gce.nodeTags in the cloud config to the tags they bear",
-			len(spec.Nodes), spec.Owner.Service)
-	}
-	return tags, nil
+	return firewall.Gcloud(f.api.NetworkProject(), changes), err
 }
 
-// commonTags leaves out nodes whose VM is gone for good; their Nodes go soon.
-func (f *Firewall) commonTags(ctx context.Context, nodes []string) ([]string, error) {
-	var common []string
-	found := 0
-	for _, node := range nodes {
-		tags, err := f.tagger.Tags(ctx, node)
-		if gce.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if found++; found == 1 {
-			common = slices.Clone(tags)
-			continue
-		}
-		common = slices.DeleteFunc(common, func(tag string) bool { return !slices.Contains(tags, tag) })
-	}
-	if found == 0 {
-		return nil, fmt.Errorf("none of the VMs exists: %v; check gce.project in the cloud config, or delete the Nodes whose machines are gone", nodes)
-	}
-	return common, nil
-}
-
-// look lists the rules that carry owner's mark, whatever their names, and those
+// find lists the rules that have owner's mark, whatever their names, and those
 // that Services of its cluster share.
-func (f *Firewall) look(ctx context.Context, owner firewall.Owner) (own, shared []firewall.Rule, err error) {
-	// The API cannot match two fields by pattern at once. A UID is distinctive
-	// enough; the mark decides.
+func (f *Firewall) find(ctx context.Context, owner firewall.Owner) (own, shared []firewall.Rule, err error) {
+	// A filter cannot match two fields of the mark by pattern. The UID is
+	// selective enough, and the mark is compared afterwards.
 	rules, err := f.list(ctx, fmt.Sprintf(`description eq ".*(%s|%s).*"`, owner.UID, firewall.SharedMarkField))
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking for firewall rules of Service %s: %w", owner.Service, err)
@@ -210,7 +182,7 @@ func ownAmong(rules []firewall.Rule, owner firewall.Owner) []firewall.Rule {
 }
 
 func sharedAmong(rules []firewall.Rule, clusterID string) []firewall.Rule {
-	return slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.IsSharedBy(clusterID) })
+	return slices.DeleteFunc(slices.Clone(rules), func(r firewall.Rule) bool { return !r.IsSharedIn(clusterID) })
 }
 
 func (f *Firewall) list(ctx context.Context, filter string) ([]firewall.Rule, error) {
@@ -219,93 +191,78 @@ func (f *Firewall) list(ctx context.Context, filter string) ([]firewall.Rule, er
 	for _, in := range listed {
 		rules = append(rules, fromAPI(in))
 	}
-	return rules, err
+	return rules, withKind(err)
 }
 
-// carryOut makes the changes, and tells what it changed even if it fails
-// halfway.
-func (f *Firewall) carryOut(ctx context.Context, owner firewall.Owner, changes []firewall.Change) ([]string, error) {
-	var told []string
+// withKind converts an error of the Compute API to one of package firewall.
+func withKind(err error) error {
+	if kind := gce.KindOf(err); kind != "" {
+		return &firewall.Error{Kind: firewall.Kind(kind), Err: err}
+	}
+	return err
+}
+
+// applyAll makes the changes and returns one line for each, also if a later one
+// fails.
+func (f *Firewall) applyAll(ctx context.Context, owner firewall.Owner, changes []firewall.Change) ([]string, error) {
+	var lines []string
 	for _, change := range changes {
-		done, err := f.apply(ctx, owner, change)
-		told = append(told, done...)
+		line, err := f.apply(ctx, owner, change)
 		if err != nil {
-			return told, fmt.Errorf("changing the firewall for Service %s: %w", owner.Service, err)
+			return lines, fmt.Errorf("changing the firewall for Service %s: %w", owner.Service, withKind(err))
 		}
+		lines = append(lines, line)
 	}
-	return told, nil
+	return lines, nil
 }
 
-// report says what would have to be done for owner by hand. What it cannot see
-// it takes not to be there.
-func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, cause error) error {
-	rules, err := f.list(ctx, "")
-	if err != nil && !gce.IsForbidden(err) {
-		return err
-	}
-	commands, err := f.commands(owner, rules, want, cause)
-	if err != nil || len(commands) == 0 {
-		return err
-	}
-	return &firewall.ByHandError{Owner: owner, Commands: commands, Cause: cause}
-}
-
-// commands has what is open for owner in shared rules closed only if sweep is
-// not going to do it: such a command is outdated soon.
-func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, cause error) ([]string, error) {
-	everyTag := len(f.tags) == 0 // Then the tags are those that all nodes bear.
-	changes, err := firewall.Unmet(owner, rules, want, everyTag)
-	if len(want) == 0 && (cause != nil || f.ClusterID == "") {
-		changes = append(changes, firewall.LeaveShared(owner, sharedAmong(rules, owner.ClusterID))...)
-	}
-	return firewall.Gcloud(f.api.NetworkProject(), changes), err
-}
-
-// apply makes one change, and returns the lines that tell of it.
-func (f *Firewall) apply(ctx context.Context, owner firewall.Owner, change firewall.Change) ([]string, error) {
+// apply makes one change and returns the line that describes it.
+func (f *Firewall) apply(ctx context.Context, owner firewall.Owner, change firewall.Change) (string, error) {
 	var err error
 	switch change.Action {
 	case firewall.Create:
-		if err = f.api.InsertFirewall(ctx, toAPI(change.Rule)); gce.IsAlreadyExists(err) {
+		if err = f.api.InsertFirewall(ctx, toAPI(change.Rule)); gce.KindOf(err) == gce.KindExists {
 			return f.adopt(ctx, owner, change.Rule)
 		}
 	case firewall.Update:
 		err = f.api.PatchFirewall(ctx, change.Rule.Name, patchFor(change))
 	case firewall.Replace:
-		if err = f.remove(ctx, change.Rule.Name); err == nil {
+		if err = f.delete(ctx, change.Rule.Name); err == nil {
 			err = f.api.InsertFirewall(ctx, toAPI(change.Rule))
 		}
 	case firewall.Remove:
-		err = f.remove(ctx, change.Rule.Name)
+		err = f.delete(ctx, change.Rule.Name)
 	}
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	klog.FromContext(ctx).V(2).Info("Changed the firewall", "service", klog.KRef(owner.Service.Namespace, owner.Service.Name), "change", change.String())
-	return []string{change.String()}, nil
+	return change.String(), nil
 }
 
-// remove deletes a rule. One that is gone already is no error.
-func (f *Firewall) remove(ctx context.Context, name string) error {
-	if err := f.api.DeleteFirewall(ctx, name); !gce.IsNotFound(err) {
-		return err
+// delete deletes a rule. It is no error if the rule does not exist.
+func (f *Firewall) delete(ctx context.Context, name string) error {
+	err := f.api.DeleteFirewall(ctx, name)
+	if gce.KindOf(err) == gce.KindNotFound {
+		return nil
 	}
-	return nil
+	return err
 }
 
-// adopt looks at a rule that stands where one was to be created: ours after a
-// lost reply, and then it is brought into shape, or a stranger's.
-func (f *Firewall) adopt(ctx context.Context, owner firewall.Owner, want firewall.Rule) ([]string, error) {
+// adopt handles a rule that exists although it was to be created. With our mark
+// it is one whose creation was not confirmed, as the reply was lost: it is
+// updated if it differs. Without, it belongs to somebody else.
+func (f *Firewall) adopt(ctx context.Context, owner firewall.Owner, want firewall.Rule) (string, error) {
 	found, err := f.api.Firewall(ctx, want.Name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	rule := fromAPI(found)
 	if rule.Description != want.Description {
-		return nil, &firewall.NotOursError{Rule: want.Name, Owner: owner, Mark: want.Description}
+		return "", &firewall.NotOursError{Rule: want.Name, Owner: owner, Mark: want.Description}
 	}
 	if changes := firewall.Changes(owner, []firewall.Rule{rule}, []firewall.Rule{want}); len(changes) > 0 {
 		return f.apply(ctx, owner, changes[0])
 	}
-	return []string{firewall.Change{Action: firewall.Create, Rule: want}.String()}, nil
+	return firewall.Change{Action: firewall.Create, Rule: want}.String(), nil
 }

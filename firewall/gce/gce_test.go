@@ -22,7 +22,7 @@ import (
 
 const zone = "europe-west1-b"
 
-// world is the executor on the real client on a simulator.
+// world is a Firewall that uses the real client and a simulator of the API.
 type world struct {
 	*Firewall
 	sim *gcesim.Sim
@@ -48,7 +48,7 @@ func newWorld(t *testing.T, tags ...string) world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return world{New(client, gce.NewInstances(client, 0), tags), sim}
+	return world{New(client, gce.NewInstances(client, 0), Options{Tags: tags}, firewall.Cluster{ID: "prod", Services: ownersOf()}), sim}
 }
 
 func node(name string) string { return "gce://sandbox/" + zone + "/" + name }
@@ -65,7 +65,7 @@ func testSpec() firewall.Spec {
 	}
 }
 
-// rules are those of the simulator, as this package reads them.
+// rules returns the rules of the simulator as this package reads them.
 func (w world) rules(t *testing.T) []firewall.Rule {
 	t.Helper()
 	listed, err := w.api.Firewalls(t.Context(), "")
@@ -79,7 +79,7 @@ func (w world) rules(t *testing.T) []firewall.Rule {
 	return rules
 }
 
-// writes counts requests for a change since the log was last emptied.
+// writes returns the number of change requests since the log was last emptied.
 func (w world) writes() int {
 	return len(slices.DeleteFunc(w.sim.Requests(), func(r gcesim.Request) bool { return !r.IsWrite() }))
 }
@@ -105,13 +105,13 @@ func (w world) wantRules(t *testing.T, spec firewall.Spec, tags ...string) {
 	}
 }
 
-// edit changes a rule behind the program's back.
+// edit changes a rule as an administrator would.
 func (w world) edit(t *testing.T, name, patch string) {
 	t.Helper()
 	w.request(t, "PATCH", "/"+name, patch)
 }
 
-// request makes a request of the Compute API as somebody else would.
+// request sends a request to the Compute API as an administrator would.
 func (w world) request(t *testing.T, method, path, body string) {
 	t.Helper()
 	r, err := http.NewRequest(method, "http://sim/compute/v1/projects/sandbox/global/firewalls"+path, strings.NewReader(body))
@@ -127,7 +127,7 @@ func (w world) request(t *testing.T, method, path, body string) {
 	}
 }
 
-func TestRulesAreMadeOnceForTheTagsThatAllNodesBear(t *testing.T) {
+func TestRulesAreMadeOnceForTheTagsThatAllNodesHave(t *testing.T) {
 	w := newWorld(t)
 	if changes := w.mustEnsure(t, testSpec()); len(changes) != 2 || !strings.HasPrefix(changes[0], "created firewall rule hostport-web-traefik-") {
 		t.Errorf("changes %v", changes)
@@ -139,12 +139,12 @@ func TestRulesAreMadeOnceForTheTagsThatAllNodesBear(t *testing.T) {
 	}
 }
 
-func TestConfiguredTagsAreTakenWithoutLookingAtInstances(t *testing.T) {
+func TestConfiguredTagsAreUsedWithoutReadingInstances(t *testing.T) {
 	w := newWorld(t, "configured")
 	w.mustEnsure(t, testSpec())
 	w.wantRules(t, testSpec(), "configured")
 	if slices.ContainsFunc(w.sim.Requests(), func(r gcesim.Request) bool { return strings.HasPrefix(r.Verb, "instances.") }) {
-		t.Error("instances were looked at")
+		t.Error("instances were read")
 	}
 }
 
@@ -177,11 +177,11 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	w := newWorld(t, "node")
 	w.mustEnsure(t, testSpec())
 	v6 := w.rules(t)[1].Name
-	for name, c := range map[string]struct{ patch, told string }{
-		"a tag taken away":         {`{"targetTags":null}`, "targetTags [] -> [node]"},
+	for name, c := range map[string]struct{ patch, line string }{
+		"a tag removed":            {`{"targetTags":null}`, "targetTags [] -> [node]"},
 		"another port":             {`{"allowed":[{"IPProtocol":"tcp"}]}`, "allowed [tcp] -> [tcp:80 udp:53]"},
 		"another range":            {`{"sourceRanges":["2001:db8:1::/48"]}`, "sourceRanges [2001:db8:1::/48] -> [2001:db8::/32]"},
-		"switched off":             {`{"disabled":true}`, "disabled [true] -> [false]"},
+		"disabled":                 {`{"disabled":true}`, "disabled [true] -> [false]"},
 		"first priority":           {`{"priority":0}`, "priority [0] -> [1000]"},
 		"narrowed by destination":  {`{"destinationRanges":["2001:db8::1/128"]}`, "destinationRanges [2001:db8::1/128] -> []"},
 		"widened by source tags":   {`{"sourceTags":["x"]}`, "sourceTags [x] -> []"},
@@ -191,7 +191,7 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 			w.edit(t, v6, c.patch)
 			w.sim.ForgetRequests()
 			changes := w.mustEnsure(t, testSpec())
-			if diff := cmp.Diff([]string{"updated firewall rule " + v6 + ": " + c.told}, changes); diff != "" {
+			if diff := cmp.Diff([]string{"updated firewall rule " + v6 + ": " + c.line}, changes); diff != "" {
 				t.Errorf("changes (-want +got):\n%s", diff)
 			}
 			if w.writes() != 1 {
@@ -202,7 +202,7 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 	}
 }
 
-func TestTheAdministratorsLoggingIsLeftOn(t *testing.T) {
+func TestLoggingOfARuleStaysAsItIs(t *testing.T) {
 	w := newWorld(t, "node")
 	w.mustEnsure(t, testSpec())
 	name := w.rules(t)[0].Name
@@ -213,7 +213,7 @@ func TestTheAdministratorsLoggingIsLeftOn(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeChangedInPlaceIsMadeAnew(t *testing.T) {
+func TestARuleThatCannotBeUpdatedIsReplaced(t *testing.T) {
 	w := newWorld(t, "node")
 	w.mustEnsure(t, testSpec())
 	rule := w.sim.Snapshot().Firewalls[0]
@@ -226,7 +226,7 @@ func TestWhatCannotBeChangedInPlaceIsMadeAnew(t *testing.T) {
 	w.wantRules(t, testSpec(), "node")
 }
 
-func TestAFamilyNoLongerWantedIsClosed(t *testing.T) {
+func TestTheRuleOfAFamilyThatIsNoLongerWantedIsDeleted(t *testing.T) {
 	w := newWorld(t, "node")
 	w.mustEnsure(t, testSpec())
 	s := testSpec()
@@ -237,11 +237,11 @@ func TestAFamilyNoLongerWantedIsClosed(t *testing.T) {
 	w.wantRules(t, s, "node")
 }
 
-func TestARuleWithoutOurMarkIsNeverTouched(t *testing.T) {
+func TestARuleWithoutOurMarkIsNeverChanged(t *testing.T) {
 	other := testOwner()
 	other.ClusterID = "another"
 	for name, description := range map[string]string{
-		"by hand": "opened by hand", "another cluster's": firewall.FormatMark(other), "our mark, edited": firewall.FormatMark(testOwner()) + " ",
+		"an administrator's": "created by an administrator", "another cluster's": firewall.FormatMark(other), "our mark, edited": firewall.FormatMark(testOwner()) + " ",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "node")
@@ -265,7 +265,7 @@ func TestARuleWithoutOurMarkIsNeverTouched(t *testing.T) {
 func TestDeleteAndExistsGoByTheMarkWhateverTheName(t *testing.T) {
 	w := newWorld(t, "node")
 	mark := strings.ReplaceAll(firewall.FormatMark(testOwner()), `"`, `\"`)
-	w.request(t, "POST", "", `{"name":"leftover","description":"`+mark+`","allowed":[{"IPProtocol":"tcp"}]}`)
+	w.request(t, "POST", "", `{"name":"renamed","description":"`+mark+`","allowed":[{"IPProtocol":"tcp"}]}`)
 	for _, want := range []bool{true, false} {
 		if exists, err := w.Exists(t.Context(), testOwner()); err != nil || exists != want {
 			t.Errorf("exists: %v, %v, want %v", exists, err, want)
@@ -279,7 +279,7 @@ func TestDeleteAndExistsGoByTheMarkWhateverTheName(t *testing.T) {
 	}
 }
 
-func TestInTroubleNothingIsSaidToBeGone(t *testing.T) {
+func TestWithAFailingAPINothingIsReportedAsDeleted(t *testing.T) {
 	for _, kind := range []gcesim.FaultKind{gcesim.FaultForbidden, gcesim.FaultNotFound, gcesim.FaultRateLimit, gcesim.FaultUnavailable, gcesim.FaultLostReply} {
 		w := newWorld(t, "node")
 		w.mustEnsure(t, testSpec())
@@ -287,15 +287,15 @@ func TestInTroubleNothingIsSaidToBeGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		if exists, err := w.Exists(t.Context(), testOwner()); err == nil {
-			t.Errorf("%s: exists says %v without an error", kind, exists)
+			t.Errorf("%s: exists is %v without an error", kind, exists)
 		}
 		if err := w.Delete(t.Context(), testOwner()); err == nil {
-			t.Errorf("%s: delete says that it is done", kind)
+			t.Errorf("%s: delete returns no error", kind)
 		}
 	}
 }
 
-func TestARuleThatIsThereAfterALostReplyIsOurs(t *testing.T) {
+func TestARuleWhoseCreationWasNotConfirmedIsOurs(t *testing.T) {
 	w := newWorld(t, "node")
 	s := testSpec()
 	s.SourceRanges = s.SourceRanges[:1]
@@ -305,20 +305,20 @@ func TestARuleThatIsThereAfterALostReplyIsOurs(t *testing.T) {
 	}
 	mark := strings.ReplaceAll(want[0].Description, `"`, `\"`)
 	w.request(t, "POST", "", `{"name":"`+want[0].Name+`","description":"`+mark+`","targetTags":["node"],"allowed":[{"IPProtocol":"tcp"}]}`)
-	for _, begins := range []string{"updated", "created"} { // First it differs, then it is the very rule.
-		changes, err := w.apply(t.Context(), testOwner(), firewall.Change{Action: firewall.Create, Rule: want[0]})
-		if err != nil || len(changes) != 1 || !strings.HasPrefix(changes[0], begins) {
-			t.Errorf("%v, %v, want one that begins with %s", changes, err, begins)
+	for _, begins := range []string{"updated", "created"} { // First it differs, then it is equal.
+		line, err := w.apply(t.Context(), testOwner(), firewall.Change{Action: firewall.Create, Rule: want[0]})
+		if err != nil || !strings.HasPrefix(line, begins) {
+			t.Errorf("%q, %v, want one that begins with %s", line, err, begins)
 		}
 	}
 	w.wantRules(t, s, "node")
 }
 
-func TestWhatWasChangedBeforeAFailureIsTold(t *testing.T) {
+func TestChangesBeforeAFailureAreReturned(t *testing.T) {
 	w := newWorld(t, "node")
 	w.sim.Set(gcesim.Settings{FirewallQuota: new(1)})
 	changes, err := w.Ensure(t.Context(), testSpec())
-	if len(changes) != 1 || !gce.IsQuota(err) || !strings.Contains(err.Error(), "web/traefik") {
+	if len(changes) != 1 || !firewall.IsQuota(err) || !strings.Contains(err.Error(), "web/traefik") {
 		t.Errorf("%v, %v", changes, err)
 	}
 	w.sim.Set(gcesim.Settings{FirewallQuota: new(2)})
@@ -326,7 +326,7 @@ func TestWhatWasChangedBeforeAFailureIsTold(t *testing.T) {
 	w.wantRules(t, testSpec(), "node")
 }
 
-func TestPortsAreReadInEveryFormOfTheAPI(t *testing.T) {
+func TestPortsAreParsedInEveryFormOfTheAPI(t *testing.T) {
 	for _, c := range []struct {
 		protocol string
 		ports    []string

@@ -11,13 +11,14 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/firewall/firewalltest"
 )
 
-// TestTheFakeBehavesLikeTheRealOne gives both the same calls, and wants the
-// same answers.
-func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
+// TestTheFakeBehavesLikeTheRealFirewall makes the same calls to both and compares
+// the results.
+func TestTheFakeBehavesLikeTheRealFirewall(outer *testing.T) {
 	rapid.Check(outer, func(t *rapid.T) {
-		real, fake := newWorld(outer, "node"), &firewall.Fake{}
+		real, fake := newWorld(outer, "node"), &firewalltest.Fake{}
 		draw := func(t *rapid.T) firewall.Spec {
 			s := testSpec()
 			s.Owner.UID = rapid.SampledFrom([]types.UID{"u1", "u2"}).Draw(t, "owner")
@@ -44,9 +45,9 @@ func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
 					t.Errorf("%v, %v", errFake, errReal)
 				}
 			},
-			"abandon": func(t *rapid.T) {
+			"release": func(t *rapid.T) {
 				s := draw(t)
-				want, got := commandsIn(fake.Abandon(t.Context(), s.Owner)), commandsIn(real.Abandon(t.Context(), s.Owner))
+				want, got := commandsIn(fake.Release(t.Context(), s.Owner)), commandsIn(real.Release(t.Context(), s.Owner))
 				if want != got {
 					t.Errorf("fake has %d commands, real %d", want, got)
 				}
@@ -54,10 +55,10 @@ func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
 			"report": func(t *rapid.T) {
 				s := draw(t)
 				s.Report = true
-				told, errFake := fake.Ensure(t.Context(), s)
-				more, errReal := real.Ensure(t.Context(), s)
-				if commandsIn(errFake) != commandsIn(errReal) || len(told)+len(more) > 0 {
-					t.Errorf("fake: %v, real: %v, changes %v", errFake, errReal, append(told, more...))
+				want, errFake := fake.Ensure(t.Context(), s)
+				got, errReal := real.Ensure(t.Context(), s)
+				if commandsIn(errFake) != commandsIn(errReal) || len(want)+len(got) > 0 {
+					t.Errorf("fake: %v, real: %v, changes %v", errFake, errReal, append(want, got...))
 				}
 			},
 			"exists": func(t *rapid.T) {
@@ -65,21 +66,21 @@ func TestTheFakeBehavesLikeTheRealOne(outer *testing.T) {
 				want, errFake := fake.Exists(t.Context(), s.Owner)
 				got, errReal := real.Exists(t.Context(), s.Owner)
 				if want != got || errFake != nil || errReal != nil {
-					t.Errorf("fake says %v, %v, real %v, %v", want, errFake, got, errReal)
+					t.Errorf("fake returns %v, %v, real %v, %v", want, errFake, got, errReal)
 				}
 			},
 		})
 	})
 }
 
-// commandsIn counts what is to be done by hand; -1: err says something else.
+// commandsIn returns the number of commands in err, -1 for other errors.
 func commandsIn(err error) int {
-	var byHand *firewall.ByHandError
+	var manual *firewall.ManualChangeError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &byHand):
-		return len(byHand.Commands)
+	case errors.As(err, &manual):
+		return len(manual.Commands)
 	}
 	return -1
 }

@@ -13,13 +13,13 @@ import (
 func TestOwnersOfThisClusterAreFoundInOneRequest(t *testing.T) {
 	w := newWorld(t)
 	ours, theirs, other := testSpec(), testSpec(), testSpec()
-	theirs.Owner.ClusterID = "prod-2" // Ours is a part of it.
+	theirs.Owner.ClusterID = "prod-2" // It contains ours.
 	other.Owner.UID, other.Owner.Service.Name = "uid-2", "blog"
 	for _, spec := range []firewall.Spec{ours, theirs, other} {
 		w.mustEnsure(t, spec)
 	}
-	stranger := &compute.Firewall{Name: "by-hand", Description: "for prod", Allowed: []*compute.FirewallAllowed{{IPProtocol: "icmp"}}}
-	if err := w.api.InsertFirewall(t.Context(), stranger); err != nil {
+	manual := &compute.Firewall{Name: "manual", Description: "for prod", Allowed: []*compute.FirewallAllowed{{IPProtocol: "icmp"}}}
+	if err := w.api.InsertFirewall(t.Context(), manual); err != nil {
 		t.Fatal(err)
 	}
 	before := len(w.sim.Requests())
@@ -35,7 +35,7 @@ func TestOwnersOfThisClusterAreFoundInOneRequest(t *testing.T) {
 	}
 }
 
-func TestOwnersInTroubleAreAnError(t *testing.T) {
+func TestOwnersThatCannotBeListedAreAnError(t *testing.T) {
 	for _, kind := range []gcesim.FaultKind{gcesim.FaultForbidden, gcesim.FaultUnavailable} {
 		w := newWorld(t)
 		w.mustEnsure(t, testSpec())

@@ -13,19 +13,19 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-// watch sees every state of the rules, those between two calls included.
-func (s *schedule) watch(now gcesim.Snapshot) {
+// observe is called with every state of the rules, also those between two calls.
+func (s *schedule) observe(now gcesim.Snapshot) {
 	for _, rule := range now.Firewalls {
-		if len(rule.TargetTags) == 0 && rule.Name != strangers && s.broken == nil {
-			s.broken = fmt.Errorf("rule %s opened the whole network", rule.Name)
+		if len(rule.TargetTags) == 0 && rule.Name != foreign && s.broken == nil {
+			s.broken = fmt.Errorf("rule %s applied to the whole network", rule.Name)
 		}
 	}
-	s.watchOpen(now)
+	s.checkRequired(now)
 }
 
-// watchOpen checks that nothing is closed which has to stay open.
-func (s *schedule) watchOpen(now gcesim.Snapshot) {
-	if len(s.mustStay) == 0 || s.broken != nil {
+// checkRequired checks that all traffic that must be allowed all the time is.
+func (s *schedule) checkRequired(now gcesim.Snapshot) {
+	if len(s.required) == 0 || s.broken != nil {
 		return
 	}
 	var rules []firewall.Rule
@@ -36,26 +36,26 @@ func (s *schedule) watchOpen(now gcesim.Snapshot) {
 		}
 		rules = append(rules, in)
 	}
-	is := letIn(rules)
-	for what := range s.mustStay {
-		if !is[what] {
-			s.broken = fmt.Errorf("for a moment %s was closed", what)
+	allowed := traffic(rules)
+	for what := range s.required {
+		if !allowed[what] {
+			s.broken = fmt.Errorf("for a moment %s was not allowed", what)
 		}
 	}
 }
 
-// requestsAreIdempotent looks for changes of ours without a request id.
+// requestsAreIdempotent returns an error if a change of ours had no request id.
 func (s *schedule) requestsAreIdempotent() error {
 	for _, r := range s.sim.Requests() {
-		if r.IsWrite() && r.RequestID == "" && r.Resource != strangers && r.Resource != theirs && !s.tampered[r.Resource] {
+		if r.IsWrite() && r.RequestID == "" && r.Resource != foreign && r.Resource != theirs && !s.tampered[r.Resource] {
 			return fmt.Errorf("%s of %s has no request id", r.Verb, r.Resource)
 		}
 	}
 	return nil
 }
 
-// check compares what is open with what is wanted, and the rules of others with
-// what they were.
+// check compares the allowed traffic with what is wanted, and the rules of others
+// with what they were.
 func (s *schedule) check() error {
 	tags := s.tags
 	if len(tags) == 0 {
@@ -67,8 +67,8 @@ func (s *schedule) check() error {
 		if err != nil {
 			return err
 		}
-		if had, reports := s.frozen[uid]; reports {
-			rules = had
+		if kept, reports := s.frozen[uid]; reports {
+			rules = kept
 		}
 		want = append(want, rules...)
 	}
@@ -76,16 +76,16 @@ func (s *schedule) check() error {
 	if err != nil {
 		return err
 	}
-	if diff := cmp.Diff(letIn(want), letIn(got)); diff != "" {
-		return fmt.Errorf("open in layout %s (-want +got):\n%s", s.firewall.Layout, diff)
+	if diff := cmp.Diff(traffic(want), traffic(got)); diff != "" {
+		return fmt.Errorf("traffic in layout %s (-want +got):\n%s", s.firewall.options.Layout, diff)
 	}
 	return errors.Join(s.checkForm(want, got), s.checkOthers(got))
 }
 
-// checkForm wants the rules to be, in every field, the very rules of the layout.
+// checkForm compares the rules in every field with those of the layout.
 func (s *schedule) checkForm(want, got []firewall.Rule) error {
-	ours := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name == strangers || r.Name == theirs })
-	if s.firewall.Layout == firewall.PerService {
+	ours := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name == foreign || r.Name == theirs })
+	if s.firewall.options.Layout == firewall.PerService {
 		byName := func(a, b firewall.Rule) int { return strings.Compare(a.Name, b.Name) }
 		slices.SortFunc(want, byName)
 		slices.SortFunc(ours, byName)
@@ -95,7 +95,7 @@ func (s *schedule) checkForm(want, got []firewall.Rule) error {
 		return nil
 	}
 	for _, r := range ours {
-		if !r.IsSharedBy("prod") || r.Disabled || r.Priority != 1000 || len(r.SourceTags) > 0 {
+		if !r.IsSharedIn("prod") || r.Disabled || r.Priority != 1000 || len(r.SourceTags) > 0 {
 			return fmt.Errorf("rule %+v is no shared rule", r)
 		}
 	}
@@ -104,12 +104,12 @@ func (s *schedule) checkForm(want, got []firewall.Rule) error {
 
 func (s *schedule) checkOthers(got []firewall.Rule) error {
 	by := firewall.Rule{
-		Name: strangers, Description: "by hand", Network: "default", Direction: firewall.Ingress, Priority: 1000,
+		Name: foreign, Description: "created by an administrator", Network: "default", Direction: firewall.Ingress, Priority: 1000,
 		Allowed: []firewall.Allow{{Protocol: "tcp"}}, SourceRanges: []string{"0.0.0.0/0"}, TargetTags: []string{"node"},
 	}
 	their := by
 	their.Name, their.Description, their.Allowed = theirs, theirMark, []firewall.Allow{{Protocol: "udp"}}
-	others := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name != strangers && r.Name != theirs })
+	others := slices.DeleteFunc(slices.Clone(got), func(r firewall.Rule) bool { return r.Name != foreign && r.Name != theirs })
 	if diff := cmp.Diff([]firewall.Rule{by, their}, others); diff != "" {
 		return fmt.Errorf("rules of others (-want +got):\n%s", diff)
 	}

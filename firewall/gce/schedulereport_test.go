@@ -10,10 +10,10 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// reportForAWhile puts a Service in mode report, changes what it wants, and lets
-// the other one live on: what was open for the first one stays and nothing
-// else does, over restarts too. Then it goes back, or goes altogether.
-func (s *schedule) reportForAWhile() error {
+// tryReportMode puts a Service in mode report and changes its ports, while the
+// other Service is edited: the ports that it had stay, and no others are added,
+// also after restarts. Then the Service returns to mode managed or is released.
+func (s *schedule) tryReportMode() error {
 	uid := types.UID("u1")
 	spec, other := s.wanted[uid], types.UID("u2")
 	if s.gone[uid] || len(spec.Ports) == 0 {
@@ -22,46 +22,46 @@ func (s *schedule) reportForAWhile() error {
 	if s.gone[uid] || len(spec.Ports) == 0 {
 		return nil
 	}
-	had, err := s.firewall.desired(context.Background(), spec)
+	kept, err := s.firewall.desired(context.Background(), spec)
 	if err != nil {
 		return err
 	}
-	s.frozen[uid], s.mustStay = had, letIn(had)
+	s.frozen[uid], s.required = kept, traffic(kept)
 	for range 1 + s.rand.IntN(3) {
 		spec.Ports = s.somePorts()
 		spec.Report = true
 		s.wanted[uid] = spec
-		if err := errors.Join(s.try(context.Background(), uid), s.live(other), s.checkAfterALook()); err != nil {
+		if err := errors.Join(s.try(context.Background(), uid), s.editOther(other), s.checkAfterDrift()); err != nil {
 			return fmt.Errorf("while %s reports: %w", uid, err)
 		}
 	}
-	s.mustStay = nil
+	s.required = nil
 	delete(s.frozen, uid)
 	spec.Report = false
 	if s.rand.IntN(2) == 0 {
 		s.wanted[uid] = spec
 		return errors.Join(s.try(context.Background(), uid), s.check())
 	}
-	var byHand *firewall.ByHandError
-	if err := s.firewall.Abandon(context.Background(), ownerOf(uid)); err != nil && !errors.As(err, &byHand) {
+	var manual *firewall.ManualChangeError
+	if err := s.firewall.Release(context.Background(), ownerOf(uid)); err != nil && !errors.As(err, &manual) {
 		return err
 	}
-	if s.firewall.Layout == firewall.PerService { // Its own rules are for somebody else to delete.
+	if s.firewall.options.Layout == firewall.PerService { // An administrator deletes its rules.
 		return nil
 	}
 	s.wanted[uid], s.gone[uid] = firewall.Spec{Owner: ownerOf(uid)}, true
-	return s.checkAfterALook()
+	return s.checkAfterDrift()
 }
 
-// live has a Service edited or deleted, perhaps by a new process.
-func (s *schedule) live(uid types.UID) error {
+// editOther edits or deletes a Service, perhaps after a restart.
+func (s *schedule) editOther(uid types.UID) error {
 	if _, known := s.wanted[uid]; !known {
 		return nil
 	}
-	layout := s.firewall.Layout
+	layout := s.firewall.options.Layout
 	if s.rand.IntN(2) == 0 {
 		must(s.start(s.sim.Client().Transport))
-		s.firewall.Layout = layout
+		s.firewall.options.Layout = layout
 	}
 	if s.rand.IntN(3) == 0 {
 		return nil
@@ -72,9 +72,9 @@ func (s *schedule) live(uid types.UID) error {
 	return s.try(context.Background(), uid)
 }
 
-// checkAfterALook checks once the drift, if there is any, was put right, which
-// it has to be at once.
-func (s *schedule) checkAfterALook() error {
+// checkAfterDrift checks the rules after drift, if there is any, was repaired. One
+// repair must be enough.
+func (s *schedule) checkAfterDrift() error {
 	drifted, err := s.firewall.Drifted(context.Background())
 	if err != nil {
 		return err

@@ -27,14 +27,14 @@ import (
 )
 
 var (
-	schedules = flag.Int("schedules", 500, "how many schedules of faults to try; make unit tries more")
-	oneSeed   = flag.Int64("schedule-seed", -1, "try the schedule of this seed only")
+	schedules = flag.Int("schedules", 500, "number of schedules of faults to try; make unit tries more")
+	oneSeed   = flag.Int64("schedule-seed", -1, "try only the schedule of this seed")
 )
 
 // TestWhateverFailsRulesEndAsWantedAndNothingIsLeft tries random sequences of
-// edits under random faults and crashes. Once the faults stop, one more try
-// must make the rules equal to what is wanted, and deletion must leave only
-// what was never ours.
+// edits under random faults and crashes. After the faults end, one call must make
+// the rules equal to what is wanted, and deletion must leave only rules without
+// our mark.
 func TestWhateverFailsRulesEndAsWantedAndNothingIsLeft(t *testing.T) {
 	if *oneSeed >= 0 {
 		if err := runSchedule(uint64(*oneSeed)); err != nil {
@@ -64,23 +64,23 @@ func TestWhateverFailsRulesEndAsWantedAndNothingIsLeft(t *testing.T) {
 type schedule struct {
 	rand     *rand.Rand
 	sim      *gcesim.Sim
-	tags     []string // As configured; none: those that the nodes bear.
+	tags     []string // As configured; empty: those that the nodes have.
 	firewall *Firewall
 	wanted   map[types.UID]firewall.Spec   // No ports: deleted.
 	gone     map[types.UID]bool            // Deleted successfully.
-	nodeTags []string                      // What all nodes bear.
-	tampered map[string]bool               // Rules that somebody else changed.
-	mustStay map[string]bool               // What has to be open at every moment.
-	frozen   map[types.UID][]firewall.Rule // What Services in report mode had.
-	broken   error                         // What must never be seen, was.
+	nodeTags []string                      // Those that all nodes have.
+	tampered map[string]bool               // Rules that an administrator changed.
+	required map[string]bool               // Traffic that must be allowed at every moment.
+	frozen   map[types.UID][]firewall.Rule // The rules of Services in report mode.
+	broken   error                         // The first violation that observe saw.
 }
 
-// crashing lets a number of requests through. With the next one the process
-// dies: before the request reaches the server, or after.
+// crashing forwards a number of requests. With the next one the process dies:
+// before the request reaches the server, or after.
 type crashing struct {
 	http.RoundTripper
 	mu         sync.Mutex
-	left       int // Negative: no crash.
+	remaining  int // Negative: no crash.
 	afterwards bool
 	die        context.CancelFunc
 }
@@ -90,8 +90,8 @@ var errCrashed = errors.New("crashed")
 func (c *crashing) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.left != 0 {
-		c.left--
+	if c.remaining != 0 {
+		c.remaining--
 		return c.RoundTripper.RoundTrip(r)
 	}
 	if c.afterwards {
@@ -104,7 +104,7 @@ func (c *crashing) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errCrashed
 }
 
-// start begins a new process, which knows nothing of the one before.
+// start starts a new process, without the memory of the one before.
 func (s *schedule) start(transport http.RoundTripper) error {
 	client, err := gce.New(context.Background(), gce.Options{
 		Project: "sandbox", Network: "default", Endpoint: "http://sim", HTTPClient: &http.Client{Transport: transport},
@@ -113,14 +113,13 @@ func (s *schedule) start(transport http.RoundTripper) error {
 	if err != nil {
 		return err
 	}
-	s.firewall = New(client, gce.NewInstances(client, time.Nanosecond), s.tags)
-	s.firewall.Layout = pick(s, firewall.PerService, firewall.Shared)
-	s.firewall.Roster, s.firewall.ClusterID = s.roster, "prod"
+	options := Options{Tags: s.tags, Layout: pick(s, firewall.PerService, firewall.Shared)}
+	s.firewall = New(client, gce.NewInstances(client, time.Nanosecond), options, firewall.Cluster{ID: "prod", Services: s.owners, DeleteOrphans: true})
 	return nil
 }
 
-// roster lists the Services whose finalizers would still be there.
-func (s *schedule) roster() []firewall.Owner {
+// owners returns the Services that would still have a finalizer.
+func (s *schedule) owners() []firewall.Owner {
 	var owners []firewall.Owner
 	for uid := range s.wanted {
 		if !s.gone[uid] {
@@ -130,13 +129,13 @@ func (s *schedule) roster() []firewall.Owner {
 	return owners
 }
 
-// The rules of somebody without a mark, and of another cluster.
+// The names of a rule without a mark and of one of another cluster.
 const (
-	strangers = "hostport-stranger"
-	theirs    = "hostport-theirs"
+	foreign = "hostport-foreign"
+	theirs  = "hostport-theirs"
 )
 
-// theirMark is that of a rule which Services of another cluster share.
+// theirMark is the mark of a rule that Services of another cluster share.
 const theirMark = `{"hostport-ccm.io/cluster-id":"another","hostport-ccm.io/shared-by":"key-v4","hostport-ccm.io/open":{"abcdefgh":"udp:53"}}`
 
 func newSchedule(seed uint64) (*schedule, error) {
@@ -149,17 +148,17 @@ func newSchedule(seed uint64) (*schedule, error) {
 		config.Instances = append(config.Instances, gcesim.Instance{Name: name, Zone: zone, Tags: []string{"node"}})
 	}
 	var err error
-	if s.sim, err = gcesim.New(config, nil, s.watch); err != nil {
+	if s.sim, err = gcesim.New(config, nil, s.observe); err != nil {
 		return nil, err
 	}
 	if err := s.start(s.sim.Client().Transport); err != nil {
 		return nil, err
 	}
 	mark := strings.ReplaceAll(theirMark, `"`, `\"`)
-	if err := s.somebodyElse("POST", "", `{"name":"`+theirs+`","description":"`+mark+`","targetTags":["node"],"allowed":[{"IPProtocol":"udp"}]}`); err != nil {
+	if err := s.asAdministrator("POST", "", `{"name":"`+theirs+`","description":"`+mark+`","targetTags":["node"],"allowed":[{"IPProtocol":"udp"}]}`); err != nil {
 		return nil, err
 	}
-	return s, s.somebodyElse("POST", "", `{"name":"`+strangers+`","description":"by hand","targetTags":["node"],"allowed":[{"IPProtocol":"tcp"}]}`)
+	return s, s.asAdministrator("POST", "", `{"name":"`+foreign+`","description":"created by an administrator","targetTags":["node"],"allowed":[{"IPProtocol":"tcp"}]}`)
 }
 
 func runSchedule(seed uint64) error {
@@ -168,7 +167,7 @@ func runSchedule(seed uint64) error {
 		return err
 	}
 	for range 1 + s.rand.IntN(6) {
-		s.mischief()
+		s.addFaults()
 		s.edit()
 	}
 	s.sim.ClearFaults()
@@ -180,7 +179,7 @@ func runSchedule(seed uint64) error {
 			return fmt.Errorf("after the faults: %w", err)
 		}
 	}
-	if err := errors.Join(s.check(), s.reportForAWhile()); err != nil {
+	if err := errors.Join(s.check(), s.tryReportMode()); err != nil {
 		return err
 	}
 	for uid := range s.wanted {
@@ -197,11 +196,11 @@ func runSchedule(seed uint64) error {
 
 func pick[T any](s *schedule, from ...T) T { return from[s.rand.IntN(len(from))] }
 
-// mischief switches some faults on, and changes rules by hand.
-func (s *schedule) mischief() {
+// addFaults adds some faults, and edits rules or nodes as an administrator would.
+func (s *schedule) addFaults() {
 	for range s.rand.IntN(3) {
 		fault := gcesim.Fault{
-			Kind:  pick(s, gcesim.FaultKinds[1:]...), // Not latency: it only costs time.
+			Kind:  pick(s, gcesim.FaultKinds[1:]...), // Without latency, which only costs time.
 			Verb:  pick(s, "firewalls.*", "firewalls.list", "firewalls.insert", "firewalls.patch", "firewalls.delete", "globalOperations.*", "instances.*", "*"),
 			Code:  pick(s, "INTERNAL_ERROR", "QUOTA_EXCEEDED", "RESOURCE_NOT_READY", "PERMISSIONS_ERROR", "RESOURCE_NOT_FOUND"),
 			Count: s.rand.IntN(4),
@@ -216,7 +215,7 @@ func (s *schedule) mischief() {
 	}
 }
 
-// tagNodes changes the tags that the nodes have in common.
+// tagNodes changes the tags that all nodes have.
 func (s *schedule) tagNodes() {
 	s.nodeTags = pick(s, []string{"node"}, []string{"node", "web"})
 	for _, name := range []string{"n1", "n2"} {
@@ -224,10 +223,10 @@ func (s *schedule) tagNodes() {
 	}
 }
 
-// tamper edits or deletes a rule of ours, as an administrator might.
+// tamper edits or deletes a rule of ours as an administrator would.
 func (s *schedule) tamper() {
 	for _, rule := range s.sim.Snapshot().Firewalls {
-		if rule.Name == strangers || rule.Name == theirs {
+		if rule.Name == foreign || rule.Name == theirs {
 			continue
 		}
 		s.tampered[rule.Name] = true
@@ -236,13 +235,13 @@ func (s *schedule) tamper() {
 		if body == "" {
 			method = "DELETE"
 		}
-		// It may hit a fault as well, and then nothing happens.
-		_ = s.somebodyElse(method, "/"+rule.Name, body)
+		// It may fail because of a fault too.
+		_ = s.asAdministrator(method, "/"+rule.Name, body)
 		return
 	}
 }
 
-func (s *schedule) somebodyElse(method, path, body string) error {
+func (s *schedule) asAdministrator(method, path, body string) error {
 	r, err := http.NewRequest(method, "http://sim/compute/v1/projects/sandbox/global/firewalls"+path, strings.NewReader(body))
 	if err != nil {
 		return err
@@ -258,8 +257,8 @@ func ownerOf(uid types.UID) firewall.Owner {
 	return firewall.Owner{ClusterID: "prod", Service: types.NamespacedName{Namespace: "web", Name: string("svc-" + uid)}, UID: uid}
 }
 
-// edit changes what one Service wants, and tries to bring it about once,
-// perhaps with a crash in the middle.
+// edit changes what one Service wants and applies it once, perhaps with a crash in
+// the middle.
 func (s *schedule) edit() {
 	uid := pick[types.UID](s, "u1", "u2")
 	spec := firewall.Spec{Owner: ownerOf(uid), Nodes: []string{node("n1"), node("n2")}}
@@ -270,13 +269,13 @@ func (s *schedule) edit() {
 	s.wanted[uid], s.gone[uid] = spec, false
 	delete(s.frozen, uid)
 	if s.rand.IntN(3) > 0 {
-		_ = s.try(context.Background(), uid) // Under faults anything may fail.
+		_ = s.try(context.Background(), uid) // It may fail because of a fault.
 		return
 	}
 	ctx, die := context.WithCancel(context.Background())
 	defer die()
-	doomed := &crashing{RoundTripper: s.sim.Client().Transport, left: s.rand.IntN(6), afterwards: s.rand.IntN(2) == 0, die: die}
-	must(s.start(doomed))
+	transport := &crashing{RoundTripper: s.sim.Client().Transport, remaining: s.rand.IntN(6), afterwards: s.rand.IntN(2) == 0, die: die}
+	must(s.start(transport))
 	_ = s.try(ctx, uid)
 	must(s.start(s.sim.Client().Transport))
 }
@@ -289,14 +288,14 @@ func (s *schedule) somePorts() []firewall.Port {
 	return ports
 }
 
-// must is for what only a mistake in this test makes fail.
+// must is for errors that can only be mistakes of this test.
 func must(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// try does what the controller would do for a Service.
+// try does for a Service what the controller does.
 func (s *schedule) try(ctx context.Context, uid types.UID) error {
 	spec := s.wanted[uid]
 	if len(spec.Ports) == 0 && !spec.Report {
@@ -305,8 +304,8 @@ func (s *schedule) try(ctx context.Context, uid types.UID) error {
 		return err
 	}
 	_, err := s.firewall.Ensure(ctx, spec)
-	var byHand *firewall.ByHandError
-	if spec.Report && errors.As(err, &byHand) {
+	var manual *firewall.ManualChangeError
+	if spec.Report && errors.As(err, &manual) {
 		return nil
 	}
 	return err

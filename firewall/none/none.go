@@ -1,5 +1,5 @@
-// Package none is the firewall where nothing guards the edge that this program
-// could open: bare metal, or a network whose rules are kept by hand.
+// Package none implements firewall.Firewall where there are no rules that the
+// program could change: on bare metal, or where administrators manage all rules.
 package none
 
 import (
@@ -8,25 +8,25 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// Firewall leaves everything as it is.
+// Firewall has no rules and makes none.
 type Firewall struct{}
 
 var _ firewall.Firewall = Firewall{}
 
-// Ensure has nothing to change.
+// Ensure does nothing.
 func (Firewall) Ensure(context.Context, firewall.Spec) ([]string, error) { return nil, nil }
 
-// Delete has nothing to close.
+// Delete does nothing.
 func (Firewall) Delete(context.Context, firewall.Owner) error { return nil }
 
-// Abandon has nothing to say.
-func (Firewall) Abandon(context.Context, firewall.Owner) error { return nil }
+// Release does nothing.
+func (Firewall) Release(context.Context, firewall.Owner) error { return nil }
 
-// Exists is always false: nothing was opened.
+// Exists returns false.
 func (Firewall) Exists(context.Context, firewall.Owner) (bool, error) { return false, nil }
 
-// Owners is always empty, for the same reason.
+// Owners returns none.
 func (Firewall) Owners(context.Context, string) ([]firewall.Owner, error) { return nil, nil }
 
-// Drifted is always empty: nothing is looked after.
+// Drifted returns none.
 func (Firewall) Drifted(context.Context) ([]firewall.Owner, error) { return nil, nil }

@@ -6,7 +6,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-func TestNothingIsEverOpenedOrInTheWay(t *testing.T) {
+func TestEveryCallSucceedsAndChangesNothing(t *testing.T) {
 	var f Firewall
 	if changes, err := f.Ensure(t.Context(), firewall.Spec{}); err != nil || len(changes) != 0 {
 		t.Errorf("ensure: %v, %v", changes, err)

@@ -61,7 +61,7 @@ func TestAChangeReturnsWhenItIsInForce(t *testing.T) {
 	if err := client.DeleteFirewall(ctx, "web"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Firewall(ctx, "web"); !IsNotFound(err) {
+	if _, err := client.Firewall(ctx, "web"); KindOf(err) != KindNotFound {
 		t.Errorf("error %v, want not found", err)
 	}
 	if rules := sim.Snapshot().Firewalls; len(rules) != 0 {
@@ -97,17 +97,17 @@ func TestRetriesOfOneChangeCarryOneRequestID(t *testing.T) {
 }
 
 func TestWhatRetryingCannotHelpIsTypedAtOnce(t *testing.T) {
-	for kind, is := range map[gcesim.FaultKind]func(error) bool{
-		gcesim.FaultForbidden: IsForbidden,
-		gcesim.FaultQuota:     IsQuota,
-		gcesim.FaultNotFound:  IsNotFound,
-		gcesim.FaultExists:    IsAlreadyExists,
+	for failure, kind := range map[gcesim.FaultKind]Kind{
+		gcesim.FaultForbidden: KindForbidden,
+		gcesim.FaultQuota:     KindQuota,
+		gcesim.FaultNotFound:  KindNotFound,
+		gcesim.FaultExists:    KindExists,
 	} {
-		t.Run(string(kind), func(t *testing.T) {
+		t.Run(string(failure), func(t *testing.T) {
 			client, sim := newClient(t, gcesim.Config{})
-			fault(t, sim, gcesim.Fault{Kind: kind})
+			fault(t, sim, gcesim.Fault{Kind: failure})
 			err := client.InsertFirewall(t.Context(), rule("web"))
-			if !is(err) || len(sim.Requests()) != 1 {
+			if KindOf(err) != kind || len(sim.Requests()) != 1 {
 				t.Errorf("error %v after %d requests", err, len(sim.Requests()))
 			}
 		})
@@ -115,18 +115,18 @@ func TestWhatRetryingCannotHelpIsTypedAtOnce(t *testing.T) {
 }
 
 func TestTroubleThatDoesNotPassIsTypedInTheEnd(t *testing.T) {
-	for kind, is := range map[gcesim.FaultKind]func(error) bool{
-		gcesim.FaultRateLimit:    IsRateLimited,
-		gcesim.FaultRateLimit403: IsRateLimited,
-		gcesim.FaultUnavailable:  IsTransient,
-		gcesim.FaultNotReady:     IsNotReady,
-		gcesim.FaultLostReply:    IsTransient,
+	for failure, kind := range map[gcesim.FaultKind]Kind{
+		gcesim.FaultRateLimit:    KindRateLimited,
+		gcesim.FaultRateLimit403: KindRateLimited,
+		gcesim.FaultUnavailable:  KindTransient,
+		gcesim.FaultNotReady:     KindNotReady,
+		gcesim.FaultLostReply:    KindTransient,
 	} {
-		t.Run(string(kind), func(t *testing.T) {
+		t.Run(string(failure), func(t *testing.T) {
 			client, sim := newClient(t, gcesim.Config{})
-			fault(t, sim, gcesim.Fault{Kind: kind})
+			fault(t, sim, gcesim.Fault{Kind: failure})
 			_, err := client.Firewalls(t.Context(), "")
-			if !is(err) || len(sim.Requests()) != quick.Steps {
+			if KindOf(err) != kind || len(sim.Requests()) != quick.Steps {
 				t.Errorf("error %v after %d requests, want %d", err, len(sim.Requests()), quick.Steps)
 			}
 		})
@@ -134,16 +134,16 @@ func TestTroubleThatDoesNotPassIsTypedInTheEnd(t *testing.T) {
 }
 
 func TestAnOperationThatEndsBadlyIsTyped(t *testing.T) {
-	for code, is := range map[string]func(error) bool{
-		"QUOTA_EXCEEDED":     IsQuota,
-		"PERMISSIONS_ERROR":  IsForbidden,
-		"RESOURCE_NOT_FOUND": IsNotFound,
-		"INTERNAL_ERROR":     IsTransient,
-		"SOMETHING_NEW":      IsTransient,
+	for code, kind := range map[string]Kind{
+		"QUOTA_EXCEEDED":     KindQuota,
+		"PERMISSIONS_ERROR":  KindForbidden,
+		"RESOURCE_NOT_FOUND": KindNotFound,
+		"INTERNAL_ERROR":     KindTransient,
+		"SOMETHING_NEW":      KindTransient,
 	} {
 		client, sim := newClient(t, gcesim.Config{Settings: latency(0)})
 		fault(t, sim, gcesim.Fault{Kind: gcesim.FaultOperation, Code: code})
-		if err := client.InsertFirewall(t.Context(), rule("web")); !is(err) {
+		if err := client.InsertFirewall(t.Context(), rule("web")); KindOf(err) != kind {
 			t.Errorf("%s: error %v", code, err)
 		}
 	}
@@ -153,7 +153,7 @@ func TestAnOperationThatIsLostFromSightDoesNotMeanThatTheRuleIsMissing(t *testin
 	client, sim := newClient(t, gcesim.Config{Settings: latency(0)})
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultNotFound, Verb: "globalOperations.*"})
 	err := client.InsertFirewall(t.Context(), rule("web"))
-	if !IsTransient(err) || IsNotFound(err) {
+	if KindOf(err) != KindTransient || KindOf(err) == KindNotFound {
 		t.Errorf("error %v, want transient", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestARequestEndsByItsTimeout(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{})
 	client.options.RequestTimeout = 5 * time.Millisecond
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultLatency, Latency: metav1.Duration{Duration: time.Hour}})
-	if _, err := client.Firewall(t.Context(), "web"); !IsTransient(err) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := client.Firewall(t.Context(), "web"); KindOf(err) != KindTransient || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want a transient one for the deadline", err)
 	}
 }
@@ -219,7 +219,7 @@ func TestAnEndpointThatIsDownIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = client.ListInstances(t.Context())
-	if !IsTransient(err) || !strings.Contains(err.Error(), server.URL) {
+	if KindOf(err) != KindTransient || !strings.Contains(err.Error(), server.URL) {
 		t.Errorf("error %v, want it to name %s", err, server.URL)
 	}
 }
@@ -284,7 +284,7 @@ func TestRequestsAreMeasured(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{})
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultForbidden})
 	before := sampleCount(t, "firewalls.get", "forbidden")
-	if _, err := client.Firewall(t.Context(), "web"); !IsForbidden(err) {
+	if _, err := client.Firewall(t.Context(), "web"); KindOf(err) != KindForbidden {
 		t.Fatal(err)
 	}
 	if after := sampleCount(t, "firewalls.get", "forbidden"); after != before+1 {

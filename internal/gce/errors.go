@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/api/compute/v1"
 	"google.golang.org/api/googleapi"
+	cloudprovider "k8s.io/cloud-provider"
 )
 
 // Kind is what an error means for the caller.
@@ -65,6 +66,13 @@ func cause(err error) string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, cloudprovider.InstanceNotFound) hold if the API
+// answered that the instance does not exist. A list that is not found, for
+// instance because the project is not, does not prove that.
+func (e *Error) Is(target error) bool {
+	return target == cloudprovider.InstanceNotFound && e.Kind == KindNotFound && e.Verb == "instances.get"
+}
 
 func hint(kind Kind) string {
 	switch kind {
@@ -188,35 +196,3 @@ func KindOf(err error) Kind {
 	}
 	return e.Kind
 }
-
-// is says whether err is, or wraps, an Error of the kind.
-func is(err error, kind Kind) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Kind == kind
-}
-
-// IsNotFound says whether the resource truly is not there.
-func IsNotFound(err error) bool { return is(err, KindNotFound) }
-
-// IsAlreadyExists says whether the name is taken.
-func IsAlreadyExists(err error) bool { return is(err, KindExists) }
-
-// IsForbidden says whether a permission is missing.
-func IsForbidden(err error) bool { return is(err, KindForbidden) }
-
-// IsQuota says whether the project's quota is used up.
-func IsQuota(err error) bool { return is(err, KindQuota) }
-
-// IsRateLimited says whether there were too many requests, even after retries.
-func IsRateLimited(err error) bool { return is(err, KindRateLimited) }
-
-// IsNotReady says whether another change of the resource is under way, even
-// after retries.
-func IsNotReady(err error) bool { return is(err, KindNotReady) }
-
-// IsTransient says whether the API is in trouble or out of reach, even after
-// retries.
-func IsTransient(err error) bool { return is(err, KindTransient) }
-
-// IsInvalid says whether the API found the request wrong.
-func IsInvalid(err error) bool { return is(err, KindInvalid) }

@@ -3,13 +3,12 @@ package gce
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
-	"google.golang.org/api/googleapi"
+	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/utils/clock"
 )
 
@@ -53,8 +52,9 @@ func newInstances(api instanceAPI, ttl time.Duration, clock clock.PassiveClock) 
 	return &Instances{api: api, ttl: ttl, clock: clock}
 }
 
-// ByProviderID finds an instance by a Node's spec.providerID. IsNotFound tells
-// that it truly does not exist: the API said so about this very instance.
+// ByProviderID finds an instance by a Node's spec.providerID. The error wraps
+// cloudprovider.InstanceNotFound only if the API, asked for this one instance,
+// answered that it does not exist.
 func (i *Instances) ByProviderID(ctx context.Context, providerID string) (Instance, error) {
 	id, err := ParseProviderID(providerID)
 	if err != nil {
@@ -70,8 +70,9 @@ func (i *Instances) ByProviderID(ctx context.Context, providerID string) (Instan
 }
 
 // ByNodeName finds an instance by a Node's name: the instance's name, with or
-// without a domain, or its custom host name. IsNotFound tells that no zone of
-// the project has it, by a fresh and complete list.
+// without a domain, or its custom host name. The error wraps
+// cloudprovider.InstanceNotFound if a complete list that was read after the call
+// has no such instance.
 func (i *Instances) ByNodeName(ctx context.Context, nodeName string) (Instance, error) {
 	name, _, _ := strings.Cut(nodeName, ".")
 	found, err := i.find(ctx, func(in Instance) bool { return in.ID.Name == name || in.Hostname == nodeName })
@@ -79,19 +80,12 @@ func (i *Instances) ByNodeName(ctx context.Context, nodeName string) (Instance, 
 	case err != nil:
 		return Instance{}, err
 	case len(found) == 0:
-		return Instance{}, i.noSuchName(nodeName)
+		return Instance{}, fmt.Errorf("no zone of project %s has an instance for node %s: %w", i.api.Project(), nodeName, cloudprovider.InstanceNotFound)
 	case len(found) > 1:
 		return Instance{}, fmt.Errorf("node name %s fits several instances, %s and %s among them: set the Node's spec.providerID",
 			nodeName, found[0].ProviderID(), found[1].ProviderID())
 	}
 	return found[0], nil
-}
-
-func (i *Instances) noSuchName(nodeName string) error {
-	return &Error{
-		Verb: "instances.aggregatedList", Resource: "projects/" + i.api.Project() + "/aggregated/instances", Kind: KindNotFound,
-		Err: &googleapi.Error{Code: http.StatusNotFound, Message: fmt.Sprintf("no zone has an instance for node %s", nodeName)},
-	}
 }
 
 // Tags returns the network tags of an instance.

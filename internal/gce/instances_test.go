@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/api/compute/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/component-base/metrics/legacyregistry"
 	clocktesting "k8s.io/utils/clock/testing"
 	"pgregory.net/rapid"
@@ -116,24 +117,29 @@ func TestAnInstanceUnknownSoFarIsLookedForAtOnce(t *testing.T) {
 func TestOnlyATrueAbsenceIsNotFound(t *testing.T) {
 	const gone = "gce://sandbox/europe-west1-b/gone"
 	cache, sim, _ := newCache(t, vm("n1", ""))
-	if _, err := cache.ByProviderID(t.Context(), gone); !IsNotFound(err) {
+	if _, err := cache.ByProviderID(t.Context(), gone); !errors.Is(err, cloudprovider.InstanceNotFound) {
 		t.Errorf("by provider id: %v, want not found", err)
 	}
 	requests := sim.Requests()
 	if last := requests[len(requests)-1]; last.Verb != "instances.get" || last.Status != 404 {
 		t.Errorf("the absence was not confirmed: %+v", requests)
 	}
-	if _, err := cache.ByNodeName(t.Context(), "gone"); !IsNotFound(err) {
+	if _, err := cache.ByNodeName(t.Context(), "gone"); !errors.Is(err, cloudprovider.InstanceNotFound) {
 		t.Errorf("by name: %v, want not found", err)
 	}
 	for _, kind := range []gcesim.FaultKind{gcesim.FaultForbidden, gcesim.FaultUnavailable, gcesim.FaultRateLimit, gcesim.FaultLostReply} {
 		for _, verb := range []string{"instances.get", "instances.aggregatedList"} {
 			cache, sim, _ := newCache(t, vm("n1", ""))
 			fault(t, sim, gcesim.Fault{Kind: kind, Verb: verb})
-			if _, err := cache.ByProviderID(t.Context(), gone); err == nil || IsNotFound(err) {
+			if _, err := cache.ByProviderID(t.Context(), gone); err == nil || errors.Is(err, cloudprovider.InstanceNotFound) {
 				t.Errorf("%s of %s: %v, want another error than not found", kind, verb, err)
 			}
 		}
+	}
+	cache, sim, _ = newCache(t, vm("n1", ""))
+	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultNotFound, Verb: "instances.aggregatedList"})
+	if _, err := cache.ByProviderID(t.Context(), gone); err == nil || errors.Is(err, cloudprovider.InstanceNotFound) {
+		t.Errorf("a project that is not found: %v, want another error than not found", err)
 	}
 }
 
@@ -144,7 +150,7 @@ func TestAnOldListIsNotBelievedWhenTheAPIIsInTrouble(t *testing.T) {
 	}
 	clock.SetTime(clock.Now().Add(2 * time.Minute))
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultUnavailable})
-	if _, err := cache.ByNodeName(t.Context(), "n1"); !IsTransient(err) {
+	if _, err := cache.ByNodeName(t.Context(), "n1"); KindOf(err) != KindTransient {
 		t.Errorf("error %v, want transient", err)
 	}
 }
@@ -153,7 +159,7 @@ func TestANameInTwoZonesIsAmbiguous(t *testing.T) {
 	twin := vm("n1", "")
 	twin.Zone = "europe-west1-c"
 	cache, _, _ := newCache(t, vm("n1", ""), twin)
-	if _, err := cache.ByNodeName(t.Context(), "n1"); err == nil || IsNotFound(err) || !strings.Contains(err.Error(), "spec.providerID") {
+	if _, err := cache.ByNodeName(t.Context(), "n1"); err == nil || errors.Is(err, cloudprovider.InstanceNotFound) || !strings.Contains(err.Error(), "spec.providerID") {
 		t.Errorf("error %v", err)
 	}
 	if in, err := cache.ByProviderID(t.Context(), "gce://sandbox/europe-west1-c/n1"); err != nil || in.Zone() != "europe-west1-c" {

@@ -5,7 +5,7 @@ package config
 import (
 	"slices"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
@@ -71,7 +71,7 @@ type LoadBalancer struct {
 	Addresses options.Addresses `json:"addresses,omitempty"`
 	// Firewall is managed, report or none; see the annotation of that name.
 	// Default: managed.
-	Firewall options.FirewallMode `json:"firewall,omitempty"`
+	Firewall firewall.Mode `json:"firewall,omitempty"`
 	// ReservedPorts are ports that no Service gets, as the nodes need them. Each is a quoted string, a
 	// port or a range such as "2379-2380". An empty list reserves none. Default: "22" (SSH),
 	// "2379-2380" (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260" (kubelet,
@@ -196,7 +196,7 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.ImagePullPolicy, v1.PullIfNotPresent)
 	setDefault(&lb.Namespace, "hostport-system")
 	setDefault(&lb.Classes, ClassesBoth)
-	setDefault(&lb.Firewall, options.FirewallManaged)
+	setDefault(&lb.Firewall, firewall.Managed)
 	setDefault(&lb.Datapath, options.DatapathProxy)
 	setDefault(&lb.Failover, FailoverFast)
 	if lb.ReservedPorts == nil {

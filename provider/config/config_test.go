@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -34,7 +34,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		APIVersion: APIVersion, Kind: Kind, ClusterID: "alpha", Provider: ProviderGCE,
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
-			Classes: ClassesBoth, Addresses: options.External, Firewall: options.FirewallManaged, Datapath: options.DatapathProxy, Failover: FailoverFast,
+			Classes: ClassesBoth, Addresses: options.External, Firewall: firewall.Managed, Datapath: options.DatapathProxy, Failover: FailoverFast,
 			ReservedPorts: []string{"22", "2379-2380", "6443", "9100", "10248-10260"},
 		},
 	}
@@ -49,7 +49,7 @@ func TestAFullConfigIsReadAsItWasWritten(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
 			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
-			Addresses: options.Internal, Firewall: options.FirewallNone, IPMode: v1.LoadBalancerIPModeProxy,
+			Addresses: options.Internal, Firewall: firewall.None, IPMode: v1.LoadBalancerIPModeProxy,
 			Datapath: options.DatapathAuto, KubeProxyMode: KubeProxyNFTables,
 			Failover:      FailoverKubernetes,
 			ReservedPorts: []string{"23", "8000-8010"},
@@ -72,7 +72,7 @@ func TestAFullConfigIsReadAsItWasWritten(t *testing.T) {
 		t.Errorf("config differs (-want +got):\n%s", diff)
 	}
 	defaults := got.Options()
-	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != options.FirewallNone ||
+	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != firewall.None ||
 		defaults.Datapath != options.DatapathAuto {
 		t.Errorf("the options do not have the defaults of the config: %+v", defaults)
 	}

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -48,7 +48,7 @@ func (lb *LoadBalancer) validate(p *problems) {
 	err := options.ValidateTolerations(lb.Tolerations)
 	p.check(err == nil, "loadBalancer.tolerations", "not valid, expected %v", err)
 	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
-	p.expect(lb.Firewall.Validate(), "loadBalancer.firewall", lb.Firewall)
+	p.expect(options.ValidateFirewall(lb.Firewall), "loadBalancer.firewall", lb.Firewall)
 	p.expect(lb.Datapath.Validate(), "loadBalancer.datapath", lb.Datapath)
 	if lb.KubeProxyMode != "" {
 		oneOf(p, "loadBalancer.kubeProxyMode", lb.KubeProxyMode, KubeProxyIPTables, KubeProxyNFTables, KubeProxyIPVS, KubeProxyNone)

@@ -3,8 +3,10 @@
 package options
 
 import (
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
 // Prefix begins the names of all annotations, labels and finalizers of hostport-ccm.
@@ -64,22 +66,6 @@ const (
 	ExternalOrInternal Addresses = "external-or-internal"
 )
 
-// FirewallMode selects how the cloud's firewall is configured.
-type FirewallMode string
-
-// The values of annotation Firewall.
-const (
-	FirewallManaged FirewallMode = "managed"
-	FirewallReport  FirewallMode = "report"
-	FirewallNone    FirewallMode = "none"
-)
-
-// Exceeds reports whether the mode changes more than another.
-func (m FirewallMode) Exceeds(other FirewallMode) bool {
-	rank := map[FirewallMode]int{FirewallNone: 0, FirewallReport: 1, FirewallManaged: 2}
-	return rank[m] > rank[other]
-}
-
 // DatapathChoice selects a datapath.
 type DatapathChoice string
 
@@ -98,7 +84,7 @@ type Options struct {
 	Addresses         Addresses
 	Tolerations       []v1.Toleration
 	PriorityClassName string
-	Firewall          FirewallMode
+	Firewall          firewall.Mode
 	Datapath          DatapathChoice
 	DrainSeconds      int
 }
@@ -108,5 +94,5 @@ const defaultDrainSeconds = 3
 
 // Default returns the options of a Service where neither annotations nor the cloud config set any.
 func Default() Options {
-	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: FirewallManaged, Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds}
+	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: firewall.Managed, Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds}
 }

@@ -6,9 +6,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"pgregory.net/rapid"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
 func selectors(a, b labels.Selector) bool { return a.String() == b.String() }
@@ -33,7 +35,7 @@ func TestParse(t *testing.T) {
 				Firewall: "none", Datapath: "auto", DrainSeconds: "3600",
 			},
 			want: func(o *Options) {
-				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", FirewallNone
+				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", firewall.None
 				o.Datapath, o.DrainSeconds = DatapathAuto, 3600
 			},
 		},
@@ -134,7 +136,7 @@ func TestWhatParseAcceptsIsValid(t *testing.T) {
 			return
 		}
 		if got.NodeSelector == nil || got.MaxNodes < 0 || got.Addresses.Validate() != nil ||
-			got.Firewall.Validate() != nil || ValidateTolerations(got.Tolerations) != nil {
+			ValidateFirewall(got.Firewall) != nil || ValidateTolerations(got.Tolerations) != nil {
 			t.Fatalf("accepted %v as %+v", annotations, got)
 		}
 	})

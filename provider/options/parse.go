@@ -8,11 +8,12 @@ import (
 	"strconv"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/hostport-ccm/hostport-ccm/firewall"
 	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
@@ -38,7 +39,10 @@ var parsers = map[string]func(value string, o *Options) error{
 		o.PriorityClassName = value
 		return ValidatePriorityClassName(value)
 	},
-	Firewall:     func(value string, o *Options) error { o.Firewall = FirewallMode(value); return o.Firewall.Validate() },
+	Firewall: func(value string, o *Options) error {
+		o.Firewall = firewall.Mode(value)
+		return ValidateFirewall(o.Firewall)
+	},
 	Datapath:     func(value string, o *Options) error { o.Datapath = DatapathChoice(value); return o.Datapath.Validate() },
 	DrainSeconds: parseDrainSeconds,
 }
@@ -123,10 +127,8 @@ func parseTolerations(value string, o *Options) error {
 // Validate returns an error that describes the valid values.
 func (a Addresses) Validate() error { return oneOf(a, External, Internal, ExternalOrInternal) }
 
-// Validate returns an error that describes the valid values.
-func (m FirewallMode) Validate() error {
-	return oneOf(m, FirewallManaged, FirewallReport, FirewallNone)
-}
+// ValidateFirewall returns an error that describes the valid modes.
+func ValidateFirewall(m firewall.Mode) error { return oneOf(m, firewall.Modes()...) }
 
 // Validate returns an error that describes the valid values.
 func (c DatapathChoice) Validate() error {

@@ -7,21 +7,22 @@ import (
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// configMap tells the proxies what to forward. It holds what may change
-// without replacing them, and so must not leave a trace in the pod template:
-// with hostPorts every change of the template is an outage per node.
+// configMap returns the config of the proxies of a set: what to forward. It holds what may change
+// without replacing the pods. A pod with a host port cannot be replaced without an outage on its
+// node, so nothing of this may be in the pod template.
 func (s Settings) configMap(svc *v1.Service, set int, o options.Options, ranges []netip.Prefix) *v1.ConfigMap {
-	content := nodeproxy.Config{
+	content := proxyconfig.Config{
 		Service:      svc.Namespace + "/" + svc.Name,
 		ClusterIPs:   clusterIPs(svc),
 		DrainSeconds: o.DrainSeconds,
 	}
-	for _, p := range Ports(svc) {
-		content.Ports = append(content.Ports, nodeproxy.Port{Protocol: string(p.Protocol), Port: uint16(p.Port)})
+	for _, p := range snapshot.PortsOf(svc) {
+		content.Ports = append(content.Ports, proxyconfig.Port{Protocol: string(p.Protocol), Port: uint16(p.Number)})
 	}
 	for _, r := range ranges {
 		content.SourceRanges = append(content.SourceRanges, r.String())
@@ -29,7 +30,7 @@ func (s Settings) configMap(svc *v1.Service, set int, o options.Options, ranges 
 	data, _ := json.MarshalIndent(content, "", "  ") // Strings and numbers only: never an error.
 	return &v1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: SetNames(svc)[set], Labels: s.setLabels(svc, set)},
-		Data:       map[string]string{nodeproxy.FileName: string(data)},
+		Data:       map[string]string{proxyconfig.FileName: string(data)},
 	}
 }
 

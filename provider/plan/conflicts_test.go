@@ -14,15 +14,16 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // aged is a Service of a certain age that wants TCP ports.
-func aged(name string, age int, selector string, tcp ...int32) *v1.Service {
+func aged(name string, age int, selector string, ports ...int32) *v1.Service {
 	svc := service()
 	svc.Name, svc.UID = name, types.UID(name)
 	svc.CreationTimestamp = metav1.Time{Time: time.Unix(1_000_000-int64(age), 0)}
 	svc.Spec.Ports = nil
-	for _, port := range tcp {
+	for _, port := range ports {
 		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: port, Protocol: v1.ProtocolTCP})
 	}
 	if selector != "" {
@@ -37,21 +38,21 @@ func holding(name, node string) *v1.Pod {
 
 var twoPools = []*v1.Node{node("a1", map[string]string{"pool": "a"}), node("b1", map[string]string{"pool": "b"})}
 
-func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, rivals Rivals) []Conflict {
+func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, others []*v1.Service, pods map[snapshot.Port][]*v1.Pod) []Conflict {
 	o, err := options.Parse(svc.Annotations, options.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	rivals.Defaults = options.Default()
-	return s.Conflicts(svc, o, nodes, rivals)
+	cluster := snapshot.New(nodes, others, options.Default())
+	return s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)))
 }
 
 // require is what *testing.T and *rapid.T have in common here.
 type require interface{ Fatal(...any) }
 
 func TestConflicts(t *testing.T) {
-	udp := aged("udp", 9, "", 80)
-	udp.Spec.Ports[0].Protocol = v1.ProtocolUDP
+	otherProtocol := aged("udp", 9, "", 80)
+	otherProtocol.Spec.Ports[0].Protocol = v1.ProtocolUDP
 	broken := aged("broken", 9, "", 80)
 	broken.Annotations = map[string]string{options.MaxNodes: "many", options.NodeSelector: "pool=none"}
 	for name, c := range map[string]struct {
@@ -60,32 +61,32 @@ func TestConflicts(t *testing.T) {
 		pods   []*v1.Pod
 		want   []string
 	}{
-		"a Service alone has its ports": {aged("web", 5, "", 80, 443), nil, nil, nil},
-		"it is no rival to itself":      {aged("web", 5, "", 80), []*v1.Service{aged("web", 5, "", 80)}, nil, nil},
-		"the older keeps the port":      {aged("web", 5, "", 80), []*v1.Service{aged("young", 4, "", 80)}, nil, nil},
-		"the younger is told the holder, for the one port that is taken": {
+		"a Service alone has its ports":   {aged("web", 5, "", 80, 443), nil, nil, nil},
+		"it does not compete with itself": {aged("web", 5, "", 80), []*v1.Service{aged("web", 5, "", 80)}, nil, nil},
+		"the older keeps the port":        {aged("web", 5, "", 80), []*v1.Service{aged("young", 4, "", 80)}, nil, nil},
+		"the younger gets a message that names the holder, for the one port": {
 			aged("web", 5, "", 80, 443), []*v1.Service{aged("old", 6, "", 80)}, nil,
-			[]string{"PortTaken port 80/TCP belongs to Service default/old, which is older"},
+			[]string{"PortConflict port 80/TCP belongs to Service default/old, which is older"},
 		},
 		"of the same age the first UID keeps it": {
-			aged("web", 5, "", 80), []*v1.Service{aged("also", 5, "", 80)}, nil, []string{"PortTaken port 80/TCP belongs to Service default/also"},
+			aged("web", 5, "", 80), []*v1.Service{aged("also", 5, "", 80)}, nil, []string{"PortConflict port 80/TCP belongs to Service default/also"},
 		},
-		"another protocol is another port":       {aged("web", 5, "", 80), []*v1.Service{udp}, nil, nil},
+		"another protocol is another port":       {aged("web", 5, "", 80), []*v1.Service{otherProtocol}, nil, nil},
 		"Services on disjoint nodes share ports": {aged("web", 5, "pool=a", 80), []*v1.Service{aged("old", 6, "pool=b", 80)}, nil, nil},
-		"one that gets nothing keeps nothing from others": {
+		"a Service that gets no port keeps none from others": {
 			// old has all of pool a; middle wants both pools and loses; so pool b is free.
 			aged("web", 5, "pool=b", 80), []*v1.Service{aged("old", 7, "pool=a", 80), aged("middle", 6, "", 80)}, nil, nil,
 		},
-		"one that cannot be read may be anywhere": {
-			aged("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortTaken port 80/TCP belongs to Service default/broken"},
+		"a Service with invalid annotations may be on any node": {
+			aged("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortConflict port 80/TCP belongs to Service default/broken"},
 		},
 		"pods on all nodes have the port": {
 			aged("web", 5, "", 80, 443), nil, []*v1.Pod{holding("y", "b1"), holding("x", "a1")},
-			[]string{"PortTaken port 80/TCP is a host port of pods on all nodes that the Service selects, one is apps/x"},
+			[]string{"PortConflict port 80/TCP is a host port of pods on all nodes that the Service selects, one is apps/x"},
 		},
 		"pods on some nodes leave the others":     {aged("web", 5, "", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
 		"pods on nodes not selected do not count": {aged("web", 5, "pool=b", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
-		"what pods keep from the older the younger has elsewhere": {
+		"a port that pods keep from the older is free for the younger": {
 			aged("web", 5, "", 80), []*v1.Service{aged("old", 6, "pool=a", 80)}, []*v1.Pod{holding("x", "a1")}, nil,
 		},
 		"reserved ports are refused": {
@@ -96,8 +97,7 @@ func TestConflicts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := settings
 			s.Reserved = []options.PortRange{{First: 22, Last: 22}, {First: 2379, Last: 2380}}
-			rivals := Rivals{Services: c.others, Pods: map[string][]*v1.Pod{"80/TCP": c.pods}}
-			got := conflictsOf(t, s, c.svc, twoPools, rivals)
+			got := conflictsOf(t, s, c.svc, twoPools, c.others, map[snapshot.Port][]*v1.Pod{tcp(80): c.pods})
 			if len(got) != len(c.want) {
 				t.Fatalf("got %v, want %v", got, c.want)
 			}
@@ -110,13 +110,13 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
-func TestWithoutLeavesOutTheLostPortsOnly(t *testing.T) {
+func TestOnlyConflictingPortsAreLeftOut(t *testing.T) {
 	svc := aged("web", 5, "", 80, 443, 8080)
-	if Without(svc, nil) != svc {
+	if withoutPorts(svc, nil) != svc {
 		t.Error("without conflicts the Service is copied")
 	}
-	got := Without(svc, []Conflict{{Protocol: v1.ProtocolTCP, Port: 443}, {Protocol: v1.ProtocolUDP, Port: 80}})
-	if diff := cmp.Diff([]string{"80/TCP", "8080/TCP"}, PortKeys(got)); diff != "" {
+	got := withoutPorts(svc, []Conflict{{Port: tcp(443)}, {Port: udp(80)}})
+	if diff := cmp.Diff([]snapshot.Port{tcp(80), tcp(8080)}, snapshot.PortsOf(got)); diff != "" {
 		t.Errorf("ports differ (-want +got):\n%s", diff)
 	}
 	if len(svc.Spec.Ports) != 3 {
@@ -124,7 +124,7 @@ func TestWithoutLeavesOutTheLostPortsOnly(t *testing.T) {
 	}
 }
 
-func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
+func TestEachPortHasOneHolderAndNoneIsWasted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var nodes []*v1.Node
 		for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
@@ -133,17 +133,18 @@ func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
 		var services []*v1.Service
 		for i := range rapid.IntRange(1, 6).Draw(t, "services") {
 			selector := rapid.SampledFrom([]string{"", "i=0", "i!=0", "i in (0,1)", "i=9"}).Draw(t, "selector")
-			tcp := rapid.SliceOfNDistinct(rapid.SampledFrom([]int32{80, 443}), 1, 2, rapid.ID).Draw(t, "ports")
-			services = append(services, aged(fmt.Sprint("s", i), rapid.IntRange(0, 2).Draw(t, "age"), selector, tcp...))
+			ports := rapid.SliceOfNDistinct(rapid.SampledFrom([]int32{80, 443}), 1, 2, rapid.ID).Draw(t, "ports")
+			services = append(services, aged(fmt.Sprint("s", i), rapid.IntRange(0, 2).Draw(t, "age"), selector, ports...))
 		}
 		holders := map[string][]string{} // By port and node.
 		lost := map[string][]Conflict{}
 		for _, svc := range services {
-			lost[svc.Name] = conflictsOf(t, settings, svc, nodes, Rivals{Services: services})
+			lost[svc.Name] = conflictsOf(t, settings, svc, nodes, services, nil)
 			o, _ := options.Parse(svc.Annotations, options.Default())
-			for _, key := range PortKeys(Without(svc, lost[svc.Name])) {
-				for _, node := range chooseNodes(nodes, o) {
-					holders[key+node.Name] = append(holders[key+node.Name], svc.Name)
+			for _, port := range snapshot.PortsOf(withoutPorts(svc, lost[svc.Name])) {
+				for _, node := range snapshot.SelectNodes(nodes, o) {
+					where := port.String() + node.Name
+					holders[where] = append(holders[where], svc.Name)
 				}
 			}
 		}
@@ -155,8 +156,8 @@ func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
 		for _, svc := range services {
 			o, _ := options.Parse(svc.Annotations, options.Default())
 			for _, c := range lost[svc.Name] {
-				if !slices.ContainsFunc(chooseNodes(nodes, o), func(node *v1.Node) bool {
-					return len(holders[PortKey(c.Protocol, c.Port)+node.Name]) > 0
+				if !slices.ContainsFunc(snapshot.SelectNodes(nodes, o), func(node *v1.Node) bool {
+					return len(holders[c.Port.String()+node.Name]) > 0
 				}) {
 					t.Fatalf("%s lost %s to nobody", svc.Name, c.Message)
 				}
@@ -165,7 +166,7 @@ func TestNoPortIsGivenTwiceAndNoneIsWasted(t *testing.T) {
 	})
 }
 
-func TestAPortThatWasGivenUpIsUnservedUntilItIsFreeSomewhere(t *testing.T) {
+func TestAPortOfDrainingProxiesIsUnservedUntilItIsFreeOnANode(t *testing.T) {
 	nodes := []*v1.Node{node("n1", nil), node("n2", nil)}
 	of := func(service, node string) *v1.Pod {
 		return &v1.Pod{
@@ -176,28 +177,31 @@ func TestAPortThatWasGivenUpIsUnservedUntilItIsFreeSomewhere(t *testing.T) {
 	for name, c := range map[string]struct {
 		proxies []*v1.Pod
 		o       map[string]string
-		late    bool
+		awaited bool
 	}{
 		"nobody has it":                       {},
-		"others have it on all nodes":         {proxies: []*v1.Pod{of("b", "n2"), of("a", "n1"), of("a", "n2")}, late: true},
+		"others have it on all nodes":         {proxies: []*v1.Pod{of("b", "n2"), of("a", "n1"), of("a", "n2")}, awaited: true},
 		"on one only":                         {proxies: []*v1.Pod{of("a", "n1")}},
 		"on a node that is not the Service's": {proxies: []*v1.Pod{of("a", "n3"), of("a", "n1")}},
-		"kube-proxy serves without asking it": {proxies: []*v1.Pod{of("a", "n1"), of("a", "n2")}, o: map[string]string{options.Datapath: "direct"}},
+		"a Service that kube-proxy serves":    {proxies: []*v1.Pod{of("a", "n1"), of("a", "n2")}, o: map[string]string{options.Datapath: "direct"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := Share(settings, service(), parsed(t, c.o), nodes, Rivals{Proxies: map[string][]*v1.Pod{"80/TCP": c.proxies}})
+			p, err := settings.Build(Input{
+				Service: service(), Options: parsed(t, c.o), Cluster: snapshot.New(nodes, nil, options.Default()),
+				OtherProxies: map[snapshot.Port][]*v1.Pod{tcp(80): c.proxies},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			var want []Conflict
-			if c.late {
-				want = []Conflict{{v1.ProtocolTCP, 80, PortTaken, "port 80/TCP is served as soon as the proxies of Service default/a, which has given it up, have ended"}}
+			if c.awaited {
+				want = []Conflict{{tcp(80), PortConflict, "port 80/TCP is served as soon as the proxies of Service default/a, which has given it up, have terminated"}}
 			}
-			if diff := cmp.Diff(want, p.Unserved()); diff != "" {
+			if diff := cmp.Diff(want, p.UnservedPorts()); diff != "" {
 				t.Errorf("unserved ports differ (-want +got):\n%s", diff)
 			}
 			if len(p.Served.Spec.Ports) != 2 {
-				t.Errorf("only %v get proxies", PortKeys(p.Served))
+				t.Errorf("only %v are served", snapshot.PortsOf(p.Served))
 			}
 		})
 	}

@@ -13,29 +13,29 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// configDir is the mount point of the ConfigMap. The directory is mounted and
-// not the one file, which would never change in a running pod.
-var configDir = path.Dir(nodeproxy.DefaultFile)
+// configDir is the mount point of the ConfigMap. A mounted directory follows changes of the
+// ConfigMap; a single mounted file does not.
+var configDir = path.Dir(proxyconfig.DefaultFile)
 
 const (
-	// gracePeriod outlasts the longest drain time: the drain time itself, which
-	// may change in a Service's life, must not be in the template. The proxy
-	// ends by itself when it has drained.
-	gracePeriod = nodeproxy.MaxDrainSeconds + 30
-	// settled is how long a proxy has to be ready before the rollout goes on to
-	// the next node, in seconds: time for its address to be published again. Not
-	// more, since a rollout that begins before all proxies are that old replaces
-	// those that are not at once.
-	settled = 3
+	// gracePeriod, in seconds, is longer than the longest drain time. The drain time itself may
+	// change without replacing pods, so it is not in the template. The proxy terminates by itself
+	// when it has drained.
+	gracePeriod = proxyconfig.MaxDrainSeconds + 30
+	// minReady, in seconds, is how long a proxy has to be ready before the rollout continues on
+	// the next node: time to publish its address again. It is short because a rollout replaces
+	// all proxies that are younger at the same time.
+	minReady = 3
 )
 
-// daemonSet runs one proxy per node, of a set that has all ports of svc. Its pods
-// change only with the Service's port numbers, protocols and IP families, its
-// options other than the drain time, and the image.
+// daemonSet returns the DaemonSet of a proxy set that has all ports of svc. Its pods change only
+// with the Service's port numbers, protocols and IP families, its options other than the drain
+// time, and the image.
 func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1.DaemonSet {
 	name := SetNames(svc)[set]
 	ds := &appsv1.DaemonSet{
@@ -47,11 +47,11 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1
 				Spec:       s.podSpec(svc, name, o),
 			},
 			UpdateStrategy:       oneByOne(0),
-			MinReadySeconds:      settled,
+			MinReadySeconds:      minReady,
 			RevisionHistoryLimit: ptr.To[int32](2),
 		},
 	}
-	seal(ds)
+	addSpecHash(ds)
 	return ds
 }
 
@@ -64,21 +64,20 @@ func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options) 
 		Tolerations:                   o.Tolerations,
 		SecurityContext:               &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},
 		Affinity: &v1.Affinity{NodeAffinity: &v1.NodeAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: nodeSelector(o.NodeSelector),
+			RequiredDuringSchedulingIgnoredDuringExecution: snapshot.NodeSelector(o.NodeSelector),
 		}},
 		InitContainers: s.initContainers(svc),
 		Containers:     []v1.Container{s.container(svc)},
 		Volumes: []v1.Volume{
 			{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: configMap}}}},
-			// iptables keeps its lock file there.
+			// iptables creates its lock file there.
 			{Name: "run", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: ptr.To(resource.MustParse("1Mi"))}}},
 		},
 	}
 }
 
-// initContainers are for a Service with IPv6 only: there is no way to switch
-// IPv6 forwarding on in a pod's network namespace without privilege. Once it has
-// done so, nothing privileged runs.
+// initContainers enable IPv6 forwarding for a Service with IPv6, which takes a privileged
+// container. It exits before the proxy starts.
 func (s Settings) initContainers(svc *v1.Service) []v1.Container {
 	if !hasIPv6(svc) {
 		return nil
@@ -104,16 +103,27 @@ func resources() v1.ResourceRequirements {
 
 func (s Settings) container(svc *v1.Service) v1.Container {
 	health := healthPort(svc)
+	args := []string{fmt.Sprintf("--health-address=:%d", health)}
+	if !hasIPv6(svc) {
+		args = append(args, proxyconfig.WithoutIPv6)
+	}
+	// A process that hangs does not drain, so it gets a short grace period. A restarted container
+	// finds the pod's rules and connections unchanged.
+	liveness := probe("/healthz", health, 10, 3)
+	liveness.TerminationGracePeriodSeconds = ptr.To[int64](2)
 	return v1.Container{
 		Name:            "proxy",
 		Image:           s.ProxyImage,
 		ImagePullPolicy: s.ImagePullPolicy,
-		Args:            args(svc, health),
+		Args:            args,
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe("/readyz", health, 1, 2),
-		LivenessProbe:   livenessProbe(health),
-		Lifecycle:       lifecycle(),
-		Resources:       resources(),
+		LivenessProbe:   liveness,
+		// The kernel drops SIGTERM while the first process of a pod has not yet installed a handler,
+		// and it is not sent again before the grace period ends. So a proxy that is stopped right
+		// after its start would keep its host ports for that long.
+		Lifecycle: &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}},
+		Resources: resources(),
 		SecurityContext: &v1.SecurityContext{
 			AllowPrivilegeEscalation: ptr.To(false),
 			ReadOnlyRootFilesystem:   ptr.To(true),
@@ -126,31 +136,6 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 	}
 }
 
-func args(svc *v1.Service, health int32) []string {
-	list := []string{fmt.Sprintf("--health-address=:%d", health)}
-	if !hasIPv6(svc) {
-		list = append(list, nodeproxy.WithoutIPv6)
-	}
-	return list
-}
-
-// lifecycle holds back the signal to end for a moment. The kernel drops it while
-// the first process of a pod has not yet said what to do with it, and nobody
-// sends it again before the grace period ends: a proxy stopped right after its
-// start would stay that long, and hold its host ports.
-func lifecycle() *v1.Lifecycle {
-	return &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}}
-}
-
-// livenessProbe has a grace period of its own: who hangs does not drain, and the
-// pod's grace period is no time to wait for it. A container that is started again
-// in the same pod finds its rules, and connections, where they were.
-func livenessProbe(port int32) *v1.Probe {
-	p := probe("/healthz", port, 10, 3)
-	p.TerminationGracePeriodSeconds = ptr.To[int64](2)
-	return p
-}
-
 func probe(url string, port, period, failures int32) *v1.Probe {
 	return &v1.Probe{
 		ProbeHandler:     v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: url, Port: intstr.FromInt32(port)}},
@@ -160,30 +145,29 @@ func probe(url string, port, period, failures int32) *v1.Probe {
 	}
 }
 
-// containerPorts names ports by protocol and number: a Service's own port
-// names may be longer than the 15 characters a container port's may have.
+// containerPorts names ports by protocol and number. A Service's own port names may be longer
+// than the 15 characters that a container port's name may have.
 func containerPorts(svc *v1.Service) []v1.ContainerPort {
 	var list []v1.ContainerPort
-	for _, p := range Ports(svc) {
+	for _, p := range snapshot.PortsOf(svc) {
 		list = append(list, v1.ContainerPort{
-			Name:          fmt.Sprintf("%s-%d", strings.ToLower(string(p.Protocol)), p.Port),
+			Name:          fmt.Sprintf("%s-%d", strings.ToLower(string(p.Protocol)), p.Number),
 			Protocol:      p.Protocol,
-			ContainerPort: p.Port,
-			HostPort:      p.Port,
+			ContainerPort: p.Number,
+			HostPort:      p.Number,
 		})
 	}
 	return list
 }
 
-// healthPort is the first from the proxy's usual one that the Service does not
-// use: packets to the Service's ports are forwarded away. It is a port of the
-// pod; nothing on the node is taken.
+// healthPort returns the first port, from the proxy's default one, that the Service does not use:
+// packets to the Service's ports are forwarded. It is a port of the pod, not of the node.
 func healthPort(svc *v1.Service) int32 {
 	taken := map[int32]bool{}
 	for _, p := range svc.Spec.Ports {
 		taken[p.Port] = true
 	}
-	port := int32(nodeproxy.DefaultHealthPort)
+	port := int32(proxyconfig.DefaultHealthPort)
 	for taken[port] {
 		port++
 	}

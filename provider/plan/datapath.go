@@ -9,75 +9,69 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// Cluster is what decides whether kube-proxy can serve Services directly.
-type Cluster struct {
-	// KubeProxy is how the nodes' kube-proxies run; empty if unknown.
+// Environment is what decides whether kube-proxy can serve Services.
+type Environment struct {
+	// KubeProxy is the mode of the nodes' kube-proxies; empty if it is not known.
 	KubeProxy config.KubeProxyMode
-	// Unknown says why it is.
-	Unknown string
-	// Translated says that packets carry another address than the published
-	// one, so that kube-proxy has to be told by a mirror Service.
+	// UnknownReason says why the mode is not known.
+	UnknownReason string
+	// Translated reports that a cloud translates the nodes' external IPv4 addresses, so that
+	// packets arrive with another destination than the published one.
 	Translated bool
-	// IPMode is what the cloud config prescribes; empty if nothing.
+	// IPMode is what the cloud config sets; empty if nothing.
 	IPMode v1.LoadBalancerIPMode
 }
 
-// Obstacle is why a Service cannot be served directly. It names the cause and
-// what to do.
-type Obstacle struct {
+// DirectUnavailable is the error for a Service that kube-proxy cannot serve. It names the cause
+// and what to do.
+type DirectUnavailable struct {
 	Message string
-	// Unsafe says that even what is served directly already has to end at once.
-	Unsafe bool
+	// MustStop reports that kube-proxy must also stop serving what it serves of the Service.
+	MustStop bool
 }
 
-func (o *Obstacle) Error() string { return "it cannot be served by datapath direct: " + o.Message }
+func (e *DirectUnavailable) Error() string {
+	return "it cannot be served by datapath direct: " + e.Message
+}
 
-// WantsDirect says whether a Service is to be served directly if it can be.
+// WantsDirect reports whether a Service is to be served by kube-proxy, if that is possible.
 func WantsDirect(svc *v1.Service, o options.Options) bool {
 	local := svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal
 	return o.Datapath == options.DatapathDirect || o.Datapath == options.DatapathAuto && local
 }
 
-// Obstacle returns what keeps a Service from being served directly, or nil.
-// conflicts are the ports that it does not get.
-func (c Cluster) Obstacle(svc *v1.Service, conflicts []Conflict) *Obstacle {
-	switch c.KubeProxy {
+// DirectUnavailable returns what prevents kube-proxy from serving a Service, or nil. conflicts
+// are the ports that the Service does not get.
+func (e Environment) DirectUnavailable(svc *v1.Service, conflicts []Conflict) *DirectUnavailable {
+	switch e.KubeProxy {
 	case config.KubeProxyIPTables, config.KubeProxyNFTables:
 	case config.KubeProxyIPVS:
-		return &Obstacle{"kube-proxy runs in mode ipvs, in which it would bind the nodes' own addresses on every node and so cut nodes off: use datapath proxy, or kube-proxy in mode nftables or iptables", true}
+		return &DirectUnavailable{"kube-proxy runs in mode ipvs, in which it would bind the nodes' own addresses on every node and so cut nodes off: use datapath proxy, or kube-proxy in mode nftables or iptables", true}
 	case config.KubeProxyNone:
-		return &Obstacle{"there is no kube-proxy (loadBalancer.kubeProxyMode in the cloud config is none): use datapath proxy", false}
+		return &DirectUnavailable{"there is no kube-proxy (loadBalancer.kubeProxyMode in the cloud config is none): use datapath proxy", false}
 	default:
-		return &Obstacle{fmt.Sprintf("the mode of kube-proxy is not known, as %s: set loadBalancer.kubeProxyMode in the cloud config", c.Unknown), false}
+		return &DirectUnavailable{fmt.Sprintf("the mode of kube-proxy is not known, as %s: set loadBalancer.kubeProxyMode in the cloud config", e.UnknownReason), false}
 	}
-	if c.Translated {
-		return mirrorObstacle(svc)
-	}
-	return c.ownObstacle(svc, conflicts)
-}
-
-// mirrorObstacle: without a selector nobody writes the mirror's endpoints.
-func mirrorObstacle(svc *v1.Service) *Obstacle {
-	if len(svc.Spec.Selector) > 0 {
+	if e.Translated {
+		// A mirror has endpoints of its own, which only a selector gives it.
+		if len(svc.Spec.Selector) == 0 {
+			return &DirectUnavailable{"the Service has no selector, and so its mirror would have no endpoints: use datapath proxy", false}
+		}
 		return nil
 	}
-	return &Obstacle{"the Service has no selector, and so its mirror would have no endpoints: use datapath proxy", false}
-}
-
-// ownObstacle: kube-proxy serves all ports that the Service's own spec names, to
-// the clients that the spec names.
-func (c Cluster) ownObstacle(svc *v1.Service, conflicts []Conflict) *Obstacle {
-	if c.IPMode == v1.LoadBalancerIPModeProxy {
-		return &Obstacle{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
+	// Without a mirror, kube-proxy serves all ports in the Service's own spec, to all clients that
+	// the spec allows.
+	_, where := writtenRanges(svc)
+	unrestricted := unrestrictedFamilies(svc)
+	switch {
+	case e.IPMode == v1.LoadBalancerIPModeProxy:
+		return &DirectUnavailable{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
+	case where != inSpec:
+		return &DirectUnavailable{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would allow all clients: write them into %s, or use datapath proxy", where, inSpec), true}
+	case len(unrestricted) > 0:
+		return &DirectUnavailable{fmt.Sprintf("kube-proxy would allow all clients over %s, of which %s has no range: add one, or use datapath proxy", unrestricted[0], inSpec), true}
+	case len(conflicts) > 0:
+		return &DirectUnavailable{fmt.Sprintf("kube-proxy would serve all ports of the Service, but it does not get all of them (%s); or use datapath proxy", conflicts[0].Message), true}
 	}
-	if _, where := writtenRanges(svc); where != inSpec {
-		return &Obstacle{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would let in everybody: write them into %s, or use datapath proxy", where, inSpec), true}
-	}
-	if out := shutOut(svc); len(out) > 0 {
-		return &Obstacle{fmt.Sprintf("kube-proxy would let in everybody over %s, of which %s has no range: add one, or use datapath proxy", out[0], inSpec), true}
-	}
-	if len(conflicts) == 0 {
-		return nil
-	}
-	return &Obstacle{fmt.Sprintf("kube-proxy would serve all of its ports, and not all are its own (%s); or use datapath proxy", conflicts[0].Message), true}
+	return nil
 }

@@ -31,7 +31,7 @@ func TestWantsDirect(t *testing.T) {
 	}
 }
 
-func TestObstacles(t *testing.T) {
+func TestDirectUnavailable(t *testing.T) {
 	taken := []Conflict{{Message: "port 22/TCP is reserved"}}
 	selecting := func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} }
 	ranged := func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }
@@ -40,43 +40,43 @@ func TestObstacles(t *testing.T) {
 		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24"}
 	}
 	for name, c := range map[string]struct {
-		cluster   Cluster
+		env       Environment
 		svc       *v1.Service
 		conflicts []Conflict
-		words     []string // None: no obstacle.
-		unsafe    bool
+		words     []string // None: it is available.
+		mustStop  bool
 	}{
-		"none in mode iptables":               {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), nil, nil, false},
-		"none in mode nftables":               {Cluster{KubeProxy: config.KubeProxyNFTables, Translated: true}, service(selecting), nil, nil, false},
-		"mode ipvs":                           {Cluster{KubeProxy: config.KubeProxyIPVS, Translated: true}, service(selecting), nil, []string{"mode ipvs", "use datapath proxy"}, true},
-		"mode ipvs on bare metal":             {Cluster{KubeProxy: config.KubeProxyIPVS}, service(selecting), nil, []string{"mode ipvs"}, true},
-		"no kube-proxy":                       {Cluster{KubeProxy: config.KubeProxyNone}, service(selecting), nil, []string{"no kube-proxy", "use datapath proxy"}, false},
-		"an unknown mode":                     {Cluster{Unknown: "nobody says"}, service(selecting), nil, []string{"as nobody says", "loadBalancer.kubeProxyMode"}, false},
-		"no selector for a mirror":            {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(), nil, []string{"no selector"}, false},
-		"none without a selector and mirror":  {Cluster{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
-		"none for a mirror with some ports":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), taken, nil, false},
-		"ports of others on bare metal":       {Cluster{KubeProxy: config.KubeProxyIPTables}, service(selecting), taken, []string{"port 22/TCP is reserved"}, true},
-		"no range of a family on bare metal":  {Cluster{KubeProxy: config.KubeProxyIPTables}, service(ranged, dual), nil, []string{"everybody over IPv6", "spec.loadBalancerSourceRanges"}, true},
-		"none with a range of each family":    {Cluster{KubeProxy: config.KubeProxyIPTables}, service(ranged), nil, nil, false},
-		"none without ranges on bare metal":   {Cluster{KubeProxy: config.KubeProxyIPTables}, service(dual), nil, nil, false},
-		"ranges that kube-proxy does not see": {Cluster{KubeProxy: config.KubeProxyIPTables}, service(annotated), nil, []string{"annotation service.beta", "spec.loadBalancerSourceRanges"}, true},
-		"none with those for a mirror":        {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting, annotated, dual), nil, nil, false},
-		"mode Proxy by config on bare metal":  {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
-		"none with mode Proxy for a mirror":   {Cluster{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
-		"none with mode VIP by config either": {Cluster{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
+		"none in mode iptables":               {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), nil, nil, false},
+		"none in mode nftables":               {Environment{KubeProxy: config.KubeProxyNFTables, Translated: true}, service(selecting), nil, nil, false},
+		"mode ipvs":                           {Environment{KubeProxy: config.KubeProxyIPVS, Translated: true}, service(selecting), nil, []string{"mode ipvs", "use datapath proxy"}, true},
+		"mode ipvs on bare metal":             {Environment{KubeProxy: config.KubeProxyIPVS}, service(selecting), nil, []string{"mode ipvs"}, true},
+		"no kube-proxy":                       {Environment{KubeProxy: config.KubeProxyNone}, service(selecting), nil, []string{"no kube-proxy", "use datapath proxy"}, false},
+		"an unknown mode":                     {Environment{UnknownReason: "nobody says"}, service(selecting), nil, []string{"as nobody says", "loadBalancer.kubeProxyMode"}, false},
+		"no selector for a mirror":            {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(), nil, []string{"no selector"}, false},
+		"none without a selector and mirror":  {Environment{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
+		"none for a mirror with some ports":   {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), taken, nil, false},
+		"ports of others on bare metal":       {Environment{KubeProxy: config.KubeProxyIPTables}, service(selecting), taken, []string{"port 22/TCP is reserved"}, true},
+		"no range of a family on bare metal":  {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged, dual), nil, []string{"all clients over IPv6", "spec.loadBalancerSourceRanges"}, true},
+		"none with a range of each family":    {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged), nil, nil, false},
+		"none without ranges on bare metal":   {Environment{KubeProxy: config.KubeProxyIPTables}, service(dual), nil, nil, false},
+		"ranges that kube-proxy does not see": {Environment{KubeProxy: config.KubeProxyIPTables}, service(annotated), nil, []string{"annotation service.beta", "spec.loadBalancerSourceRanges"}, true},
+		"none with those for a mirror":        {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting, annotated, dual), nil, nil, false},
+		"mode Proxy by config on bare metal":  {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
+		"none with mode Proxy for a mirror":   {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
+		"none with mode VIP by config either": {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.cluster.Obstacle(c.svc, c.conflicts)
+			got := c.env.DirectUnavailable(c.svc, c.conflicts)
 			if (got == nil) != (c.words == nil) {
 				t.Fatalf("got %v", got)
 			}
 			for _, word := range c.words {
 				if !strings.Contains(got.Error(), word) {
-					t.Errorf("%q does not say %q", got.Error(), word)
+					t.Errorf("%q does not contain %q", got.Error(), word)
 				}
 			}
-			if got != nil && got.Unsafe != c.unsafe {
-				t.Errorf("unsafe: %t", got.Unsafe)
+			if got != nil && got.MustStop != c.mustStop {
+				t.Errorf("must stop: %t", got.MustStop)
 			}
 		})
 	}

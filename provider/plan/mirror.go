@@ -10,34 +10,37 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// MirrorClass is the load balancer class of mirror Services. Nobody serves it:
-// that keeps other controllers off.
+// MirrorClass is the load balancer class of mirror Services. No controller serves it.
 const MirrorClass = options.Prefix + "mirror"
 
 // MirrorName is the value of LabelName of mirror Services.
 const MirrorName = "hostport-mirror"
 
-// hidden has ExternalDNS pass over a mirror, whose addresses nobody outside can
-// reach: it leaves resources to another controller that name one. The second
-// prefix is that of its versions from 0.22.
-var hidden = map[string]string{
+// notForExternalDNS makes ExternalDNS ignore a mirror, whose addresses clients outside cannot
+// reach: it leaves resources alone that name another controller. The second prefix is that of
+// ExternalDNS from version 0.22.
+var notForExternalDNS = map[string]string{
 	"external-dns.alpha.kubernetes.io/controller": ManagedBy,
 	"external-dns.kubernetes.io/controller":       ManagedBy,
 }
 
-// mirror is a Service beside the user's which tells kube-proxy to serve the same
-// backends, in the same way, on the addresses that packets really carry: its
-// status lists them. Of what the user wrote it has what kube-proxy and the
-// EndpointSlice controller go by, and nothing else. svc has only those ports that
-// it may have.
+// mirror returns a Service that makes kube-proxy serve the backends of svc, in the same way, on
+// the addresses that packets carry when they arrive at a node. These addresses are in the
+// mirror's status. Its spec has the fields of svc that kube-proxy and the EndpointSlice controller
+// read, and no others. svc has only the ports that it gets.
 func (s Settings) mirror(svc *v1.Service) *v1.Service {
 	labels := s.labels(svc)
 	labels[LabelName] = MirrorName
+	ports := snapshot.ServicePorts(svc)
+	for i := range ports {
+		ports[i].NodePort = 0
+	}
 	return &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: svc.Namespace, Name: Name(svc), Labels: labels, Annotations: maps.Clone(hidden),
+			Namespace: svc.Namespace, Name: Name(svc), Labels: labels, Annotations: maps.Clone(notForExternalDNS),
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1", Kind: "Service", Name: svc.Name, UID: svc.UID, Controller: ptr.To(true),
 			}},
@@ -47,8 +50,8 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 			LoadBalancerClass:             ptr.To(MirrorClass),
 			AllocateLoadBalancerNodePorts: ptr.To(false),
 			Selector:                      maps.Clone(svc.Spec.Selector),
-			Ports:                         mirroredPorts(svc),
-			LoadBalancerSourceRanges:      mirroredRanges(svc),
+			Ports:                         ports,
+			LoadBalancerSourceRanges:      mirrorRanges(svc),
 			ExternalTrafficPolicy:         svc.Spec.ExternalTrafficPolicy,
 			InternalTrafficPolicy:         svc.Spec.InternalTrafficPolicy,
 			SessionAffinity:               svc.Spec.SessionAffinity,
@@ -61,32 +64,12 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 	}
 }
 
-// TellOfProxies has the mirror of a Service with UDP say whether the Service has
-// proxies still. A node sends a flow that never pauses to where it went before,
-// be it to a proxy that is gone; kube-proxy ends those that go elsewhere than to
-// an endpoint, but looks for them only after a change of an EndpointSlice, whose
-// labels are those of its Service.
-func (p *Plan) TellOfProxies(any bool) {
-	if p.Mirror == nil || !slices.ContainsFunc(p.Mirror.Spec.Ports, func(port v1.ServicePort) bool { return port.Protocol == v1.ProtocolUDP }) {
-		return
-	}
-	p.Mirror.Labels[LabelProxies] = map[bool]string{true: "some", false: "none"}[any]
-}
+// noClient is a range of each IP family that no client is in.
+var noClient = map[v1.IPFamily]string{v1.IPv4Protocol: "0.0.0.0/32", v1.IPv6Protocol: "::/128"}
 
-func mirroredPorts(svc *v1.Service) []v1.ServicePort {
-	ports := Ports(svc)
-	for i := range ports {
-		ports[i].NodePort = 0
-	}
-	return ports
-}
-
-// nobody is a range of each IP family that no client is in.
-var nobody = map[v1.IPFamily]string{v1.IPv4Protocol: "0.0.0.0/32", v1.IPv6Protocol: "::/128"}
-
-// mirroredRanges is empty if the user wrote none: so it is in a Service that lets
-// everybody in. The ranges have been read before.
-func mirroredRanges(svc *v1.Service) []string {
+// mirrorRanges is empty if the user wrote no ranges. An IP family without a range gets one that
+// no client is in. The ranges are valid.
+func mirrorRanges(svc *v1.Service) []string {
 	if written, _ := writtenRanges(svc); len(written) == 0 {
 		return nil
 	}
@@ -95,39 +78,51 @@ func mirroredRanges(svc *v1.Service) []string {
 	for _, r := range ranges {
 		list = append(list, r.String())
 	}
-	for _, family := range shutOut(svc) {
-		list = append(list, nobody[family])
+	for _, family := range unrestrictedFamilies(svc) {
+		list = append(list, noClient[family])
 	}
 	return list
 }
 
-// UpdateMirror does for a mirror Service what UpdateDaemonSet does for a
-// DaemonSet. Its status is not looked at.
+// SetProxiesLabel records on the mirror of a Service with UDP ports whether the Service still has
+// proxies. A node sends a UDP flow that never pauses to where it went before, even to a proxy
+// that is gone. kube-proxy ends flows that go elsewhere than to an endpoint, but looks for them
+// only when an EndpointSlice changes; its labels are copied from its Service.
+func (p *Plan) SetProxiesLabel(exist bool) {
+	if p.Mirror == nil || !HasUDP(p.Mirror) {
+		return
+	}
+	p.Mirror.Labels[LabelProxies] = map[bool]string{true: "some", false: "none"}[exist]
+}
+
+// HasUDP reports whether a Service has a UDP port.
+func HasUDP(svc *v1.Service) bool {
+	return slices.ContainsFunc(svc.Spec.Ports, func(p v1.ServicePort) bool { return p.Protocol == v1.ProtocolUDP })
+}
+
+// UpdateMirror returns what to write so that have becomes like want, and whether it differs. The
+// status is not compared.
 func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
 	updated := have.DeepCopy()
 	updated.Labels = merge(have.Labels, want.Labels)
 	updated.Annotations = merge(have.Annotations, want.Annotations)
 	updated.OwnerReferences = want.OwnerReferences
 	updated.Spec = *want.Spec.DeepCopy()
-	keepAllocated(&updated.Spec, have.Spec)
+	// The API server has allocated these.
+	updated.Spec.ClusterIP, updated.Spec.ClusterIPs = have.Spec.ClusterIP, have.Spec.ClusterIPs
+	if n := len(want.Spec.IPFamilies); n > 0 && n < len(have.Spec.ClusterIPs) { // It had two families.
+		updated.Spec.ClusterIPs = have.Spec.ClusterIPs[:n]
+	}
+	if want.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
+		updated.Spec.HealthCheckNodePort = have.Spec.HealthCheckNodePort
+	}
 	if equality.Semantic.DeepEqual(have, updated) {
 		return nil, false
 	}
 	return updated, true
 }
 
-// keepAllocated leaves what the API server has given out.
-func keepAllocated(spec *v1.ServiceSpec, have v1.ServiceSpec) {
-	spec.ClusterIP, spec.ClusterIPs = have.ClusterIP, have.ClusterIPs
-	if n := len(spec.IPFamilies); n > 0 && n < len(have.ClusterIPs) { // It had two families.
-		spec.ClusterIPs = have.ClusterIPs[:n]
-	}
-	if spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
-		spec.HealthCheckNodePort = have.HealthCheckNodePort
-	}
-}
-
-// IsMirror says whether a Service is a mirror, of whomever.
+// IsMirror reports whether a Service is a mirror, made for any Service.
 func IsMirror(svc *v1.Service) bool {
 	return svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == MirrorClass
 }

@@ -34,7 +34,7 @@ func written(svc *v1.Service) {
 }
 
 func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
-	got := mustMake(t, service(written), options.Default()).Mirror
+	got := mustBuild(t, service(written), options.Default()).Mirror
 	want := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "default", Name: "hostport-web-0a1b2c3d",
@@ -56,13 +56,13 @@ func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
 
 func TestAMirrorIsMarkedAndHidden(t *testing.T) {
 	svc := service(written)
-	mirror := mustMake(t, svc, options.Default()).Mirror
+	mirror := mustBuild(t, svc, options.Default()).Mirror
 	for key, want := range map[string]string{LabelName: MirrorName, LabelManagedBy: ManagedBy, LabelClusterID: "alpha", LabelServiceUID: string(uid)} {
 		if mirror.Labels[key] != want {
 			t.Errorf("label %s is %q, want %q", key, mirror.Labels[key], want)
 		}
 	}
-	if len(mirror.Annotations) != len(hidden) || mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] == "dns-controller" {
+	if len(mirror.Annotations) != len(notForExternalDNS) || mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] == "dns-controller" {
 		t.Errorf("annotations %v", mirror.Annotations)
 	}
 	if !settings.Owns(svc, mirror) || !IsMirror(mirror) || IsMirror(svc) {
@@ -88,8 +88,8 @@ func TestAMirrorTellsOfProxiesWhereFlowsCouldStickToThem(t *testing.T) {
 		"no port has flows that could stick": {v1.ProtocolTCP, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := mustMake(t, service(func(svc *v1.Service) { svc.Spec.Ports = []v1.ServicePort{{Protocol: tc.protocol, Port: 53}} }), options.Default())
-			p.TellOfProxies(tc.proxies)
+			p := mustBuild(t, service(func(svc *v1.Service) { svc.Spec.Ports = []v1.ServicePort{{Protocol: tc.protocol, Port: 53}} }), options.Default())
+			p.SetProxiesLabel(tc.proxies)
 			if got := p.Mirror.Labels[LabelProxies]; got != tc.want {
 				t.Errorf("label %s is %q, want %q", LabelProxies, got, tc.want)
 			}
@@ -101,10 +101,10 @@ func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
 	svc := service(func(svc *v1.Service) {
 		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "198.51.100.0/24, 203.0.113.9/32"}
 	})
-	if diff := cmp.Diff([]string{"198.51.100.0/24", "203.0.113.9/32"}, mustMake(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
+	if diff := cmp.Diff([]string{"198.51.100.0/24", "203.0.113.9/32"}, mustBuild(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
 		t.Errorf("ranges differ (-want +got):\n%s", diff)
 	}
-	if got := mustMake(t, service(), options.Default()).Mirror.Spec.LoadBalancerSourceRanges; got != nil {
+	if got := mustBuild(t, service(), options.Default()).Mirror.Spec.LoadBalancerSourceRanges; got != nil {
 		t.Errorf("a Service without ranges: %v", got)
 	}
 }
@@ -121,7 +121,7 @@ func TestRangesOfOneFamilyLetNobodyOfTheOtherIn(t *testing.T) {
 		"nobody is asked for the one it does not have":     {[]v1.IPFamily{v1.IPv4Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24"}},
 	} {
 		svc := service(func(svc *v1.Service) { svc.Spec.IPFamilies, svc.Spec.LoadBalancerSourceRanges = c.families, c.ranges })
-		if diff := cmp.Diff(c.want, mustMake(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
+		if diff := cmp.Diff(c.want, mustBuild(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
 			t.Errorf("%s: ranges differ (-want +got):\n%s", name, diff)
 		}
 	}
@@ -151,7 +151,7 @@ func TestUpdateMirror(t *testing.T) {
 		"a Service that changes affinity": {want: func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityNone }, writes: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			have := mustMake(t, service(written), options.Default()).Mirror
+			have := mustBuild(t, service(written), options.Default()).Mirror
 			have.ResourceVersion, have.UID = "7", "m"
 			have.Spec.ClusterIP, have.Spec.ClusterIPs, have.Spec.HealthCheckNodePort = "10.96.0.8", []string{"10.96.0.8", "fd00::8"}, 32000
 			if c.edit != nil {
@@ -161,7 +161,7 @@ func TestUpdateMirror(t *testing.T) {
 			if c.want != nil {
 				c.want(svc)
 			}
-			want := mustMake(t, svc, options.Default()).Mirror
+			want := mustBuild(t, svc, options.Default()).Mirror
 			next, writes := UpdateMirror(have, want)
 			if writes != c.writes {
 				t.Fatalf("writes: %t", writes)

@@ -13,7 +13,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// The labels of everything we make in the cluster.
+// The labels of all objects that are created in the cluster: the ownership mark.
 const (
 	LabelName             = "app.kubernetes.io/name"
 	LabelManagedBy        = "app.kubernetes.io/managed-by"
@@ -21,9 +21,9 @@ const (
 	LabelServiceNamespace = options.Prefix + "service-namespace"
 	LabelServiceName      = options.Prefix + "service-name"
 	LabelServiceUID       = options.Prefix + "service-uid"
-	// LabelProxies is on mirrors only: see TellOfProxies.
+	// LabelProxies is on mirrors only: see SetProxiesLabel.
 	LabelProxies = options.Prefix + "proxies"
-	// LabelProxySet tells a Service's sets of proxies apart.
+	// LabelProxySet distinguishes the proxy sets of a Service.
 	LabelProxySet = options.Prefix + "proxy-set"
 )
 
@@ -33,16 +33,14 @@ const (
 	ManagedBy = "hostport-ccm"
 )
 
-// maxName is the longest name that pods of a DaemonSet can still carry in a
-// label value.
+// maxName is the maximum length of a label value, in which pods have their DaemonSet's name.
 const maxName = 63
 
-// Name is the name of a Service's DaemonSet, ConfigMap and mirror: unique by UID, and
-// telling by the Service's name.
+// Name returns the name of a Service's DaemonSet, ConfigMap and mirror. It is unique by the
+// Service's UID and starts with the Service's name for readers.
 func Name(svc *v1.Service) string { return nameWith(svc, "") }
 
-// SetNames are the names of the DaemonSets, and ConfigMaps, of a Service's sets
-// of proxies.
+// SetNames returns the names of the proxy sets of a Service.
 func SetNames(svc *v1.Service) []string { return []string{Name(svc), nameWith(svc, "-2")} }
 
 // setLabels are the values of LabelProxySet.
@@ -55,7 +53,7 @@ func nameWith(svc *v1.Service, suffix string) string {
 	return strings.TrimRight(name[:min(len(name), maxName-len(suffix))], "-.") + suffix
 }
 
-// Owner is a Service in the firewall's terms.
+// Owner returns a Service as the owner of firewall rules.
 func (s Settings) Owner(svc *v1.Service) firewall.Owner {
 	return firewall.Owner{
 		ClusterID: s.ClusterID,
@@ -64,13 +62,13 @@ func (s Settings) Owner(svc *v1.Service) firewall.Owner {
 	}
 }
 
-// Selector matches everything we made in this cluster.
+// Selector matches all objects that were created for this cluster.
 func (s Settings) Selector() labels.Selector {
 	return labels.SelectorFromSet(labels.Set{LabelManagedBy: ManagedBy, LabelClusterID: s.ClusterID})
 }
 
-// Owns says whether an object carries our mark for this very Service. That of a
-// mirror is also its class together with its owner: users may edit its labels.
+// Owns reports whether an object has the ownership mark of this Service. For a mirror, its class
+// together with its owner reference are a mark too, as users may edit its labels.
 func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
 	if mirror, ok := obj.(*v1.Service); ok && IsMirror(mirror) && metav1.IsControlledBy(mirror, svc) {
 		return true
@@ -79,14 +77,13 @@ func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
 	return s.Selector().Matches(have) && have[LabelServiceUID] == string(svc.UID)
 }
 
-// ServiceOf reads from the labels which Service something was made for.
+// ServiceOf returns the Service for which an object was created, by its labels.
 func ServiceOf(obj metav1.Object) types.NamespacedName {
 	have := obj.GetLabels()
 	return types.NamespacedName{Namespace: have[LabelServiceNamespace], Name: have[LabelServiceName]}
 }
 
-// selectorLabels of a set of proxies never change in a Service's life: a
-// DaemonSet's selector cannot be edited.
+// selectorLabels of a proxy set never change: a DaemonSet's selector is immutable.
 func (s Settings) selectorLabels(svc *v1.Service, set int) map[string]string {
 	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID), LabelProxySet: setLabels[set]}
 }

@@ -1,63 +1,85 @@
-// Package plan works out what a Service should have: which nodes serve it,
-// what is open in the firewall, and the objects that run its proxies. It is
-// pure: it reads values and returns values. What of this is really there, and
-// what is published, is for package publish.
+// Package plan computes what a Service should have: the nodes that serve it, the ports that it
+// gets, what the firewall has to allow, the objects that run its proxies, and the mirror Service
+// that makes kube-proxy serve it. It is pure: values in, values out. What of this exists, and
+// which addresses are published, is decided in package publish.
 package plan
 
 import (
 	"fmt"
-	"slices"
 
 	"k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // Settings is what all plans of one cluster have in common.
 type Settings struct {
-	// ClusterID marks everything.
+	// ClusterID is in the ownership mark of everything.
 	ClusterID string
 	// Namespace holds the proxies.
 	Namespace       string
 	ProxyImage      string
 	ImagePullPolicy v1.PullPolicy
-	// Reserved ports are refused.
+	// Reserved ports are never given to a Service.
 	Reserved []options.PortRange
+}
+
+// Input is what a Service's plan depends on.
+type Input struct {
+	Service *v1.Service
+	Options options.Options
+	Cluster *snapshot.Cluster
+	// ForeignPods are pods other than proxies that have the Service's ports as host ports.
+	ForeignPods map[snapshot.Port][]*v1.Pod
+	// OtherProxies are proxies of other Services that have the Service's ports, on nodes where
+	// the Service has no proxy that is ready.
+	OtherProxies map[snapshot.Port][]*v1.Pod
+	// Running are the names of the nodes where the Service has a proxy or kube-proxy serves it.
+	Running map[string]bool
 }
 
 // Plan is what one Service should have.
 type Plan struct {
 	// Nodes serve the Service, healthy or not, sorted by name.
 	Nodes []*v1.Node
-	// Served is the Service with the ports that it gets; nil if there are none.
+	// Served is the Service with the ports that it gets; nil if it gets none. All fields but
+	// Conflicts and Firewall.Owner are then empty.
 	Served *v1.Service
-	// Conflicts are the ports left out of all that follows.
+	// Conflicts are the ports that the Service does not get.
 	Conflicts []Conflict
-	// Awaited are the ports that it gets, and that others still have on all its
-	// nodes.
+	// Awaited are ports that the Service gets, but that proxies of other Services still have on
+	// all of its nodes.
 	Awaited []Conflict
-	// NoNodes says why there are none, if there are nodes in the cluster.
+	// NoNodes explains why Nodes is empty, if the cluster has nodes.
 	NoNodes string
-	// Held are sentences about nodes that pods of others keep from the
-	// Service, and HeldNodes the names of these nodes.
-	Held      []string
-	HeldNodes map[string]bool
-	Firewall  firewall.Spec
-	// Mirror is for a Service that is served directly; for one that is not, see
-	// method Proxies.
+	// OccupiedNodes are the names of the nodes where a foreign pod has a port of the Service, and
+	// Occupied are sentences about them.
+	OccupiedNodes map[string]bool
+	Occupied      []string
+	// Firewall is what the firewall has to allow.
+	Firewall firewall.Spec
+	// Mirror is for a Service that kube-proxy serves. For the objects of the proxies see ProxySets.
 	Mirror *v1.Service
 
 	settings Settings
 	options  options.Options
 }
 
-// Make plans for one Service. nodes are all nodes of the cluster. An error
-// means that the Service itself asks for something impossible: trying again
-// does not help.
-func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Plan, error) {
+// Build returns the plan of a Service. An error means that the Service asks for something that
+// cannot be had until somebody edits it.
+func (s Settings) Build(in Input) (*Plan, error) {
+	svc := in.Service
 	if len(svc.Spec.Ports) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
+	}
+	nodes := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
+	selected := snapshot.SelectNodes(nodes, in.Options)
+	conflicts := s.conflicts(in, snapshot.Names(selected))
+	served := withoutPorts(svc, conflicts)
+	if len(served.Spec.Ports) == 0 {
+		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
 	}
 	ranges, err := SourceRanges(svc)
 	if err != nil {
@@ -66,85 +88,37 @@ func Make(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node) (*Pl
 	if len(clusterIPs(svc)) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
 	}
-	chosen := chooseNodes(nodes, o)
-	return &Plan{
-		Nodes:    chosen,
-		Served:   svc,
-		Mirror:   s.mirror(svc),
-		settings: s,
-		options:  o,
+	p := &Plan{
+		Nodes:     selected,
+		Served:    served,
+		Conflicts: conflicts,
+		Mirror:    s.mirror(served),
 		Firewall: firewall.Spec{
 			Owner:        s.Owner(svc),
-			Ports:        FirewallPorts(svc),
 			SourceRanges: ranges,
-			Nodes:        providerIDs(chosen),
 		},
-	}, nil
-}
-
-// Share plans for one Service among rivals: with those of its ports that it
-// gets.
-func Share(s Settings, svc *v1.Service, o options.Options, nodes []*v1.Node, rivals Rivals) (*Plan, error) {
-	if len(svc.Spec.Ports) == 0 {
-		return Make(s, svc, o, nodes)
+		settings: s,
+		options:  in.Options,
 	}
-	nodes = unrepelled(nodes, o, rivals.Running)
-	conflicts := s.Conflicts(svc, o, nodes, rivals)
-	served := Without(svc, conflicts)
-	if len(served.Spec.Ports) == 0 {
-		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
+	for _, port := range snapshot.PortsOf(served) {
+		p.Firewall.Ports = append(p.Firewall.Ports, firewall.Port{Protocol: port.Protocol, Port: uint16(port.Number)})
 	}
-	p, err := Make(s, served, o, nodes)
-	if err != nil {
-		return nil, err
+	for _, node := range selected {
+		if node.Spec.ProviderID != "" { // A node has none before it is initialised.
+			p.Firewall.Nodes = append(p.Firewall.Nodes, node.Spec.ProviderID)
+		}
 	}
-	p.Conflicts = conflicts
-	if !WantsDirect(svc, o) {
-		p.Awaited = awaited(served, p.Nodes, rivals.Proxies)
+	if !WantsDirect(svc, in.Options) {
+		p.Awaited = p.awaited(in.OtherProxies)
 	}
-	p.HeldNodes, p.Held = heldNodes(served, p.Nodes, rivals.Pods)
-	if len(p.Nodes) == 0 && len(nodes) > 0 {
-		p.NoNodes = whyNone(nodes, o)
+	p.OccupiedNodes, p.Occupied = p.occupied(in.ForeignPods)
+	if len(selected) == 0 && len(nodes) > 0 {
+		p.NoNodes = explainNoNodes(nodes, in.Options)
 	}
 	return p, nil
 }
 
-// Ports lists a Service's ports in a fixed order, each protocol and number
-// once: the order in which a user writes them must not replace pods.
-func Ports(svc *v1.Service) []v1.ServicePort {
-	sorted := slices.Clone(svc.Spec.Ports)
-	for i := range sorted {
-		if sorted[i].Protocol == "" {
-			sorted[i].Protocol = v1.ProtocolTCP
-		}
-	}
-	slices.SortFunc(sorted, comparePorts)
-	return slices.CompactFunc(sorted, func(a, b v1.ServicePort) bool { return comparePorts(a, b) == 0 })
-}
-
-func comparePorts(a, b v1.ServicePort) int {
-	if a.Port != b.Port {
-		return int(a.Port - b.Port)
-	}
-	return slices.Compare([]byte(a.Protocol), []byte(b.Protocol))
-}
-
-// FirewallPorts lists the ports that clients of a Service dial.
-func FirewallPorts(svc *v1.Service) []firewall.Port {
-	var open []firewall.Port
-	for _, p := range Ports(svc) {
-		open = append(open, firewall.Port{Protocol: p.Protocol, Port: uint16(p.Port)})
-	}
-	return open
-}
-
-// providerIDs leaves out nodes that have none yet.
-func providerIDs(nodes []*v1.Node) []string {
-	var ids []string
-	for _, node := range nodes {
-		if node.Spec.ProviderID != "" {
-			ids = append(ids, node.Spec.ProviderID)
-		}
-	}
-	return ids
+// UnservedPorts are all ports of the Service that are not served on any node.
+func (p *Plan) UnservedPorts() []Conflict {
+	return append(p.Conflicts[:len(p.Conflicts):len(p.Conflicts)], p.Awaited...)
 }

@@ -15,8 +15,9 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
-	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 var settings = Settings{ClusterID: "alpha", Namespace: "hostport-system", ProxyImage: "proxy:1", ImagePullPolicy: v1.PullIfNotPresent}
@@ -53,22 +54,29 @@ func node(name string, labels map[string]string, taints ...v1.Taint) *v1.Node {
 	}
 }
 
-func mustMake(t *testing.T, svc *v1.Service, o options.Options, nodes ...*v1.Node) *Plan {
+// build plans for a Service without conflicts.
+func build(svc *v1.Service, o options.Options, nodes ...*v1.Node) (*Plan, error) {
+	return settings.Build(Input{Service: svc, Options: o, Cluster: snapshot.New(nodes, nil, options.Default())})
+}
+
+func mustBuild(t *testing.T, svc *v1.Service, o options.Options, nodes ...*v1.Node) *Plan {
 	t.Helper()
-	p, err := Make(settings, svc, o, nodes)
+	p, err := build(svc, o, nodes...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-// mustProxies returns the one set of proxies of a new Service.
+// mustProxies returns the one proxy set of a new Service.
 func mustProxies(t *testing.T, svc *v1.Service, o options.Options) *ProxySet {
 	t.Helper()
-	return oneSet(mustMake(t, svc, o))
+	return oneSet(mustBuild(t, svc, o))
 }
 
-func oneSet(p *Plan) *ProxySet { return &p.Proxies(Divide(PortKeys(p.Served), Division{}))[0] }
+func oneSet(p *Plan) *ProxySet {
+	return &p.ProxySets(AssignPorts(snapshot.PortsOf(p.Served), Assignment{}))[0]
+}
 
 func parsed(t *testing.T, annotations map[string]string) options.Options {
 	t.Helper()
@@ -80,7 +88,7 @@ func parsed(t *testing.T, annotations map[string]string) options.Options {
 }
 
 func TestTheFirewallOpensEveryPortOnTheChosenNodes(t *testing.T) {
-	p := mustMake(t, service(), options.Default(), node("b", nil), node("a", nil))
+	p := mustBuild(t, service(), options.Default(), node("b", nil), node("a", nil))
 	want := firewall.Spec{
 		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: uid},
 		Ports:        []firewall.Port{{Protocol: v1.ProtocolUDP, Port: 53}, {Protocol: v1.ProtocolTCP, Port: 80}},
@@ -97,13 +105,13 @@ func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
 		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "198.51.100.0/24", "2001:db8::/32"}
 		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 53}) // Protocol defaults to TCP.
 	}), options.Default())
-	got, err := nodeproxy.Parse([]byte(p.ConfigMap.Data[nodeproxy.FileName]))
+	got, err := proxyconfig.Parse([]byte(p.ConfigMap.Data[proxyconfig.FileName]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := nodeproxy.Config{
+	want := proxyconfig.Config{
 		Service:      "default/web",
-		Ports:        []nodeproxy.Port{{Protocol: "TCP", Port: 53}, {Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}},
+		Ports:        []proxyconfig.Port{{Protocol: "TCP", Port: 53}, {Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}},
 		ClusterIPs:   []string{"10.96.0.7"},
 		SourceRanges: []string{"198.51.100.0/24", "2001:db8::/32"},
 		DrainSeconds: options.Default().DrainSeconds,
@@ -142,7 +150,7 @@ func TestSourceRanges(t *testing.T) {
 	}
 }
 
-func TestTheImpossibleIsRefusedWithAReason(t *testing.T) {
+func TestAnInvalidServiceIsRefusedWithAReason(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*v1.Service)
 		want   string
@@ -155,7 +163,7 @@ func TestTheImpossibleIsRefusedWithAReason(t *testing.T) {
 		}, v1.AnnotationLoadBalancerSourceRangesKey},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Make(settings, service(c.change), options.Default(), nil)
+			_, err := build(service(c.change), options.Default())
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
 			}
@@ -177,7 +185,7 @@ func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
 	if diff := cmp.Diff(before.DaemonSet, after.DaemonSet); diff != "" {
 		t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 	}
-	if before.ConfigMap.Data[nodeproxy.FileName] == after.ConfigMap.Data[nodeproxy.FileName] {
+	if before.ConfigMap.Data[proxyconfig.FileName] == after.ConfigMap.Data[proxyconfig.FileName] {
 		t.Error("the ConfigMap did not change")
 	}
 }
@@ -215,7 +223,7 @@ func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
 		t.Errorf("got %+v", first)
 	}
 	ipv4 := mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers[0]
-	if without := ipv4.Args[1:]; !slices.Equal(without, []string{nodeproxy.WithoutIPv6}) {
+	if without := ipv4.Args[1:]; !slices.Equal(without, []string{proxyconfig.WithoutIPv6}) {
 		t.Errorf("a proxy of a Service without IPv6 has the flags %q", ipv4.Args)
 	}
 	ipv4.Args = ipv4.Args[:1]
@@ -246,64 +254,6 @@ func TestOptionsReachTheProxies(t *testing.T) {
 	}
 }
 
-func TestChosenNodes(t *testing.T) {
-	noSchedule := v1.Taint{Key: "edge", Effect: v1.TaintEffectNoSchedule}
-	nodes := []*v1.Node{
-		node("plain", nil),
-		node("pool", map[string]string{"pool": "edge"}),
-		node("excluded", map[string]string{v1.LabelNodeExcludeBalancers: ""}),
-		node("excluded-yes", map[string]string{v1.LabelNodeExcludeBalancers: "true"}),
-		node("not-excluded", map[string]string{v1.LabelNodeExcludeBalancers: "false"}),
-		node("tainted", nil, noSchedule),
-		node("down", nil, v1.Taint{Key: v1.TaintNodeUnreachable, Effect: v1.TaintEffectNoExecute}, v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}),
-		node("disliked", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectPreferNoSchedule}),
-		node("windows", map[string]string{v1.LabelOSStable: "windows"}),
-	}
-	for name, c := range map[string]struct {
-		annotations map[string]string
-		want        []string
-	}{
-		"by default":      {nil, []string{"disliked", "down", "not-excluded", "plain", "pool"}},
-		"by selector":     {map[string]string{options.NodeSelector: "pool=edge"}, []string{"pool"}},
-		"by toleration":   {map[string]string{options.Tolerations: "[{key: edge, operator: Exists}]"}, []string{"disliked", "down", "not-excluded", "plain", "pool", "tainted"}},
-		"none fulfils it": {map[string]string{options.NodeSelector: "pool=none"}, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got []string
-			for _, n := range mustMake(t, service(), parsed(t, c.annotations), nodes...).Nodes {
-				got = append(got, n.Name)
-			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("nodes differ (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-// The node affinity must mean what the user's label selector means.
-func TestChosenNodesAgreeWithTheLabelSelector(t *testing.T) {
-	requirement := rapid.SampledFrom([]string{"a=1", "a!=1", "a in (1,2)", "b notin (2,3)", "a", "!b", "c>1", "c<2"})
-	rapid.Check(t, func(t *rapid.T) {
-		selector := strings.Join(rapid.SliceOfN(requirement, 0, 3).Draw(t, "requirements"), ",")
-		labels := rapid.MapOf(rapid.SampledFrom([]string{"a", "b", "c"}), rapid.SampledFrom([]string{"1", "2", "3"})).Draw(t, "labels")
-		o, err := options.Parse(map[string]string{options.NodeSelector: selector}, options.Default())
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := node("n", labels)
-		want := o.NodeSelector.Matches(labelSet(n.Labels))
-		if got := len(chooseNodes([]*v1.Node{n}, o)) == 1; got != want {
-			t.Fatalf("selector %q, labels %v: chosen %t, want %t", selector, labels, got, want)
-		}
-	})
-}
-
-type labelSet map[string]string
-
-func (l labelSet) Has(key string) bool              { _, ok := l[key]; return ok }
-func (l labelSet) Get(key string) string            { return l[key] }
-func (l labelSet) Lookup(key string) (string, bool) { v, ok := l[key]; return v, ok }
-
 func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 	port := rapid.Custom(func(t *rapid.T) v1.ServicePort {
 		return v1.ServicePort{
@@ -314,9 +264,9 @@ func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		svc := service(func(svc *v1.Service) {
-			svc.Spec.Ports = append(rapid.SliceOfN(port, 1, 100).Draw(t, "ports"), v1.ServicePort{Port: nodeproxy.DefaultHealthPort})
+			svc.Spec.Ports = append(rapid.SliceOfN(port, 1, 100).Draw(t, "ports"), v1.ServicePort{Port: proxyconfig.DefaultHealthPort})
 		})
-		p, err := Make(settings, svc, options.Default(), nil)
+		p, err := build(svc, options.Default())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,13 +284,13 @@ func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 				t.Fatalf("the health port %d is the Service's", sp.Port)
 			}
 		}
-		if _, err := nodeproxy.Parse([]byte(set.ConfigMap.Data[nodeproxy.FileName])); err != nil {
+		if _, err := proxyconfig.Parse([]byte(set.ConfigMap.Data[proxyconfig.FileName])); err != nil {
 			t.Fatalf("the proxy refuses its config: %v", err)
 		}
 	})
 }
 
-func TestNamesAreValidAndTellingAndUnique(t *testing.T) {
+func TestNamesAreValidAndDescriptiveAndUnique(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		svc := service(func(svc *v1.Service) {
 			svc.Name = rapid.StringMatching(`[a-z]([-a-z0-9]{0,61}[a-z0-9])?`).Draw(t, "name")
@@ -350,7 +300,7 @@ func TestNamesAreValidAndTellingAndUnique(t *testing.T) {
 				t.Fatalf("bad name %q", name)
 			}
 			if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, []string{"-0a1b2c3d", "-0a1b2c3d-2"}[i]) {
-				t.Fatalf("name %q tells nothing of Service %q", name, svc.Name)
+				t.Fatalf("name %q does not show Service %q", name, svc.Name)
 			}
 		}
 		for key, value := range settings.setLabels(svc, 1) {
@@ -365,12 +315,12 @@ func TestOwnership(t *testing.T) {
 	svc := service()
 	ours := mustProxies(t, svc, options.Default()).DaemonSet
 	if !settings.Owns(svc, ours) || ServiceOf(ours) != (types.NamespacedName{Namespace: "default", Name: "web"}) {
-		t.Error("does not recognise its own")
+		t.Error("does not recognise its own object")
 	}
 	other := settings
 	other.ClusterID = "beta"
 	again := service(func(svc *v1.Service) { svc.UID = "other" })
 	if other.Owns(svc, ours) || settings.Owns(again, ours) || settings.Owns(svc, &v1.ConfigMap{}) {
-		t.Error("claims what belongs to another cluster, another Service or a stranger")
+		t.Error("claims an object of another cluster, another Service or somebody else")
 	}
 }

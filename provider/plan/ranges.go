@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,87 +10,68 @@ import (
 	"k8s.io/api/core/v1"
 )
 
-// everybody is one default range per IP family.
-var everybody = map[v1.IPFamily]netip.Prefix{
+// allClients is the range of all clients, by IP family.
+var allClients = map[v1.IPFamily]netip.Prefix{
 	v1.IPv4Protocol: netip.MustParsePrefix("0.0.0.0/0"),
 	v1.IPv6Protocol: netip.MustParsePrefix("::/0"),
 }
 
-// SourceRanges returns the client ranges that a Service lets in: those of its
-// spec, else those of the old annotation, else everybody of its IP families.
-// Sorted, each once.
+// SourceRanges returns the client ranges that may reach a Service: those of its spec, else those
+// of the annotation service.beta.kubernetes.io/load-balancer-source-ranges, else all clients of
+// the Service's IP families. They are sorted, each once. The error names the value that is not
+// valid.
 func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	written, where := writtenRanges(svc)
-	if len(written) == 0 {
-		return defaultRanges(svc), nil
-	}
 	var ranges []netip.Prefix
 	for _, w := range written {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %q is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, w)
 		}
-		ranges = append(ranges, canonical(prefix))
+		// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+		if prefix = prefix.Masked(); prefix.Addr().Is4In6() {
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+		}
+		ranges = append(ranges, prefix)
 	}
-	return sortRanges(ranges), nil
+	if len(written) == 0 {
+		// A range of a family that the Service does not have would cost a firewall rule.
+		families := svc.Spec.IPFamilies
+		if len(families) == 0 {
+			families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+		}
+		for _, family := range families {
+			ranges = append(ranges, allClients[family])
+		}
+	}
+	slices.SortFunc(ranges, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+	})
+	return slices.Compact(ranges), nil
 }
 
-// inSpec is where a Service's ranges usually are, and all that kube-proxy reads.
+// inSpec is where a Service's ranges usually are, and the only place that kube-proxy reads.
 const inSpec = "spec.loadBalancerSourceRanges"
 
 // writtenRanges returns the ranges as the user wrote them, and where.
 func writtenRanges(svc *v1.Service) (written []string, where string) {
-	old := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey])
-	if len(svc.Spec.LoadBalancerSourceRanges) == 0 && old != "" {
-		return strings.Split(old, ","), "annotation " + v1.AnnotationLoadBalancerSourceRangesKey
+	annotation := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey])
+	if len(svc.Spec.LoadBalancerSourceRanges) == 0 && annotation != "" {
+		return strings.Split(annotation, ","), "annotation " + v1.AnnotationLoadBalancerSourceRangesKey
 	}
 	return svc.Spec.LoadBalancerSourceRanges, inSpec
 }
 
-// shutOut returns the IP families of a Service of which its ranges let nobody in,
-// as they are all of the other. kube-proxy, which sorts them by family and takes
-// none for no restriction, would let in everybody.
-func shutOut(svc *v1.Service) []v1.IPFamily {
+// unrestrictedFamilies returns the IP families of a Service for which it has no range, although it
+// has ranges of the other family. kube-proxy sorts ranges by family and takes an empty list for no
+// restriction.
+func unrestrictedFamilies(svc *v1.Service) []v1.IPFamily {
 	ranges, _ := SourceRanges(svc)
-	var out []v1.IPFamily
+	var families []v1.IPFamily
 	for _, family := range svc.Spec.IPFamilies {
 		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == (family == v1.IPv4Protocol) }) {
-			out = append(out, family)
+			families = append(families, family)
 		}
 	}
-	return out
-}
-
-// canonical writes an IPv4 range as such that is written in IPv6 form:
-// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
-func canonical(prefix netip.Prefix) netip.Prefix {
-	prefix = prefix.Masked()
-	if addr := prefix.Addr(); addr.Is4In6() {
-		return netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
-	}
-	return prefix
-}
-
-// defaultRanges leaves out a family that the Service does not have: it would
-// cost a firewall rule and mean nothing.
-func defaultRanges(svc *v1.Service) []netip.Prefix {
-	families := svc.Spec.IPFamilies
-	if len(families) == 0 {
-		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
-	}
-	var ranges []netip.Prefix
-	for _, family := range families {
-		ranges = append(ranges, everybody[family])
-	}
-	return sortRanges(ranges)
-}
-
-func sortRanges(ranges []netip.Prefix) []netip.Prefix {
-	slices.SortFunc(ranges, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
-	return slices.Compact(ranges)
+	return families
 }

@@ -6,52 +6,52 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// LetRolloutPass makes a rollout go on although so many nodes can have no ready
-// proxy for now. To the DaemonSet controller each of them is one that is being
-// replaced, and it would wait for it: a single dead node would keep a new image
-// or a new port from all others.
-func (s ProxySet) LetRolloutPass(nodes int) {
+// TolerateUnavailable makes a rollout continue although this number of nodes can have no ready
+// proxy for now. The DaemonSet controller counts each of them as a pod that is being replaced
+// and would wait for it: one dead node would keep a new image from all others.
+func (s ProxySet) TolerateUnavailable(nodes int) {
 	s.DaemonSet.Spec.UpdateStrategy = oneByOne(nodes)
 }
 
-// oneByOne replaces one proxy at a time, not counting nodes that have none that
-// is ready anyhow. A surge would need the same hostPort twice on a node.
-func oneByOne(without int) appsv1.DaemonSetUpdateStrategy {
+// oneByOne replaces one proxy at a time, besides nodes without a ready proxy. A surge would need
+// the same host port twice on a node.
+func oneByOne(unavailable int) appsv1.DaemonSetUpdateStrategy {
 	return appsv1.DaemonSetUpdateStrategy{
 		Type:          appsv1.RollingUpdateDaemonSetStrategyType,
-		RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt(1 + without))},
+		RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt(1 + unavailable))},
 	}
 }
 
-// RollsOut says whether a DaemonSet's proxies are being replaced, not counting so
-// many nodes that can have none that is ready.
-func RollsOut(ds *appsv1.DaemonSet, without int) bool {
+// IsRollingOut reports whether a DaemonSet's proxies are being replaced, besides this number of
+// nodes that can have no ready proxy.
+func IsRollingOut(ds *appsv1.DaemonSet, unavailable int) bool {
 	s := ds.Status
 	return s.ObservedGeneration < ds.Generation ||
-		int(s.DesiredNumberScheduled-s.UpdatedNumberScheduled) > without ||
-		int(s.NumberUnavailable) > without
+		int(s.DesiredNumberScheduled-s.UpdatedNumberScheduled) > unavailable ||
+		int(s.NumberUnavailable) > unavailable
 }
 
-// Waits says whether what is wanted of a set of proxies has time until those of
-// another have been replaced, lest two nodes are without an address at a time.
-// Other ports have none.
-func Waits(have, want *appsv1.DaemonSet) bool {
+// CanWait reports whether the change from have to want can wait until the other proxy set has been
+// replaced, so that no two nodes are without an address at a time. A change of ports cannot.
+func CanWait(have, want *appsv1.DaemonSet) bool {
 	_, differs := UpdateDaemonSet(have, want)
-	return differs && slices.Equal(HostPorts(have.Spec.Template.Spec), HostPorts(want.Spec.Template.Spec))
+	return differs && slices.Equal(snapshot.HostPorts(have.Spec.Template.Spec), snapshot.HostPorts(want.Spec.Template.Spec))
 }
 
-// atRest returns what is wanted of a DaemonSet that has nothing to roll out: to
-// write with each node that comes and goes would be for nothing, and the number
-// has to be right when the next rollout begins.
-func atRest(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
+// resetIfRolledOut returns want with the usual update strategy if nothing is to be rolled out.
+// Writing the strategy whenever a node comes or goes would be in vain, and the number has to be
+// right when the next rollout begins.
+func resetIfRolledOut(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
 	rolledOut := have.Status.ObservedGeneration >= have.Generation &&
 		have.Status.UpdatedNumberScheduled >= have.Status.DesiredNumberScheduled
 	if !rolledOut || !contains(have.Annotations, want.Annotations) || !jsonCovers(have.Spec.Template, want.Spec.Template) {
 		return want
 	}
-	rest := want.DeepCopy()
-	rest.Spec.UpdateStrategy = oneByOne(0)
-	return rest
+	reset := want.DeepCopy()
+	reset.Spec.UpdateStrategy = oneByOne(0)
+	return reset
 }

@@ -45,7 +45,7 @@ func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
 					svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: c.port})
 				}
 			}), options.Default())
-			p.LetRolloutPass(c.without)
+			p.TolerateUnavailable(c.without)
 			updated, writes := UpdateDaemonSet(have, p.DaemonSet)
 			if writes != (c.want > 0) {
 				t.Fatalf("writes: %t", writes)
@@ -63,7 +63,7 @@ func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
 	}
 }
 
-func TestRollsOut(t *testing.T) {
+func TestIsRollingOut(t *testing.T) {
 	done := appsv1.DaemonSetStatus{ObservedGeneration: 2, DesiredNumberScheduled: 3, UpdatedNumberScheduled: 3}
 	for name, c := range map[string]struct {
 		change  func(*appsv1.DaemonSetStatus)
@@ -80,7 +80,7 @@ func TestRollsOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: done}
 			c.change(&ds.Status)
-			if got := RollsOut(ds, c.without); got != c.want {
+			if got := IsRollingOut(ds, c.without); got != c.want {
 				t.Errorf("got %t", got)
 			}
 		})
@@ -98,7 +98,7 @@ func TestWhatWaitsForARollout(t *testing.T) {
 	}{
 		"nothing": {have, false}, "an image": {image, true}, "not a port": {ports, false},
 	} {
-		if got := Waits(have, c.want); got != c.waits {
+		if got := CanWait(have, c.want); got != c.waits {
 			t.Errorf("%s: got %t", name, got)
 		}
 	}

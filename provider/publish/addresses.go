@@ -6,18 +6,19 @@ import (
 
 	"k8s.io/api/core/v1"
 
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// address is one address that a node offers.
+// address is one address that can be published for a node.
 type address struct {
 	ip   netip.Addr
 	mode v1.LoadBalancerIPMode
 }
 
-// addresses returns those addresses of a node that the Service wants, family
-// by family: a node may have an external address in one family only.
-func addresses(in Input, node *v1.Node) []address {
+// addresses returns the addresses of a node that the Service asks for, by IP family: a node may
+// have an external address in one family only.
+func (in Input) addresses(node *v1.Node) []address {
 	families := in.Families
 	if len(families) == 0 {
 		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
@@ -36,7 +37,9 @@ func addresses(in Input, node *v1.Node) []address {
 		case in.Addresses == options.ExternalOrInternal && len(external) == 0:
 			list = append(list, internal...)
 		case f == v1.IPv6Protocol && len(external) == 0:
-			list = append(list, public(internal)...)
+			// An external IPv6 address is on the node itself. Nodes often show it as an internal one:
+			// on GKE, and where the kubelet has it in --node-ip.
+			list = append(list, filter(internal, func(a address) bool { return a.ip.IsGlobalUnicast() && !a.ip.IsPrivate() })...)
 		default:
 			list = append(list, external...)
 		}
@@ -44,15 +47,8 @@ func addresses(in Input, node *v1.Node) []address {
 	return list
 }
 
-// public returns those that the internet can route to. An external IPv6 address
-// is the node's own, untranslated. Nodes often show it as an internal one: GKE's
-// do, and those whose kubelets have it in --node-ip.
-func public(list []address) []address {
-	return slices.DeleteFunc(list, func(a address) bool { return !a.ip.IsGlobalUnicast() || a.ip.IsPrivate() })
-}
-
-// ofType drops what is no IP address: the API server would refuse the whole
-// status for it.
+// ofType returns a node's addresses of one type and family. Other values than IP addresses are left
+// out: the API server would refuse the whole status.
 func ofType(node *v1.Node, kind v1.NodeAddressType, f v1.IPFamily, modes IPMode) []address {
 	mode := modes.Other
 	if kind == v1.NodeExternalIP && f == v1.IPv4Protocol {
@@ -73,4 +69,24 @@ func family(ip netip.Addr) v1.IPFamily {
 		return v1.IPv4Protocol
 	}
 	return v1.IPv6Protocol
+}
+
+// forwardsFamily reports whether a node forwards packets to an address of this family. When a
+// Service gains IPv6, its proxies are replaced one by one, and those from before forward IPv4
+// only. While no proxy is ready on the node, an address stays as it is published.
+func (in Input) forwardsFamily(node *v1.Node, ip netip.Addr) bool {
+	if ip.Is4() || in.Direct[node.Name] {
+		return true
+	}
+	var pods []*v1.Pod
+	for _, set := range in.Sets {
+		pods = append(pods, set.Pods...)
+	}
+	if !readyOn(pods, node.Name) {
+		return hasIP(in.Previous, ip)
+	}
+	withoutIPv6 := filter(pods, func(pod *v1.Pod) bool {
+		return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return slices.Contains(c.Args, proxyconfig.WithoutIPv6) })
+	})
+	return !readyOn(withoutIPv6, node.Name)
 }

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -10,36 +11,35 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// ReasonAllPortsServed is the reason of the condition LoadBalancerPortsError
-// once it does not hold any more.
+// ReasonAllPortsServed is the reason of the condition LoadBalancerPortsError when it is False.
 const ReasonAllPortsServed = "AllPortsServed"
 
-// Ports returns what the status of a Service says about its ports: each port,
-// with an error or without. The form of the errors is prescribed by the
-// documentation of v1.PortStatus.
+// Ports returns all ports of a Service for its status, with an error for each conflict. The errors
+// have the form that the documentation of v1.PortStatus prescribes.
 func Ports(svc *v1.Service, conflicts []plan.Conflict) []v1.PortStatus {
-	errors := map[string]*string{}
+	reasons := map[snapshot.Port]*string{}
 	for _, c := range conflicts {
 		reason := options.Prefix + c.Reason
-		errors[plan.PortKey(c.Protocol, c.Port)] = &reason
+		reasons[c.Port] = &reason
 	}
 	var list []v1.PortStatus
-	for _, p := range plan.Ports(svc) {
-		list = append(list, v1.PortStatus{Port: p.Port, Protocol: p.Protocol, Error: errors[plan.PortKey(p.Protocol, p.Port)]})
+	for _, p := range snapshot.PortsOf(svc) {
+		list = append(list, v1.PortStatus{Port: p.Number, Protocol: p.Protocol, Error: reasons[p]})
 	}
 	return list
 }
 
-// Conditions returns the conditions that a Service should have in place of
-// those it has. A Service that never had a conflict gets none from us.
+// Conditions returns a Service's conditions with LoadBalancerPortsError as the conflicts require. A
+// Service that never had a conflict does not get the condition.
 func Conditions(previous []metav1.Condition, conflicts []plan.Conflict, now time.Time) []metav1.Condition {
-	next := append([]metav1.Condition(nil), previous...)
+	next := slices.Clone(previous)
 	condition := metav1.Condition{Type: v1.LoadBalancerPortsError, LastTransitionTime: metav1.Time{Time: now}}
 	switch {
 	case len(conflicts) > 0:
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, Sentences(conflicts)
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, Messages(conflicts)
 	case meta.FindStatusCondition(previous, v1.LoadBalancerPortsError) == nil:
 		return next
 	default:
@@ -49,15 +49,15 @@ func Conditions(previous []metav1.Condition, conflicts []plan.Conflict, now time
 	return next
 }
 
-// WithoutConditions returns the conditions that are not ours.
+// WithoutConditions returns the conditions that other components set.
 func WithoutConditions(previous []metav1.Condition) []metav1.Condition {
-	next := append([]metav1.Condition(nil), previous...)
+	next := slices.Clone(previous)
 	meta.RemoveStatusCondition(&next, v1.LoadBalancerPortsError)
 	return next
 }
 
-// Sentences writes conflicts in one line.
-func Sentences(conflicts []plan.Conflict) string {
+// Messages joins the conflicts' messages in one line.
+func Messages(conflicts []plan.Conflict) string {
 	var list []string
 	for _, c := range conflicts {
 		list = append(list, c.Message)

@@ -9,9 +9,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-var taken = []plan.Conflict{{Protocol: v1.ProtocolTCP, Port: 80, Reason: plan.PortTaken, Message: "port 80/TCP is taken"}}
+var taken = []plan.Conflict{{Port: snapshot.Port{Protocol: v1.ProtocolTCP, Number: 80}, Reason: plan.PortConflict, Message: "port 80/TCP is taken"}}
 
 func condition(kind string, status metav1.ConditionStatus, reason, message string, at int64) metav1.Condition {
 	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Unix(at, 0)}
@@ -19,7 +20,7 @@ func condition(kind string, status metav1.ConditionStatus, reason, message strin
 
 func TestConditions(t *testing.T) {
 	theirs := condition("example.com/Theirs", metav1.ConditionTrue, "R", "m", 1)
-	bad := condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortTaken, "port 80/TCP is taken", 5)
+	bad := condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortConflict, "port 80/TCP is taken", 5)
 	good := condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, ReasonAllPortsServed, "", 9)
 	for name, c := range map[string]struct {
 		previous  []metav1.Condition
@@ -30,7 +31,7 @@ func TestConditions(t *testing.T) {
 		"those of others stay":                     {[]metav1.Condition{theirs}, nil, []metav1.Condition{theirs}},
 		"a conflict that stays keeps its time":     {[]metav1.Condition{bad}, taken, []metav1.Condition{bad}},
 		"a conflict that ends is False from now":   {[]metav1.Condition{theirs, bad}, nil, []metav1.Condition{theirs, good}},
-		"a conflict that comes back is True again": {[]metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, "x", "", 3)}, taken, []metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortTaken, "port 80/TCP is taken", 9)}},
+		"a conflict that comes back is True again": {[]metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, "x", "", 3)}, taken, []metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortConflict, "port 80/TCP is taken", 9)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, Conditions(c.previous, c.conflicts, time.Unix(9, 0))); diff != "" {
@@ -43,9 +44,9 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-func TestPortsTellsOfEachPort(t *testing.T) {
+func TestPortsListsEachPort(t *testing.T) {
 	svc := &v1.Service{Spec: v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 443}, {Port: 80}, {Port: 80, Protocol: v1.ProtocolUDP}}}}
-	reason := "hostport-ccm.io/PortTaken"
+	reason := "hostport-ccm.io/PortConflict"
 	want := []v1.PortStatus{
 		{Port: 80, Protocol: v1.ProtocolTCP, Error: &reason},
 		{Port: 80, Protocol: v1.ProtocolUDP},

@@ -1,11 +1,9 @@
-// Package publish decides which addresses a Service's status shows, from the
-// plan and from what is observed. It is pure. Writing the status is the
-// service controller's business.
+// Package publish computes which addresses a Service's status shows, from the plan and from what
+// is observed, and the Service's conditions. It is pure. The service controller writes the status.
 //
-// An address in a status goes straight into DNS, so it has to be true: its
-// node is healthy and its proxy answers. But never is less published than is
-// known: while nothing at all is known to serve, what was published stays as
-// long as it may serve.
+// Consumers copy the addresses into DNS. So an address is published only while its node is healthy
+// and serves the Service. While no node is known to serve, the last addresses stay as long as they
+// may serve.
 package publish
 
 import (
@@ -18,118 +16,105 @@ import (
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// Input is all that the status depends on.
+// Input is what a Service's status depends on.
 type Input struct {
 	// Nodes serve the Service by plan.
 	Nodes []*v1.Node
+	// Others are nodes that do not serve the Service by plan.
+	Others []*v1.Node
 	// Sets are the Service's proxies.
-	Sets []Set
-	// Direct are the names of the nodes where kube-proxy is to serve the
-	// Service, without a proxy.
+	Sets []ProxySet
+	// Direct are the names of the nodes where kube-proxy is to serve the Service.
 	Direct map[string]bool
-	// Local keeps to nodes with an endpoint, see preferLocal.
+	// Local restricts the addresses to nodes with an endpoint, see preferLocal.
 	Local bool
 	// Endpoints are the names of the nodes with a ready endpoint.
 	Endpoints map[string]bool
-	// Others are nodes that do not serve the Service by plan.
-	Others []*v1.Node
 	// Previous is the status as it is.
 	Previous v1.LoadBalancerStatus
-	// Families of the Service, the preferred one first. Empty means both.
+	// Families are the Service's IP families, the preferred one first. Empty means both.
 	Families  []v1.IPFamily
 	Addresses options.Addresses
-	// MaxNodes bounds how many nodes are published; 0 is no bound.
+	// MaxNodes limits how many nodes are published; 0 means no limit.
 	MaxNodes int
-	// IPMode of the addresses. Only Direct may be empty: the API server would
-	// put VIP for an empty one, and each sync would see a difference.
-	IPMode IPMode
-	// Ports go with every address; nil if there is nothing to say about them.
+	IPMode   IPMode
+	// Ports go with every address; nil if there is nothing to report about them.
 	Ports []v1.PortStatus
 	Now   time.Time
 }
 
-// IPMode tells kube-proxy how to treat addresses.
-type IPMode struct {
-	// ExternalIPv4 is of addresses that a cloud may translate on their way to a
-	// node, Other of those that nodes bear themselves.
-	ExternalIPv4, Other v1.LoadBalancerIPMode
-	// Direct is of all addresses of nodes that are served directly; empty: no
-	// other than without.
-	Direct v1.LoadBalancerIPMode
-}
-
-// Status returns what to publish. It is never nil, and sorted: first by the
-// Service's order of IP families, then by address.
+// Status returns the status to publish. It is never nil. Addresses are sorted by the Service's
+// order of IP families, then by value.
 func Status(in Input) *v1.LoadBalancerStatus {
-	serving := nodesWith(in, func(node *v1.Node) bool {
-		return healthy(node) && (serves(in, node) || grows(in, node))
+	serving := in.nodesWithAddress(func(node *v1.Node) bool {
+		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
 	})
-	if serving = preferLocal(in, serving); len(serving) == 0 {
-		serving = keep(in)
+	if serving = in.preferLocal(serving); len(serving) == 0 {
+		serving = in.fallback()
 	}
-	return &v1.LoadBalancerStatus{Ingress: ingress(in, limit(serving, in))}
+	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(serving))}
 }
 
-// preferLocal leaves, for policy Local, the nodes with a ready endpoint. While
-// there is none on any of them, those that are published stay, or if there are
-// none all: DNS is not to flap when a Deployment is replaced.
-func preferLocal(in Input, serving []*v1.Node) []*v1.Node {
+// preferLocal returns, for policy Local, the nodes with a ready endpoint. While none has one, the
+// published nodes stay, or if there are none, all nodes do: DNS must not flap while a Deployment is
+// replaced.
+func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 	if !in.Local {
 		return serving
 	}
 	if local := filter(serving, func(node *v1.Node) bool { return in.Endpoints[node.Name] }); len(local) > 0 {
 		return local
 	}
-	if stay := filter(serving, func(node *v1.Node) bool { return isPublished(in, node) }); len(stay) > 0 {
-		return stay
+	if published := filter(serving, in.isPublished); len(published) > 0 {
+		return published
 	}
 	return serving
 }
 
-// keep returns what stays published while no node is known to serve. The first
-// of these that there are:
-//   - published nodes that are healthy, as their proxies may just be replaced,
-//     and those that are to be removed, as long as they are Ready and serve;
-//   - published nodes that are not leaving: one that lost the API server may
-//     still forward;
-//   - any nodes that are to be removed, as long as they are Ready and serve;
-//   - published nodes that were deselected, until one of those selected in
-//     their place serves. If none can, they go;
+// fallback returns the nodes that stay published while no node is known to serve. These are the
+// first of the following groups that is not empty:
+//   - published nodes that are healthy, whose proxies may just be replaced, and published nodes
+//     that are about to be removed, while they are Ready and serve some ports;
+//   - published nodes that are not about to be removed: a node that lost the API server may still
+//     forward;
+//   - any nodes that are about to be removed, while they are Ready and serve some ports;
+//   - published nodes that were deselected, until a node selected instead serves; if no selected
+//     node is healthy, none;
 //   - nodes that serve some of the ports.
-func keep(in Input) []*v1.Node {
-	published := nodesWith(in, func(node *v1.Node) bool { return isPublished(in, node) })
-	staying := func(node *v1.Node) bool { return !leaving(node) }
-	forwarding := func(node *v1.Node) bool {
-		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && servesSome(in, node)
+func (in Input) fallback() []*v1.Node {
+	published := in.nodesWithAddress(in.isPublished)
+	forwards := func(node *v1.Node) bool {
+		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
 	}
-	alive := func(node *v1.Node) bool { return healthy(node) || forwarding(node) }
-	for _, ok := range []func(*v1.Node) bool{alive, staying} {
-		if kept := filter(published, ok); len(kept) > 0 {
-			return kept
-		}
+	if alive := filter(published, func(node *v1.Node) bool { return healthy(node) || forwards(node) }); len(alive) > 0 {
+		return alive
+	}
+	if staying := filter(published, func(node *v1.Node) bool { return !leaving(node) }); len(staying) > 0 {
+		return staying
 	}
 	if len(in.Previous.Ingress) == 0 {
 		return nil
 	}
-	forwarders := nodesWith(in, forwarding)
+	forwarders := in.nodesWithAddress(forwards)
 	if removed := filter(forwarders, leaving); len(removed) > 0 {
 		return removed
 	}
-	if successors := nodesWith(in, healthy); len(successors) == 0 {
+	if successors := in.nodesWithAddress(healthy); len(successors) == 0 {
 		return nil
 	}
-	deselected := filter(in.Others, func(node *v1.Node) bool { return isPublished(in, node) && healthy(node) })
+	deselected := filter(in.Others, func(node *v1.Node) bool { return in.isPublished(node) && healthy(node) })
 	if len(deselected) > 0 {
 		return deselected
 	}
 	return forwarders
 }
 
-// nodesWith returns the nodes that have something to publish and fulfil ok.
-func nodesWith(in Input, ok func(*v1.Node) bool) []*v1.Node {
-	return filter(in.Nodes, func(node *v1.Node) bool { return len(addresses(in, node)) > 0 && ok(node) })
+// nodesWithAddress returns the planned nodes that have an address to publish and for which ok holds.
+func (in Input) nodesWithAddress(ok func(*v1.Node) bool) []*v1.Node {
+	return filter(in.Nodes, func(node *v1.Node) bool { return len(in.addresses(node)) > 0 && ok(node) })
 }
 
 func filter[T any](list []T, ok func(T) bool) []T {
@@ -142,7 +127,20 @@ func filter[T any](list []T, ok func(T) bool) []T {
 	return kept
 }
 
-// healthy says that a node is Ready and not about to go.
+// serves reports whether all ports are served on a node.
+func (in Input) serves(node *v1.Node) bool {
+	return in.Direct[node.Name] || AllReady(in.Sets, node.Name)
+}
+
+// servesSome reports whether any port is served on a node.
+func (in Input) servesSome(node *v1.Node) bool {
+	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s ProxySet) bool { return readyOn(s.Pods, node.Name) })
+}
+
+// isPublished reports whether the previous status shows any address of a node.
+func (in Input) isPublished(node *v1.Node) bool { return hasAddressOf(in.Previous, node) }
+
+// healthy reports whether a node is Ready and not about to be removed.
 func healthy(node *v1.Node) bool { return ready(node) && !leaving(node) }
 
 func ready(node *v1.Node) bool {
@@ -151,7 +149,7 @@ func ready(node *v1.Node) bool {
 	})
 }
 
-// leaving says that a node is on its way out, or declared dead by its admin.
+// leaving reports whether a node is about to be removed, or an administrator declared it dead.
 func leaving(node *v1.Node) bool {
 	return node.DeletionTimestamp != nil || tainted(node, servicecontroller.ToBeDeletedTaint) || tainted(node, v1.TaintNodeOutOfService)
 }
@@ -160,57 +158,15 @@ func tainted(node *v1.Node, key string) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(t v1.Taint) bool { return t.Key == key })
 }
 
-// serves says that all ports are served on a node.
-func serves(in Input, node *v1.Node) bool {
-	return in.Direct[node.Name] || AllReady(in.Sets, node.Name)
-}
-
-// readyOn says whether one of the proxies is Ready on a node.
-func readyOn(pods []*v1.Pod, node string) bool {
-	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
-}
-
-// Running returns the names of the nodes that have a proxy, ready or not, which
-// is not being stopped.
-func Running(pods []*v1.Pod) map[string]bool {
-	nodes := map[string]bool{}
-	for _, pod := range pods {
-		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" {
-			nodes[pod.Spec.NodeName] = true
-		}
-	}
-	return nodes
-}
-
-// Linger says whether there are proxies still, ready or not. One on a node that is
-// not Ready does not count: nobody says when it has ended, perhaps for ever.
-func Linger(pods []*v1.Pod, nodes []*v1.Node) bool {
-	lives := Names(filter(nodes, ready))
-	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return lives[pod.Spec.NodeName] })
-}
-
-// Ready says whether a proxy forwards. One that is being stopped does not.
-func Ready(pod *v1.Pod) bool {
-	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
-		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
-	})
-}
-
-// isPublished says whether the previous status shows an address of a node,
-// whichever of its addresses are wanted now.
-func isPublished(in Input, node *v1.Node) bool { return shows(in.Previous, node) }
-
-// ingress writes the nodes' addresses in the form and order of a status.
-func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
+// ingress returns the nodes' addresses in the form and order of a status.
+func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 	var all []address
 	for _, node := range nodes {
-		all = append(all, filter(addresses(in, node), func(a address) bool { return answersOn(in, node, a.ip) })...)
+		all = append(all, filter(in.addresses(node), func(a address) bool { return in.forwardsFamily(node, a.ip) })...)
 	}
+	rank := func(ip netip.Addr) int { return slices.Index(in.Families, family(ip)) }
 	slices.SortFunc(all, func(a, b address) int {
-		if c := cmp.Compare(rank(in.Families, a.ip), rank(in.Families, b.ip)); c != 0 {
-			return c
-		}
-		return a.ip.Compare(b.ip)
+		return cmp.Or(cmp.Compare(rank(a.ip), rank(b.ip)), a.ip.Compare(b.ip))
 	})
 	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
 	var list []v1.LoadBalancerIngress
@@ -220,23 +176,35 @@ func ingress(in Input, nodes []*v1.Node) []v1.LoadBalancerIngress {
 	return list
 }
 
-// rank is the place of an address's family in the Service's order.
-func rank(families []v1.IPFamily, ip netip.Addr) int { return slices.Index(families, family(ip)) }
-
-// Narrow is for when ports may be closed: it returns a status without the
-// addresses that were not published before. Where none would remain, it depends
-// on whose the published ones are: if of the nodes, they are known to be bad, and
-// whatever takes their place is no worse; if of nobody here, perhaps of another
-// load balancer, they stay.
-func Narrow(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
+// OnlyAlreadyPublished returns a status without the addresses that were not published before: the
+// firewall may not yet allow traffic to them. If none remains and the published addresses belong
+// to nodes, these are known to be bad, and status is returned as it is. Addresses that belong to
+// no node, perhaps of another load balancer, stay.
+func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
 		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
 	})
 	switch {
 	case len(kept) > 0:
 		return &v1.LoadBalancerStatus{Ingress: kept}
-	case len(status.Ingress) > 0 && len(Shown(previous, nodes)) > 0:
+	case len(status.Ingress) > 0 && len(NodesIn(previous, nodes)) > 0:
 		return status
 	}
 	return previous.DeepCopy()
+}
+
+// NodesIn returns the names of the nodes of which a status shows any address.
+func NodesIn(status v1.LoadBalancerStatus, nodes []*v1.Node) map[string]bool {
+	return snapshot.Names(filter(nodes, func(node *v1.Node) bool { return hasAddressOf(status, node) }))
+}
+
+func hasAddressOf(status v1.LoadBalancerStatus, node *v1.Node) bool {
+	return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool {
+		ip, err := netip.ParseAddr(a.Address)
+		return err == nil && hasIP(status, ip)
+	})
+}
+
+func hasIP(status v1.LoadBalancerStatus, ip netip.Addr) bool {
+	return slices.ContainsFunc(status.Ingress, func(entry v1.LoadBalancerIngress) bool { return entry.IP == ip.String() })
 }

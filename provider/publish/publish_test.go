@@ -71,7 +71,7 @@ func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
 }
 
 // one is the only set of a Service.
-func one(pods ...*v1.Pod) []Set { return []Set{{Pods: pods}} }
+func one(pods ...*v1.Pod) []ProxySet { return []ProxySet{{Pods: pods}} }
 
 // dual gives a node the addresses 203.0.113.n and 2001:db8::n.
 func dual(n int) func(*v1.Node) {
@@ -158,11 +158,11 @@ func TestStatusKeepsWhatMayStillServe(t *testing.T) {
 			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: one(pod(2, false)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
 		"a deselected node until another serves all ports": {
-			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: []Set{{Pods: []*v1.Pod{pod(2, true)}}, {Pods: []*v1.Pod{pod(1, true)}}}, Previous: published("203.0.113.1")},
+			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: []ProxySet{{Pods: []*v1.Pod{pod(2, true)}}, {Pods: []*v1.Pod{pod(1, true)}}}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.1"},
 		},
 		"a node that serves some ports before none": {
-			Input{Nodes: []*v1.Node{node(2)}, Sets: []Set{{Pods: []*v1.Pod{pod(2, true)}}, {}}, Previous: published("203.0.113.1")},
+			Input{Nodes: []*v1.Node{node(2)}, Sets: []ProxySet{{Pods: []*v1.Pod{pod(2, true)}}, {}}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.2"},
 		},
 		"no deselected node if no other can": {
@@ -315,7 +315,7 @@ func TestIPModeFollowsTheKindOfAddress(t *testing.T) {
 	}
 }
 
-func TestNarrow(t *testing.T) {
+func TestOnlyAlreadyPublished(t *testing.T) {
 	one, two, three, other := "203.0.113.1", "203.0.113.2", "203.0.113.3", "192.0.2.1"
 	nodes := []*v1.Node{node(1), node(2), node(3)}
 	for name, c := range map[string]struct{ status, previous, want []string }{
@@ -328,18 +328,18 @@ func TestNarrow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			status := published(c.status...)
-			if diff := cmp.Diff(c.want, ips(Narrow(&status, published(c.previous...), nodes))); diff != "" {
+			if diff := cmp.Diff(c.want, ips(OnlyAlreadyPublished(&status, published(c.previous...), nodes))); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-func TestNarrowKeepsNoBadNodeForWantOfANewOne(t *testing.T) {
+func TestNoBadNodeStaysForLackOfANewOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
 		status := Status(in)
-		got := Narrow(status, in.Previous, in.Nodes)
+		got := OnlyAlreadyPublished(status, in.Previous, in.Nodes)
 		if len(in.Previous.Ingress) > 0 && len(got.Ingress) == 0 {
 			t.Fatal("everything is withdrawn")
 		}

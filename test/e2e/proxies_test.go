@@ -336,7 +336,7 @@ func (w *published) wantAllKept(t *testing.T, svc *v1.Service, before []proxy) {
 	wantProxies(t, svc, len(before)+len(externalIPs()))
 	complain := t.Errorf
 	slowest := slowestStep(t, svc, before)
-	if slowest >= publish.Patience/2 {
+	if slowest >= publish.NewSetTimeout/2 {
 		complain = t.Logf
 	}
 	complain("only %d addresses of Service %s were published at a time; the slowest step of a proxy's start took %s", fewest, svc.Name, slowest)

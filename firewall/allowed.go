@@ -1,0 +1,116 @@
+package firewall
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// AlreadyAllowed reports whether rules, all those of a network, already allow
+// everything that want allows: each of its packets to each of its nodes, by any
+// of the rules. If that cannot be known the answer is false: a deny rule counts
+// for all nodes whatever its targets, and rules that allow by service account,
+// source tag or destination do not count. everyTag means that every node has all
+// target tags of want; otherwise a node may have only one of them.
+func AlreadyAllowed(rules []Rule, want Rule, everyTag bool) bool {
+	nodes := [][]string{want.TargetTags}
+	if !everyTag {
+		nodes = slices.Collect(slices.Chunk(want.TargetTags, 1))
+	}
+	for _, tags := range nodes {
+		effective := effectiveRules(rules, want.Network, tags)
+		for _, source := range want.SourceRanges {
+			prefix, err := netip.ParsePrefix(source)
+			if err != nil || !allowedFrom(prefix.Masked(), Merge(want.Allowed), effective) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// effectiveRule is a rule that applies to the nodes in question.
+type effectiveRule struct {
+	Rule
+	// sources are the ranges it applies to, unless it applies to anySource.
+	sources   []netip.Prefix
+	anySource bool
+}
+
+// effectiveRules returns the rules for nodes with these tags in the order in
+// which they are evaluated: by priority, deny rules before allow rules.
+func effectiveRules(rules []Rule, network string, tags []string) []effectiveRule {
+	var effective []effectiveRule
+	for _, r := range rules {
+		denies := len(r.Denied) > 0
+		if r.Disabled || r.Direction != Ingress || r.Network != network || !denies && !r.appliesTo(tags) {
+			continue
+		}
+		e := effectiveRule{Rule: r}
+		for _, s := range r.SourceRanges {
+			if prefix, err := netip.ParsePrefix(s); err == nil {
+				e.sources = append(e.sources, prefix.Masked())
+			}
+		}
+		// Clients with the tag or service account may have any address.
+		e.anySource = denies && (len(e.sources) == 0 || len(r.SourceTags)+len(r.SourceServiceAccounts) > 0)
+		effective = append(effective, e)
+	}
+	slices.SortStableFunc(effective, func(a, b effectiveRule) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), len(b.Denied)-len(a.Denied))
+	})
+	return effective
+}
+
+// appliesTo reports whether the rule applies to all nodes that have the tags.
+func (r Rule) appliesTo(tags []string) bool {
+	if len(r.DestinationRanges)+len(r.TargetServiceAccounts) > 0 {
+		return false
+	}
+	return len(r.TargetTags) == 0 || slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(r.TargetTags, tag) })
+}
+
+// allowedFrom reports whether the rules allow wanted from all of source. If that
+// depends on rules that apply to a part of source only, it decides for each half
+// of source by itself: the number of steps grows with the number of ranges in
+// the rules, not with the size of source.
+func allowedFrom(source netip.Prefix, wanted []Allow, rules []effectiveRule) bool {
+	rules = slices.DeleteFunc(slices.Clone(rules), func(r effectiveRule) bool { return !r.appliesToPartOf(source) })
+	if evaluate(rules, source, wanted, false) {
+		return true // Even if partial denials held for all of source.
+	}
+	if !evaluate(rules, source, wanted, true) {
+		return false // Even if partial permissions held for all of source.
+	}
+	// Only a range of more than one address gets here.
+	bits, last := source.Bits(), source.Addr().AsSlice()
+	last[bits/8] |= 0x80 >> (bits % 8)
+	upper, _ := netip.AddrFromSlice(last)
+	return allowedFrom(netip.PrefixFrom(source.Addr(), bits+1), wanted, rules) && allowedFrom(netip.PrefixFrom(upper, bits+1), wanted, rules)
+}
+
+// evaluate reports whether the rules allow wanted. Of rules that apply to a part
+// of source only, it uses either those that allow (optimistic) or those that
+// deny.
+func evaluate(rules []effectiveRule, source netip.Prefix, wanted []Allow, optimistic bool) bool {
+	for _, r := range rules {
+		toAll := r.appliesToAllOf(source)
+		if (toAll || !optimistic) && slices.ContainsFunc(r.Denied, func(d Allow) bool { return slices.ContainsFunc(wanted, d.overlaps) }) {
+			return false
+		}
+		if toAll || optimistic {
+			wanted = subtract(wanted, r.Allowed)
+		}
+	}
+	return len(wanted) == 0
+}
+
+func (r effectiveRule) appliesToAllOf(source netip.Prefix) bool {
+	return r.anySource || slices.ContainsFunc(r.sources, func(s netip.Prefix) bool {
+		return s.Bits() <= source.Bits() && s.Contains(source.Addr())
+	})
+}
+
+func (r effectiveRule) appliesToPartOf(source netip.Prefix) bool {
+	return r.anySource || slices.ContainsFunc(r.sources, source.Overlaps)
+}

@@ -1,0 +1,62 @@
+package firewall
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestCommandsAreThoseOfGcloud(t *testing.T) {
+	want := wanted(t)
+	edited, denied := want, want
+	edited.TargetTags, edited.Disabled, edited.SourceTags = nil, true, []string{"x"}
+	denied.Denied = []Allow{{"all", 0, 0}}
+	create := "gcloud compute firewall-rules create " + want.Name + " --project=p --network=vpc --direction=INGRESS '--description=" + want.Description +
+		"' --priority=1000 --allow=tcp:80,tcp:443,udp:443 --source-ranges=0.0.0.0/0 --target-tags=node"
+	remove := "gcloud compute firewall-rules delete " + want.Name + " --project=p --quiet"
+	for name, c := range map[string]struct {
+		have, want []Rule
+		commands   []string
+	}{
+		"nothing there":   {nil, []Rule{want}, []string{create}},
+		"edited":          {[]Rule{edited}, []Rule{want}, []string{"gcloud compute firewall-rules update " + want.Name + " --project=p --no-disabled --source-tags= --target-tags=node"}},
+		"denying":         {[]Rule{denied}, []Rule{want}, []string{remove + " && " + create}},
+		"not wanted":      {[]Rule{want}, nil, []string{remove}},
+		"already allowed": {[]Rule{manualRule()}, []Rule{want}, nil},
+		"as it should be": {[]Rule{want}, []Rule{want}, nil},
+	} {
+		changes, err := MissingChanges(owner(), c.have, c.want, true)
+		if diff := cmp.Diff(c.commands, Gcloud("p", changes)); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+	foreign := want
+	foreign.Description, foreign.Allowed = "created by an administrator", []Allow{{"icmp", 0, 0}}
+	var notOurs *NotOursError
+	if _, err := MissingChanges(owner(), []Rule{foreign}, []Rule{want}, true); !errors.As(err, &notOurs) {
+		t.Errorf("a rule of the name without our mark: %v", err)
+	}
+}
+
+func TestWordsAreQuotedForAShell(t *testing.T) {
+	for word, want := range map[string]string{"a-b": "a-b", "--x=tcp:80,udp": "--x=tcp:80,udp", "": "''", "a b": "'a b'", `it's "`: `'it'\''s "'`, "$x": "'$x'"} {
+		if got := quote(word); got != want {
+			t.Errorf("%s: %s", word, got)
+		}
+	}
+}
+
+func TestTheErrorNamesServiceCauseAndCommands(t *testing.T) {
+	cause := errors.New("no right")
+	err := &ManualChangeError{Owner: owner(), Commands: []string{"gcloud a", "gcloud b"}, Cause: cause}
+	for _, part := range []string{"web/traefik", "no right", "gcloud a ; gcloud b"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q misses %q", err.Error(), part)
+		}
+	}
+	if !errors.Is(err, cause) {
+		t.Error("the cause is not wrapped")
+	}
+}

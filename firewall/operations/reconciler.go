@@ -1,0 +1,224 @@
+// Package operations calls a firewall in the background. A cloud takes seconds
+// to change a rule and minutes to fail: callers wait only briefly, and are
+// resumed when the operation has ended. The package remembers the last state
+// that it applied, so that a Service that is reconciled for other reasons costs
+// no request, until drift is detected.
+package operations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+)
+
+const (
+	// defaultTimeout is how long Ensure waits for an operation. It is short, as
+	// addresses that turn bad must leave the status meanwhile, and all Services
+	// share the same workers.
+	defaultTimeout = 20 * time.Millisecond
+	// maxBlockingDeletes is how many calls of Delete block until the rules are
+	// deleted. So a few Services are deleted in one pass, and many leave workers
+	// to others.
+	maxBlockingDeletes = 3
+)
+
+// ErrInProgress is returned by Delete while the rules are being deleted.
+var ErrInProgress = errors.New("firewall operation in progress")
+
+// InProgressError is returned by Ensure while the outcome is unknown.
+type InProgressError struct {
+	// Previous is the error of the Service's last completed operation.
+	Previous error
+}
+
+// Error implements error.
+func (*InProgressError) Error() string { return ErrInProgress.Error() }
+
+// Result is what Ensure changed.
+type Result struct {
+	// Changes has one line for each change.
+	Changes []string
+	// Repaired reports that the changes undo those of somebody else.
+	Repaired bool
+}
+
+// Reconciler makes the rules of Services equal to what they need. Its methods
+// are safe for concurrent use.
+type Reconciler struct {
+	firewall   firewall.Firewall
+	operations *operations
+	timeout    time.Duration
+	// blockingDeletes has an element for each Delete that blocks.
+	blockingDeletes chan struct{}
+
+	mu       sync.Mutex
+	applied  map[types.UID]appliedState
+	failures map[types.UID]error
+}
+
+// appliedState is the last state that was applied for a Service.
+type appliedState struct {
+	// request is the mode and the spec, as text.
+	request string
+	// err is nil or a *firewall.ManualChangeError.
+	err error
+	// stale means that it has to be applied again.
+	stale bool
+}
+
+// New returns a Reconciler that has applied nothing yet. It calls resume when an
+// operation ends after Ensure or Delete stopped waiting for it.
+func New(fw firewall.Firewall, resume func(types.NamespacedName)) *Reconciler {
+	return &Reconciler{
+		firewall:        fw,
+		operations:      newOperations(resume),
+		timeout:         defaultTimeout,
+		blockingDeletes: make(chan struct{}, maxBlockingDeletes),
+		applied:         map[types.UID]appliedState{},
+		failures:        map[types.UID]error{},
+	}
+}
+
+// Ensure makes the rules of spec.Owner equal to spec. In mode none the Service
+// has no rules; in mode report the error is a *firewall.ManualChangeError while
+// an administrator has to act. The error is an *InProgressError if the outcome
+// is not known after 20 ms; the operation goes on until ctx is done, and Ensure
+// is to be called again when the Service is resumed. Other errors are those of
+// the firewall.
+func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewall.Mode) (Result, error) {
+	spec.Report = mode == firewall.Report
+	request := fmt.Sprintf("%s %v", mode, spec)
+	previous, err := r.wait(ctx, spec.Owner)
+	var inProgress *InProgressError
+	if errors.As(err, &inProgress) || previous.request == request {
+		return previous.Result, err
+	}
+	if last := r.lastApplied(spec.Owner.UID); last.request == request && !last.stale {
+		return Result{Changes: previous.Changes}, last.err
+	}
+	r.operations.start(ctx, spec.Owner, func() outcome { return r.apply(ctx, spec, mode, request) })
+	current, err := r.wait(ctx, spec.Owner)
+	return Result{Changes: append(previous.Changes, current.Changes...), Repaired: current.Repaired}, err
+}
+
+// wait returns the outcome of the Service's operation, or an *InProgressError
+// after the timeout.
+func (r *Reconciler) wait(ctx context.Context, owner firewall.Owner) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	o, err := r.operations.wait(ctx, owner)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		return o, &InProgressError{Previous: r.failures[owner.UID]}
+	}
+	if o.request != "" {
+		r.failures[owner.UID] = o.err
+	}
+	return o, o.err
+}
+
+func (r *Reconciler) lastApplied(uid types.UID) appliedState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.applied[uid]
+}
+
+// apply runs as an operation. It records what it applied, unless it fails, so
+// that the next Ensure tries again. A change that was refused for want of a
+// permission is recorded as stale: the next Ensure finds out whether it has been
+// made since.
+func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewall.Mode, request string) outcome {
+	last, o := r.lastApplied(spec.Owner.UID), outcome{request: request}
+	if mode == firewall.None {
+		o.err = r.firewall.Delete(ctx, spec.Owner)
+	} else {
+		o.Changes, o.err = r.firewall.Ensure(ctx, spec)
+	}
+	o.Repaired = last.request == request && last.err == nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var manual *firewall.ManualChangeError
+	switch {
+	case errors.As(o.err, &manual):
+		r.applied[spec.Owner.UID] = appliedState{request: request, err: manual, stale: manual.Cause != nil}
+	case o.err != nil:
+		delete(r.applied, spec.Owner.UID)
+	default:
+		r.applied[spec.Owner.UID] = appliedState{request: request}
+	}
+	return o
+}
+
+// Delete removes all rules of owner. In mode report it changes nothing, and
+// returns a *firewall.ManualChangeError if an administrator has to. It blocks
+// until that is done for three Services at a time. For others it waits 20 ms,
+// then returns ErrInProgress and is to be called again when the Service is
+// resumed.
+func (r *Reconciler) Delete(ctx context.Context, owner firewall.Owner, mode firewall.Mode) error {
+	waitCtx := ctx
+	select {
+	case r.blockingDeletes <- struct{}{}:
+		defer func() { <-r.blockingDeletes }()
+	default:
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+	}
+	request := "delete in mode " + string(mode)
+	for ctx.Err() == nil {
+		o, err := r.operations.wait(waitCtx, owner)
+		if err != nil {
+			return err
+		}
+		if o.request == request {
+			return o.err
+		}
+		r.operations.start(ctx, owner, func() outcome { return outcome{request: request, err: r.deleteRules(ctx, owner, mode)} })
+	}
+	return ErrInProgress
+}
+
+// deleteRules is called while the owner has no other operation.
+func (r *Reconciler) deleteRules(ctx context.Context, owner firewall.Owner, mode firewall.Mode) error {
+	r.mu.Lock()
+	delete(r.applied, owner.UID)
+	delete(r.failures, owner.UID)
+	r.mu.Unlock()
+	if mode == firewall.Report {
+		return r.firewall.Release(ctx, owner)
+	}
+	return r.firewall.Delete(ctx, owner)
+}
+
+// Owners returns the owners of this cluster that have rules, for garbage
+// collection. In mode report it returns none, as an administrator deletes rules.
+func (r *Reconciler) Owners(ctx context.Context, clusterID string, mode firewall.Mode) ([]firewall.Owner, error) {
+	if mode == firewall.Report {
+		return nil, nil
+	}
+	return r.firewall.Owners(ctx, clusterID)
+}
+
+// DeleteOrphan deletes the rules of a Service that does not exist, and reports
+// whether there were any. It blocks until they are deleted. In mode report it
+// does nothing.
+func (r *Reconciler) DeleteOrphan(ctx context.Context, owner firewall.Owner, mode firewall.Mode) (deleted bool, err error) {
+	if mode == firewall.Report {
+		return false, nil
+	}
+	exists, err := r.firewall.Exists(ctx, owner)
+	if err != nil || !exists {
+		return false, err
+	}
+	if _, err := r.operations.wait(ctx, owner); err != nil {
+		return true, fmt.Errorf("waiting for the last firewall operation of Service %s: %w", owner.Service, ctx.Err())
+	}
+	return true, r.deleteRules(ctx, owner, mode)
+}

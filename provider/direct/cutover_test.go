@@ -1,0 +1,87 @@
+package direct
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+func testService(protocols ...v1.Protocol) *v1.Service {
+	svc := &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
+	for i, protocol := range protocols {
+		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Protocol: protocol, Port: int32(80 + i)})
+	}
+	return svc
+}
+
+func TestMirrorDelay(t *testing.T) {
+	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		protocols []v1.Protocol
+		after     time.Duration
+		delayed   bool
+	}{
+		"TCP":                            {[]v1.Protocol{v1.ProtocolTCP}, time.Second, false},
+		"UDP":                            {[]v1.Protocol{v1.ProtocolUDP}, time.Second, true},
+		"both":                           {[]v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP}, time.Second, true},
+		"UDP, later":                     {[]v1.Protocol{v1.ProtocolUDP}, endpointsTime, false},
+		"UDP, much later":                {[]v1.Protocol{v1.ProtocolUDP}, time.Hour, false},
+		"UDP, by a clock that is behind": {[]v1.Protocol{v1.ProtocolUDP}, -time.Hour, false},
+	} {
+		mirror := testService(tt.protocols...)
+		mirror.CreationTimestamp.Time = created
+		if delay := mirrorDelay(mirror, created.Add(tt.after)); delay > 0 != tt.delayed || delay > endpointsTime {
+			t.Errorf("%s: delay %s", name, delay)
+		}
+	}
+}
+
+func TestNodesToServe(t *testing.T) {
+	node := func(name string) *v1.Node { return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+	proxyOn := func(name string, ready v1.ConditionStatus) *v1.Pod {
+		return &v1.Pod{Spec: v1.PodSpec{NodeName: name}, Status: v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: ready}}}}
+	}
+	port := snapshot.Port{Protocol: v1.ProtocolTCP, Number: 80}
+	all := []*v1.Node{node("n1"), node("n2"), node("n3")}
+	for name, tt := range map[string]struct {
+		mode     config.KubeProxyMode
+		direct   bool
+		current  map[string]bool
+		occupied map[string]bool
+		proxies  []*v1.Pod
+		others   []*v1.Pod
+		want     []string
+	}{
+		"all planned nodes":                               {mode: config.KubeProxyIPTables, direct: true, want: []string{"n1", "n2"}},
+		"no node without datapath direct":                 {mode: config.KubeProxyIPTables},
+		"a served node that is not planned stays":         {mode: config.KubeProxyIPTables, direct: true, current: map[string]bool{"n3": true}, want: []string{"n1", "n2", "n3"}},
+		"on the way to proxies, until they are ready":     {mode: config.KubeProxyIPTables, current: map[string]bool{"n1": true, "n2": true}, proxies: []*v1.Pod{proxyOn("n1", v1.ConditionTrue), proxyOn("n2", v1.ConditionFalse)}, want: []string{"n2"}},
+		"not where a foreign pod has a port":              {mode: config.KubeProxyIPTables, direct: true, occupied: map[string]bool{"n2": true}, want: []string{"n1"}},
+		"in mode nftables, not where others drain":        {mode: config.KubeProxyNFTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n2"}},
+		"in mode nftables, where it is served already":    {mode: config.KubeProxyNFTables, direct: true, current: map[string]bool{"n1": true}, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
+		"in mode iptables, draining proxies do not count": {mode: config.KubeProxyIPTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &Manager{Mode: NewKubeProxyMode(nil, tt.mode)}
+			var got []string
+			for _, node := range m.NodesToServe(Cutover{
+				Service: testService(v1.ProtocolTCP), Decision: Decision{Direct: tt.direct}, Current: State{Nodes: tt.current},
+				Plan: &plan.Plan{Nodes: all[:2], OccupiedNodes: tt.occupied}, Nodes: all,
+				Sets: []publish.ProxySet{{Pods: tt.proxies}}, OtherProxies: map[snapshot.Port][]*v1.Pod{port: tt.others},
+			}) {
+				got = append(got, node.Name)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("nodes differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,224 @@
+// Package direct makes kube-proxy serve Services on the nodes' own addresses, without proxies. On
+// bare metal the Service's own status does that, with ipMode VIP. Where a cloud translates
+// addresses, a mirror Service has the addresses that packets carry when they arrive at a node; what
+// it looks like is computed in package plan.
+//
+// The package decides between the datapaths (Decide) and moves a live Service from one to the
+// other without an outage (cutover.go).
+package direct
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// permissionRetry is after how long an operation is retried that the API server refused.
+const permissionRetry = 5 * time.Minute
+
+// Enqueuer makes the service controller ensure a Service again.
+type Enqueuer interface {
+	EnqueueAfter(service types.NamespacedName, d time.Duration)
+}
+
+// Manager manages what kube-proxy serves of all Services. Its methods are safe for concurrent use.
+type Manager struct {
+	Mirrors objects.Store[*v1.Service]
+	Mode    *KubeProxyMode
+	// TakeoverTime is set by New; tests may shorten it.
+	TakeoverTime time.Duration
+	kube         kubernetes.Interface
+	queue        Enqueuer
+	// translated and ipMode are as in plan.Environment.
+	translated bool
+	ipMode     v1.LoadBalancerIPMode
+	takeover   takeoverTimers
+}
+
+// New returns a Manager. services lists all Services of the cluster, mirrors among them; translated
+// and ipMode are as in plan.Environment.
+func New(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister, mode *KubeProxyMode, translated bool, ipMode v1.LoadBalancerIPMode, queue Enqueuer) *Manager {
+	return &Manager{
+		Mirrors: objects.Mirrors(kube, settings, services),
+		Mode:    mode, kube: kube, queue: queue, translated: translated, ipMode: ipMode,
+		TakeoverTime: takeoverTime, takeover: takeoverTimers{started: map[types.UID]time.Time{}},
+	}
+}
+
+// Environment returns what decides whether kube-proxy can serve Services.
+func (m *Manager) Environment() plan.Environment {
+	mode, reason := m.Mode.Get()
+	return plan.Environment{KubeProxy: mode, UnknownReason: reason, Translated: m.translated, IPMode: m.ipMode}
+}
+
+// State is what kube-proxy serves of a Service at present.
+type State struct {
+	// Mirror is nil if there is none.
+	Mirror *v1.Service
+	// Nodes are the names of the nodes that are served.
+	Nodes map[string]bool
+	Ports sets.Set[snapshot.Port]
+}
+
+// Any reports whether kube-proxy serves anything of the Service.
+func (s State) Any() bool { return s.Mirror != nil || len(s.Nodes) > 0 }
+
+// Current returns from the cache what kube-proxy serves: what the mirror's status lists, or without
+// mirrors, the entries of the Service's own status that have mode VIP and list ports. These were
+// written for kube-proxy.
+func (m *Manager) Current(svc *v1.Service, nodes []*v1.Node) State {
+	if m.translated {
+		mirror, found := m.Mirrors.Cached(svc, plan.Name(svc))
+		if !found {
+			return State{}
+		}
+		return State{mirror, publish.NodesIn(mirror.Status.LoadBalancer, nodes), sets.New(snapshot.PortsOf(mirror)...)}
+	}
+	var direct v1.LoadBalancerStatus
+	ports := sets.New[snapshot.Port]()
+	for _, entry := range svc.Status.LoadBalancer.Ingress {
+		if entry.IPMode == nil || *entry.IPMode != v1.LoadBalancerIPModeVIP || len(entry.Ports) == 0 {
+			continue
+		}
+		direct.Ingress = append(direct.Ingress, entry)
+		for _, p := range entry.Ports {
+			ports.Insert(snapshot.Port{Protocol: p.Protocol, Number: p.Port})
+		}
+	}
+	return State{nil, publish.NodesIn(direct, nodes), ports}
+}
+
+// Decision is which datapath a Service gets.
+type Decision struct {
+	// Direct reports that kube-proxy is to serve the Service.
+	Direct bool
+	// Mirror makes kube-proxy serve it; nil on bare metal.
+	Mirror *v1.Service
+	// StaleReason explains why the mirror could not be updated and stays as it is.
+	StaleReason string
+	// FallbackReason explains why the Service gets proxies although it prefers direct.
+	FallbackReason string
+	// Stopped reports that kube-proxy served the Service and must not any more.
+	Stopped bool
+}
+
+// Decide chooses the datapath of a Service, and creates or updates its mirror. It returns what
+// kube-proxy serves afterwards: if it must not go on, it has been stopped. proxies reports whether
+// the Service has any. The error is a *plan.DirectUnavailable if the Service requires direct and
+// cannot have it.
+func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current State, proxies bool) (Decision, State, error) {
+	var d Decision
+	unavailable := m.Environment().DirectUnavailable(svc, p.Conflicts)
+	if unavailable != nil && unavailable.MustStop && current.Any() {
+		if err := m.DeleteMirror(ctx, svc); err != nil {
+			return d, current, err
+		}
+		current, d.Stopped = State{}, true
+	}
+	if !plan.WantsDirect(svc, o) {
+		return d, current, nil
+	}
+	if unavailable == nil && m.translated {
+		mirror, _, err := m.Mirrors.Ensure(ctx, svc, p.Mirror)
+		unavailable = explainRefusal(svc, err)
+		switch {
+		case unavailable != nil && (current.Mirror == nil || apierrors.IsForbidden(err)):
+			m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
+			if current.Mirror != nil && len(current.Nodes) > 0 && !proxies {
+				// Nothing else serves the Service, so the mirror goes on as it is.
+				d.Mirror, d.StaleReason, unavailable = current.Mirror, unavailable.Message, nil
+			}
+		case err != nil:
+			return d, current, err
+		default:
+			d.Mirror = mirror
+		}
+	}
+	switch {
+	case unavailable == nil:
+		d.Direct = true
+	case o.Datapath == options.DatapathDirect:
+		return d, current, unavailable
+	default:
+		d.FallbackReason = "the Service is served by datapath proxy, as " + unavailable.Error()
+	}
+	return d, current, nil
+}
+
+// explainRefusal explains why the API server refuses a mirror, or that an object of another owner
+// has its name; nil for other errors. It leaves out details that change from try to try. A namespace
+// that is being deleted is no reason, as the Service is deleted too.
+func explainRefusal(svc *v1.Service, err error) *plan.DirectUnavailable {
+	if notOurs := (*objects.NotOursError)(nil); errors.As(err, &notOurs) {
+		return &plan.DirectUnavailable{Message: notOurs.Error() + ", or use datapath proxy"}
+	}
+	var reply apierrors.APIStatus
+	if !apierrors.IsForbidden(err) || apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || !errors.As(err, &reply) {
+		return nil
+	}
+	message := reply.Status().Message
+	for _, verb := range []string{"create", "update"} {
+		if strings.Contains(message, "cannot "+verb+" resource") {
+			return &plan.DirectUnavailable{Message: fmt.Sprintf("hostport-ccm may not %s Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", verb, svc.Namespace)}
+		}
+	}
+	if strings.Contains(message, "exceeded quota") {
+		message, _, _ = strings.Cut(message, ", used")
+		return &plan.DirectUnavailable{Message: fmt.Sprintf("the quota of namespace %s does not allow its mirror (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
+	}
+	return &plan.DirectUnavailable{Message: fmt.Sprintf("the API server refuses its mirror (%s): allow it, or use datapath proxy", message)}
+}
+
+// MirrorExists reports whether the API server has the mirror of a Service.
+func (m *Manager) MirrorExists(ctx context.Context, svc *v1.Service) (bool, error) {
+	_, found, err := m.Mirrors.Live(ctx, svc, plan.Name(svc))
+	return found, err
+}
+
+// DeleteMirror deletes the mirror of a Service. Without the right to delete Services, while the
+// Service stays ours, it clears the mirror's status, which makes kube-proxy stop, and retries
+// later; a mirror of a deleted Service is left to Kubernetes' garbage collector.
+func (m *Manager) DeleteMirror(ctx context.Context, svc *v1.Service) error {
+	err := m.Mirrors.Delete(ctx, svc, plan.Name(svc))
+	mirror, found := m.Mirrors.Cached(svc, plan.Name(svc))
+	if !apierrors.IsForbidden(err) || !found || svc.Spec.Type != v1.ServiceTypeLoadBalancer {
+		return err
+	}
+	klog.FromContext(ctx).Info("Cannot delete the mirror of a Service, will retry", "service", klog.KObj(svc), "reason", err.Error())
+	m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
+	return m.patchMirrorStatus(svc, mirror, &v1.LoadBalancerStatus{})
+}
+
+// patchMirrorStatus writes a mirror's status if it differs.
+func (m *Manager) patchMirrorStatus(svc, mirror *v1.Service, want *v1.LoadBalancerStatus) error {
+	if servicehelper.LoadBalancerStatusEqual(&mirror.Status.LoadBalancer, want) {
+		return nil
+	}
+	changed := mirror.DeepCopy()
+	changed.Status.LoadBalancer = *want
+	if _, err := servicehelper.PatchService(m.kube.CoreV1(), mirror, changed); err != nil {
+		return fmt.Errorf("writing the status of the mirror of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}
+
+func nameOf(svc *v1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+}

@@ -1,0 +1,139 @@
+package direct
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/yaml"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+)
+
+// The ConfigMap in which kubeadm stores the configuration of all kube-proxies.
+const (
+	kubeProxyConfigMap = "kube-proxy"
+	kubeProxyConfigKey = "config.conf"
+)
+
+const (
+	// modePeriod is how often that ConfigMap is read.
+	modePeriod = 5 * time.Minute
+	// modeTimeout limits a read, and the reads at the start.
+	modeTimeout = time.Minute
+)
+
+// KubeProxyMode finds out the mode of the nodes' kube-proxies: as configured, else by kube-proxy's own
+// configuration.
+type KubeProxyMode struct {
+	kube       kubernetes.Interface
+	configured config.KubeProxyMode
+	period     time.Duration
+
+	mu            sync.Mutex
+	mode          config.KubeProxyMode
+	unknownReason string
+	// missing reports that the last read found no mode although the one before did.
+	missing bool
+}
+
+// NewKubeProxyMode returns the mode as configured in the cloud config. If that is empty, Run has to
+// find it out.
+func NewKubeProxyMode(kube kubernetes.Interface, configured config.KubeProxyMode) *KubeProxyMode {
+	return &KubeProxyMode{kube: kube, configured: configured, period: modePeriod}
+}
+
+// Run reads the mode once, with retries if the API server does not answer at first: Services must
+// not be taken from kube-proxy for one failed request. Then it reads it periodically until ctx is
+// done, and calls changed when the mode is another.
+func (k *KubeProxyMode) Run(ctx context.Context, changed func()) {
+	_ = wait.PollUntilContextTimeout(ctx, time.Second, modeTimeout, true, func(ctx context.Context) (bool, error) {
+		_, err := k.Refresh(ctx)
+		return err == nil, nil
+	})
+	go wait.JitterUntilWithContext(ctx, func(ctx context.Context) {
+		isNew, err := k.Refresh(ctx)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Using the last known mode of kube-proxy")
+		}
+		if isNew {
+			changed()
+		}
+	}, k.period, 0.1, true)
+}
+
+// Get returns the mode; if it is empty, the reason why it is not known.
+func (k *KubeProxyMode) Get() (mode config.KubeProxyMode, unknownReason string) {
+	if k.configured != "" {
+		return k.configured, ""
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mode, k.unknownReason
+}
+
+// Refresh reads the mode and reports whether it is another than before. On an error the last known
+// mode holds. So it does if the mode is missing for the first time: an API server that has just
+// started may not yet return existing objects.
+func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
+	if k.configured != "" {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, modeTimeout)
+	defer cancel()
+	mode, reason, err := k.read(ctx)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil && mode == "" && k.mode != "" && !k.missing {
+		k.missing, err = true, errors.New(reason)
+	}
+	if err != nil && k.mode != "" {
+		return false, err
+	}
+	before := k.mode
+	k.mode, k.unknownReason, k.missing = mode, reason, false
+	return before != mode, err
+}
+
+// read returns the mode, or the reason why it is not known. An error is temporary.
+func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, unknownReason string, err error) {
+	found, err := k.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeProxyConfigMap, metav1.GetOptions{})
+	const configMap = "ConfigMap " + metav1.NamespaceSystem + "/" + kubeProxyConfigMap
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", "there is no " + configMap, nil
+	case apierrors.IsForbidden(err):
+		return "", "hostport-ccm may not read " + configMap, nil
+	case err != nil:
+		return "", configMap + " cannot be read", fmt.Errorf("reading %s: %w", configMap, err)
+	}
+	if mode, unknownReason = parseMode(found.Data[kubeProxyConfigKey]); unknownReason != "" {
+		unknownReason = configMap + " " + unknownReason
+	}
+	return mode, unknownReason, nil
+}
+
+// parseMode reads a KubeProxyConfiguration. Its default mode on Linux is iptables.
+func parseMode(text string) (mode config.KubeProxyMode, unknownReason string) {
+	var written struct {
+		Kind string
+		Mode config.KubeProxyMode
+	}
+	if err := yaml.Unmarshal([]byte(text), &written); err != nil || written.Kind != "KubeProxyConfiguration" {
+		return "", "has no KubeProxyConfiguration in " + kubeProxyConfigKey
+	}
+	switch written.Mode {
+	case "":
+		return config.KubeProxyIPTables, ""
+	case config.KubeProxyIPTables, config.KubeProxyNFTables, config.KubeProxyIPVS:
+		return written.Mode, ""
+	}
+	return "", fmt.Sprintf("sets mode %q, which hostport-ccm does not know", written.Mode)
+}

@@ -1,0 +1,116 @@
+package direct
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+)
+
+// kubeProxyConfig is what kubeadm writes.
+func kubeProxyConfig(text string) *v1.ConfigMap {
+	return &v1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-proxy"},
+		Data:       map[string]string{"config.conf": text},
+	}
+}
+
+func inMode(mode string) *v1.ConfigMap {
+	return kubeProxyConfig("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16\nmode: \"" + mode + "\"\n")
+}
+
+func TestTheModeOfKubeProxyIsRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		configMap *v1.ConfigMap
+		want      config.KubeProxyMode
+		unknown   string
+	}{
+		"by default iptables":           {inMode(""), config.KubeProxyIPTables, ""},
+		"iptables":                      {inMode("iptables"), config.KubeProxyIPTables, ""},
+		"nftables":                      {inMode("nftables"), config.KubeProxyNFTables, ""},
+		"ipvs":                          {inMode("ipvs"), config.KubeProxyIPVS, ""},
+		"an unknown mode":               {inMode("userspace"), "", `mode "userspace"`},
+		"something else":                {kubeProxyConfig("kind: Other"), "", "no KubeProxyConfiguration"},
+		"no YAML":                       {kubeProxyConfig("\t"), "", "no KubeProxyConfiguration"},
+		"a ConfigMap that is not there": {nil, "", "there is no ConfigMap kube-system/kube-proxy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kube := fake.NewClientset()
+			if c.configMap != nil {
+				kube = fake.NewClientset(c.configMap)
+			}
+			k := NewKubeProxyMode(kube, "")
+			if _, err := k.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			mode, unknown := k.Get()
+			if mode != c.want || !strings.Contains(unknown, c.unknown) || (unknown == "") != (c.unknown == "") {
+				t.Errorf("got %q, %q", mode, unknown)
+			}
+		})
+	}
+}
+
+func TestTheLastKnownModeHoldsWhileTheAPIServerFails(t *testing.T) {
+	kube := fake.NewClientset(inMode("nftables"))
+	failure := apierrors.NewServiceUnavailable("down")
+	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) { return failure != nil, nil, failure })
+	k := NewKubeProxyMode(kube, "")
+	refresh := func(news, fails bool, want config.KubeProxyMode) {
+		t.Helper()
+		changed, err := k.Refresh(t.Context())
+		if mode, _ := k.Get(); changed != news || (err != nil) != fails || mode != want {
+			t.Errorf("changed %t, error %v, mode %q", changed, err, mode)
+		}
+	}
+	refresh(false, true, "")
+	failure = nil
+	refresh(true, false, config.KubeProxyNFTables)
+	refresh(false, false, config.KubeProxyNFTables)
+	failure = apierrors.NewServiceUnavailable("down")
+	refresh(false, true, config.KubeProxyNFTables)
+	failure = apierrors.NewForbidden(v1.Resource("configmaps"), "kube-proxy", nil)
+	refresh(false, true, config.KubeProxyNFTables)
+	failure = nil
+	refresh(false, false, config.KubeProxyNFTables)
+	failure = apierrors.NewForbidden(v1.Resource("configmaps"), "kube-proxy", nil)
+	refresh(false, true, config.KubeProxyNFTables)
+	refresh(true, false, "")
+}
+
+func TestAChangedModeIsReportedOnce(t *testing.T) {
+	kube := fake.NewClientset(inMode("ipvs"))
+	var reads atomic.Int32
+	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+		// The first read is at the start, and is not reported.
+		if reads.Add(1) > 1 {
+			return true, inMode("nftables"), nil
+		}
+		return false, nil, nil
+	})
+	changed := make(chan bool)
+	k := NewKubeProxyMode(kube, "")
+	k.period = time.Millisecond
+	k.Run(t.Context(), func() { changed <- true })
+	<-changed
+	if mode, _ := k.Get(); mode != config.KubeProxyNFTables {
+		t.Errorf("mode %q", mode)
+	}
+}
+
+func TestTheCloudConfigTakesPrecedence(t *testing.T) {
+	k := NewKubeProxyMode(fake.NewClientset(inMode("ipvs")), config.KubeProxyNFTables)
+	changed, err := k.Refresh(t.Context())
+	if mode, _ := k.Get(); changed || err != nil || mode != config.KubeProxyNFTables {
+		t.Errorf("mode %q", mode)
+	}
+}

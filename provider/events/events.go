@@ -1,0 +1,97 @@
+// Package events records events on Services and Nodes. A warning that still holds is recorded again
+// after RepeatInterval, not at every sync.
+package events
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+)
+
+// Reasons of events on Services. Those about proxies are in package publish.
+const (
+	InvalidConfiguration     = "InvalidConfiguration"
+	UnknownAnnotation        = "UnknownAnnotation"
+	PortConflict             = "PortConflict"
+	HostPortConflict         = "HostPortConflict"
+	DatapathFallback         = "DatapathFallback"
+	FirewallChanged          = "FirewallChanged"
+	FirewallRepaired         = "FirewallRepaired"
+	FirewallUpdateFailed     = "FirewallUpdateFailed"
+	FirewallQuotaExceeded    = "FirewallQuotaExceeded"
+	ManualChange             = "LoadBalancerManualChange" // as in the GCE provider of k8s.io/cloud-provider-gcp
+	OrphanedResourcesDeleted = "OrphanedResourcesDeleted"
+)
+
+// Reasons of events on Nodes. That about invalid addresses is in package nodeaddress.
+const (
+	NodeDown = "LoadBalancerNodeDown"
+	NodeUp   = "LoadBalancerNodeUp"
+)
+
+// Warning is an event that is visible as long as something is wrong.
+type Warning struct {
+	Reason, Message string
+	// Key identifies a warning whose message changes without being news; empty: the message does.
+	Key string
+}
+
+// RepeatInterval is after how long a warning that still holds is recorded again. The API server
+// deletes events after an hour.
+const RepeatInterval = 50 * time.Minute
+
+// Recorder records events on Services. Its methods are safe for concurrent use.
+type Recorder struct {
+	record.EventRecorder
+	now func() time.Time
+
+	mu sync.Mutex
+	// recorded is when a Service's warnings were last recorded, by reason and key.
+	recorded map[types.UID]map[string]time.Time
+}
+
+// NewRecorder returns a Recorder that sends events through recorder.
+func NewRecorder(recorder record.EventRecorder) *Recorder {
+	return &Recorder{EventRecorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}}
+}
+
+// NewBroadcaster returns an event recorder that sends events as component until ctx is done.
+func NewBroadcaster(ctx context.Context, kube kubernetes.Interface, component string) record.EventRecorder {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartStructuredLogging(0)
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
+	context.AfterFunc(ctx, broadcaster.Shutdown)
+	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: component})
+}
+
+// Warn records those of the warnings that did not hold at the last call for the Service, or were
+// recorded RepeatInterval ago. all are all warnings that hold now.
+func (r *Recorder) Warn(svc *v1.Service, all []Warning) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before, now, recorded := r.recorded[svc.UID], r.now(), map[string]time.Time{}
+	delete(r.recorded, svc.UID)
+	for _, w := range all {
+		key := w.Reason + " " + w.Key
+		if w.Key == "" {
+			key += w.Message
+		}
+		if recorded[key] = before[key]; now.Sub(before[key]) >= RepeatInterval {
+			recorded[key] = now
+			r.Event(svc, v1.EventTypeWarning, w.Reason, w.Message)
+		}
+		r.recorded[svc.UID] = recorded
+	}
+}
+
+// Normal records that something was done for a Service.
+func (r *Recorder) Normal(svc *v1.Service, reason, message string) {
+	r.Event(svc, v1.EventTypeNormal, reason, message)
+}

@@ -1,0 +1,198 @@
+// Package objects creates, updates and deletes the objects that are made for Services. Everything
+// it writes has an ownership mark (see plan.Settings), and it never changes or deletes an object
+// without the mark of the Service in question.
+package objects
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+// Change is what was done to an object.
+type Change string
+
+const (
+	Unchanged Change = ""
+	Created   Change = "created"
+	Updated   Change = "updated"
+)
+
+// Store holds the objects of one kind. Its methods read from the informer's cache and write to the
+// API server. They are safe for concurrent use.
+type Store[T metav1.Object] struct {
+	// Kind names the objects in messages.
+	Kind     string
+	settings plan.Settings
+	// namespace holds the objects; empty: each is in its Service's namespace.
+	namespace string
+	list      func(labels.Selector) ([]T, error)
+	lister    func(namespace string) lister[T]
+	client    func(namespace string) client[T]
+	// update returns what to write so that have becomes like want, and whether it differs.
+	update func(have, want T) (T, bool)
+}
+
+// lister reads objects of one namespace from the cache.
+type lister[T any] interface {
+	Get(name string) (T, error)
+}
+
+// client reads and writes objects of one namespace.
+type client[T any] interface {
+	Get(ctx context.Context, name string, opts metav1.GetOptions) (T, error)
+	Create(ctx context.Context, obj T, opts metav1.CreateOptions) (T, error)
+	Update(ctx context.Context, obj T, opts metav1.UpdateOptions) (T, error)
+	Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error
+}
+
+// NotOursError is returned when an object with the wanted name has no ownership mark.
+type NotOursError struct{ text string }
+
+func (e *NotOursError) Error() string { return e.text }
+
+// Ensure makes the object of a Service equal to want, and returns it as it then is. The cache may
+// be stale: where it contradicts the API server, the object is read again.
+func (s Store[T]) Ensure(ctx context.Context, svc *v1.Service, want T) (T, Change, error) {
+	have, err := s.lister(want.GetNamespace()).Get(want.GetName())
+	if err == nil {
+		next, done, err := s.updateObject(ctx, svc, have, want)
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return next, done, err
+		}
+	} else if !apierrors.IsNotFound(err) {
+		return have, Unchanged, s.failed("reading", want, err)
+	}
+	c := s.client(want.GetNamespace())
+	if have, err = c.Create(ctx, want, metav1.CreateOptions{}); err == nil {
+		s.log(ctx, svc, Created, want)
+		return have, Created, nil
+	} else if !apierrors.IsAlreadyExists(err) {
+		return have, Unchanged, s.failed("creating", want, err)
+	}
+	if have, err = c.Get(ctx, want.GetName(), metav1.GetOptions{}); err != nil {
+		return have, Unchanged, s.failed("reading", want, err)
+	}
+	return s.updateObject(ctx, svc, have, want)
+}
+
+func (s Store[T]) updateObject(ctx context.Context, svc *v1.Service, have, want T) (T, Change, error) {
+	if !s.settings.Owns(svc, have) {
+		return have, Unchanged, &NotOursError{fmt.Sprintf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
+			s.Kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)}
+	}
+	next, differs := s.update(have, want)
+	if !differs {
+		return have, Unchanged, nil
+	}
+	next, err := s.client(want.GetNamespace()).Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return have, Unchanged, s.failed("updating", want, err)
+	}
+	s.log(ctx, svc, Updated, want)
+	return next, Updated, nil
+}
+
+// Cached returns the object of a Service from the cache, if it is there and has the mark.
+func (s Store[T]) Cached(svc *v1.Service, name string) (T, bool) {
+	have, err := s.lister(s.namespaceFor(svc)).Get(name)
+	return have, err == nil && s.settings.Owns(svc, have)
+}
+
+// Live returns the object of a Service from the API server, if it is there and has the mark. A
+// deletion must not miss an object that is not in the cache yet.
+func (s Store[T]) Live(ctx context.Context, svc *v1.Service, name string) (have T, found bool, err error) {
+	at := klog.KRef(s.namespaceFor(svc), name)
+	have, err = s.client(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return have, false, nil
+	}
+	if err != nil {
+		return have, false, fmt.Errorf("reading %s %s: %w", s.Kind, at, err)
+	}
+	return have, s.settings.Owns(svc, have), nil
+}
+
+func (s Store[T]) namespaceFor(svc *v1.Service) string {
+	if s.namespace == "" {
+		return svc.Namespace
+	}
+	return s.namespace
+}
+
+// Delete deletes the object of a Service if it exists.
+func (s Store[T]) Delete(ctx context.Context, svc *v1.Service, name string) error {
+	have, found, err := s.Live(ctx, svc, name)
+	if err != nil || !found {
+		return err
+	}
+	if err = s.deleteObject(ctx, have); err != nil && !apierrors.IsNotFound(err) {
+		return s.failed("deleting", have, err)
+	}
+	s.log(ctx, svc, "deleted", have)
+	return nil
+}
+
+// Owners returns the owners of all objects in the cache, one for each object.
+func (s Store[T]) Owners() ([]firewall.Owner, error) {
+	all, err := s.list(s.settings.Selector())
+	if err != nil {
+		return nil, err
+	}
+	var owners []firewall.Owner
+	for _, obj := range all {
+		if owner := s.ownerOf(obj); owner.Service.Namespace != "" && owner.Service.Name != "" && owner.UID != "" {
+			owners = append(owners, owner)
+		}
+	}
+	return owners, nil
+}
+
+// DeleteAll deletes all objects of an owner, whatever their names, and reports whether there were
+// any. Each is deleted on condition that it is still the object that was read.
+func (s Store[T]) DeleteAll(ctx context.Context, owner firewall.Owner) (deleted bool, err error) {
+	all, err := s.list(s.settings.Selector())
+	if err != nil {
+		return false, err
+	}
+	for _, obj := range all {
+		if s.ownerOf(obj) != owner {
+			continue
+		}
+		err := s.deleteObject(ctx, obj)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return deleted, s.failed("deleting", obj, err)
+		}
+		deleted = deleted || err == nil
+	}
+	return deleted, nil
+}
+
+func (s Store[T]) ownerOf(obj T) firewall.Owner {
+	return firewall.Owner{ClusterID: s.settings.ClusterID, Service: plan.ServiceOf(obj), UID: types.UID(obj.GetLabels()[plan.LabelServiceUID])}
+}
+
+func (s Store[T]) deleteObject(ctx context.Context, obj T) error {
+	return s.client(obj.GetNamespace()).Delete(ctx, obj.GetName(), metav1.DeleteOptions{
+		Preconditions:     &metav1.Preconditions{UID: ptr.To(obj.GetUID())},
+		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
+	})
+}
+
+func (s Store[T]) failed(doing string, obj T, err error) error {
+	return fmt.Errorf("%s %s %s/%s: %w", doing, s.Kind, obj.GetNamespace(), obj.GetName(), err)
+}
+
+func (s Store[T]) log(ctx context.Context, svc *v1.Service, done Change, obj T) {
+	klog.FromContext(ctx).V(2).Info("Changed an object", "service", klog.KObj(svc), "kind", s.Kind, "object", klog.KRef(obj.GetNamespace(), obj.GetName()), "change", done)
+}

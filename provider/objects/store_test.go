@@ -1,0 +1,107 @@
+package objects
+
+import (
+	"errors"
+	"testing"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+var (
+	settings = plan.Settings{ClusterID: "alpha", Namespace: "hostport-system"}
+	svc      = &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "web-uid"},
+		Spec: v1.ServiceSpec{
+			Type: v1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.96.0.7"},
+			Ports: []v1.ServicePort{{Protocol: v1.ProtocolTCP, Port: 80}},
+		},
+	}
+)
+
+// configMaps returns a Store with an empty cache, or one that holds stale.
+func configMaps(t *testing.T, kube *fake.Clientset, stale ...*v1.ConfigMap) Store[*v1.ConfigMap] {
+	t.Helper()
+	cached := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	for _, cm := range stale {
+		if err := cached.Add(cm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ConfigMaps(kube, settings, corelisters.NewConfigMapLister(cached))
+}
+
+func wanted(t *testing.T) *v1.ConfigMap {
+	t.Helper()
+	p, err := settings.Build(plan.Input{Service: svc, Options: options.Default(), Cluster: snapshot.New(nil, nil, options.Default())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Served), plan.Assignment{}))[0].ConfigMap
+}
+
+func TestEnsureTrustsTheServerMoreThanTheCache(t *testing.T) {
+	old := wanted(t)
+	old.Data = map[string]string{"old": "x"}
+	for name, c := range map[string]struct {
+		stored, cached *v1.ConfigMap
+		want           Change
+	}{
+		"missing":                   {nil, nil, Created},
+		"stored and not yet cached": {wanted(t), nil, Unchanged},
+		"old and not yet cached":    {old, nil, Updated},
+		"cached and deleted":        {nil, old, Created},
+		"cached as it was before":   {wanted(t), old, Unchanged},
+		"as cached":                 {wanted(t), wanted(t), Unchanged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stored []runtime.Object
+			if c.stored != nil {
+				stored = append(stored, c.stored.DeepCopy())
+			}
+			kube := fake.NewClientset(stored...)
+			// The server refuses updates made from an outdated copy.
+			kube.PrependReactor("update", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if c.stored != nil && c.cached != nil {
+					return true, nil, apierrors.NewConflict(v1.Resource("configmaps"), "x", errors.New("outdated"))
+				}
+				return false, nil, nil
+			})
+			var cached []*v1.ConfigMap
+			if c.cached != nil {
+				cached = append(cached, c.cached.DeepCopy())
+			}
+			_, got, err := configMaps(t, kube, cached...).Ensure(t.Context(), svc, wanted(t))
+			if err != nil || got != c.want {
+				t.Fatalf("got %q, %v, want %q", got, err, c.want)
+			}
+			now, err := kube.CoreV1().ConfigMaps(settings.Namespace).Get(t.Context(), wanted(t).Name, metav1.GetOptions{})
+			if err != nil || now.Data["old"] != "" {
+				t.Errorf("stored: %v, %v", now, err)
+			}
+		})
+	}
+}
+
+func TestAFailingAPIServerIsAnErrorAndNotAnAbsence(t *testing.T) {
+	kube := fake.NewClientset()
+	kube.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewServiceUnavailable("down")
+	})
+	if _, found, err := configMaps(t, kube).Live(t.Context(), svc, plan.Name(svc)); found || err == nil {
+		t.Errorf("got %t, %v", found, err)
+	}
+	if err := configMaps(t, kube).Delete(t.Context(), svc, plan.Name(svc)); err == nil {
+		t.Error("a deletion that could not be done is no error")
+	}
+}

@@ -1,0 +1,92 @@
+package plan
+
+import (
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// ProxySet is a DaemonSet of proxies that have some of a Service's ports, and its ConfigMap. A
+// Service has one proxy set, and a second one if it gained ports later: the host ports of a pod
+// cannot be changed, and replacing the pod ends its connections.
+type ProxySet struct {
+	// Name of both objects.
+	Name string
+	// DaemonSet and ConfigMap are nil for a proxy set that is not wanted.
+	DaemonSet *appsv1.DaemonSet
+	ConfigMap *v1.ConfigMap
+}
+
+// Assignment is the ports, sorted, of each of a Service's proxy sets. A proxy set without ports
+// does not exist.
+type Assignment [2][]snapshot.Port
+
+// Equal reports whether two assignments are the same.
+func (a Assignment) Equal(other Assignment) bool {
+	return slices.Equal(a[0], other[0]) && slices.Equal(a[1], other[1])
+}
+
+// AssignPorts assigns each wanted port to one proxy set. A port stays in the proxy set that has it.
+func AssignPorts(wanted []snapshot.Port, current Assignment) Assignment {
+	var next Assignment
+	gained := slices.Clone(wanted)
+	for i := range current {
+		for _, port := range current[i] {
+			if at := slices.Index(gained, port); at >= 0 {
+				gained = slices.Delete(gained, at, at+1)
+				next[i] = append(next[i], port)
+			}
+		}
+	}
+	if len(gained) > 0 {
+		i := setForNewPorts(current, next)
+		next[i] = append(next[i], gained...)
+		slices.SortFunc(next[i], snapshot.Port.Compare)
+	}
+	return next
+}
+
+// setForNewPorts returns the proxy set that takes new ports. A proxy set that loses ports is
+// replaced anyway, so it takes them without further cost, preferably one that keeps some ports;
+// else one that does not exist; else the second.
+func setForNewPorts(current, kept Assignment) int {
+	loses := func(i int) bool { return len(kept[i]) < len(current[i]) }
+	for _, fits := range []func(int) bool{
+		func(i int) bool { return loses(i) && len(kept[i]) > 0 },
+		loses,
+		func(i int) bool { return len(current[i]) == 0 },
+	} {
+		for i := range current {
+			if fits(i) {
+				return i
+			}
+		}
+	}
+	return len(current) - 1
+}
+
+// ProxySets returns the proxy sets of a Service that gets any port, with ports as assigned.
+func (p *Plan) ProxySets(assigned Assignment) []ProxySet {
+	var all []ProxySet
+	for i, name := range SetNames(p.Served) {
+		set, part := ProxySet{Name: name}, *p.Served
+		part.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(p.Served), func(port v1.ServicePort) bool {
+			return !slices.Contains(assigned[i], snapshot.PortOf(port))
+		})
+		if len(part.Spec.Ports) > 0 {
+			set.DaemonSet = p.settings.daemonSet(&part, i, p.options)
+			set.ConfigMap = p.settings.configMap(&part, i, p.options, p.Firewall.SourceRanges)
+		}
+		all = append(all, set)
+	}
+	return all
+}
+
+// InSet reports whether a pod is one of a DaemonSet's.
+func InSet(ds *appsv1.DaemonSet, pod *v1.Pod) bool {
+	return labels.SelectorFromSet(ds.Spec.Selector.MatchLabels).Matches(labels.Set(pod.Labels))
+}

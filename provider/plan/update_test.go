@@ -1,0 +1,119 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/api/core/v1"
+
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// defaulted does to a DaemonSet what the API server does.
+func defaulted(t *testing.T, p *ProxySet) *ProxySet {
+	t.Helper()
+	stored := *p
+	stored.DaemonSet = p.DaemonSet.DeepCopy()
+	data, err := json.Marshal(stored.DaemonSet) // Quantities lose their Go form on the wire.
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored.DaemonSet.Spec.Template = v1.PodTemplateSpec{}
+	if err := json.Unmarshal(data, stored.DaemonSet); err != nil {
+		t.Fatal(err)
+	}
+	stored.DaemonSet.ResourceVersion, stored.DaemonSet.Generation = "7", 1
+	stored.DaemonSet.Annotations["deprecated.daemonset.template.generation"] = "1"
+	stored.DaemonSet.Spec.UpdateStrategy.RollingUpdate.MaxSurge = nil
+	spec := &stored.DaemonSet.Spec.Template.Spec
+	spec.RestartPolicy, spec.DNSPolicy, spec.SchedulerName = v1.RestartPolicyAlways, v1.DNSClusterFirst, "default-scheduler"
+	spec.Volumes[0].ConfigMap.DefaultMode = new(int32(0o644))
+	container := &spec.Containers[0]
+	container.TerminationMessagePath, container.TerminationMessagePolicy = "/dev/termination-log", v1.TerminationMessageReadFile
+	container.ReadinessProbe.SuccessThreshold, container.ReadinessProbe.HTTPGet.Scheme = 1, v1.URISchemeHTTP
+	return &stored
+}
+
+func TestUpdateDaemonSet(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit, want func(*ProxySet)
+		writes     bool
+	}{
+		"nothing is written when nothing changed": {},
+		"a new image is written": {want: func(p *ProxySet) {
+			p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "proxy:2"
+			addSpecHash(p.DaemonSet)
+		}, writes: true},
+		"tolerations taken away are written":      {edit: func(p *ProxySet) { p.DaemonSet.Annotations[AnnotationSpecHash] = "other" }, writes: true},
+		"an image edited by hand is put right":    {edit: func(p *ProxySet) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "evil" }, writes: true},
+		"a container added by hand is removed":    {edit: addContainer, writes: true},
+		"a label removed by hand is put back":     {edit: func(p *ProxySet) { delete(p.DaemonSet.Labels, LabelServiceName) }, writes: true},
+		"labels of others are of no concern":      {edit: func(p *ProxySet) { p.DaemonSet.Labels["team"] = "x" }},
+		"the hash removed by hand is put back":    {edit: func(p *ProxySet) { delete(p.DaemonSet.Annotations, AnnotationSpecHash) }, writes: true},
+		"a port removed by hand is put back":      {edit: func(p *ProxySet) { c := &p.DaemonSet.Spec.Template.Spec.Containers[0]; c.Ports = c.Ports[:1] }, writes: true},
+		"a privilege added by hand is taken away": {edit: addCapability, writes: true},
+		"a pod annotation of kubectl rollout restart stays": {edit: func(p *ProxySet) {
+			p.DaemonSet.Spec.Template.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now"}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := mustProxies(t, service(), options.Default())
+			have := defaulted(t, want)
+			if c.edit != nil {
+				c.edit(have)
+			}
+			if c.want != nil {
+				c.want(want)
+			}
+			updated, writes := UpdateDaemonSet(have.DaemonSet, want.DaemonSet)
+			if writes != c.writes {
+				t.Fatalf("writes: %t, want %t", writes, c.writes)
+			}
+			if !writes {
+				return
+			}
+			if _, again := UpdateDaemonSet(updated, want.DaemonSet); again || updated.ResourceVersion != "7" {
+				t.Error("the update does not lead to what is wanted")
+			}
+		})
+	}
+}
+
+func addContainer(p *ProxySet) {
+	spec := &p.DaemonSet.Spec.Template.Spec
+	spec.Containers = append(spec.Containers, v1.Container{Name: "more"})
+}
+
+func addCapability(p *ProxySet) {
+	c := p.DaemonSet.Spec.Template.Spec.Containers[0].SecurityContext.Capabilities
+	c.Add = append(c.Add, "SYS_ADMIN")
+}
+
+func TestUpdateConfigMap(t *testing.T) {
+	want := mustProxies(t, service(), options.Default()).ConfigMap
+	if _, writes := UpdateConfigMap(want.DeepCopy(), want); writes {
+		t.Error("an equal ConfigMap is written")
+	}
+	for i, edit := range []func(*v1.ConfigMap){
+		func(cm *v1.ConfigMap) { cm.Data[proxyconfig.FileName] = "{}" },
+		func(cm *v1.ConfigMap) { cm.Data["more"] = "x" },
+		func(cm *v1.ConfigMap) { cm.BinaryData = map[string][]byte{"more": nil} },
+		func(cm *v1.ConfigMap) { cm.Labels = nil },
+	} {
+		t.Run(fmt.Sprint("edit ", i+1), func(t *testing.T) {
+			have := want.DeepCopy()
+			edit(have)
+			updated, writes := UpdateConfigMap(have, want)
+			if !writes {
+				t.Fatal("the edit is not seen")
+			}
+			if diff := cmp.Diff(want, updated, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("not put right (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

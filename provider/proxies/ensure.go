@@ -1,0 +1,132 @@
+package proxies
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// rolloutPeriod is after how long to check whether a rollout has finished.
+const rolloutPeriod = 2 * time.Second
+
+// Ensure makes the proxies of a Service as planned, and returns its DaemonSets as they then are.
+// nodes are all nodes of the cluster.
+func (m *Manager) Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) (daemonSets []*appsv1.DaemonSet, err error) {
+	assigned, err := m.assignPorts(ctx, svc, p)
+	if err != nil {
+		return nil, err
+	}
+	rollingOut := false
+	for _, set := range p.ProxySets(assigned) {
+		if set.DaemonSet == nil {
+			if !m.cachedSet(svc, set.Name) {
+				continue
+			}
+			if err := m.deleteSet(ctx, svc, set.Name); err != nil {
+				return daemonSets, err
+			}
+			continue
+		}
+		unavailable := publish.Unavailable(nodes, p.Nodes, m.podsOf(svc, set.DaemonSet))
+		set.TolerateUnavailable(unavailable)
+		ds, err := m.ensureSet(ctx, svc, set, rollingOut)
+		if err != nil {
+			return daemonSets, err
+		}
+		daemonSets, rollingOut = append(daemonSets, ds), plan.IsRollingOut(ds, unavailable)
+	}
+	return daemonSets, nil
+}
+
+// assignPorts assigns each port of a Service to a proxy set. If anything is to change, it reads the
+// DaemonSets from the API server: a stale cache would assign a port twice.
+func (m *Manager) assignPorts(ctx context.Context, svc *v1.Service, p *plan.Plan) (plan.Assignment, error) {
+	wanted := snapshot.PortsOf(p.Served)
+	var current plan.Assignment
+	for i, name := range plan.SetNames(svc) {
+		if ds, found := m.DaemonSets.Cached(svc, name); found {
+			current[i] = snapshot.HostPorts(ds.Spec.Template.Spec)
+		}
+	}
+	if next := plan.AssignPorts(wanted, current); next.Equal(current) {
+		return next, nil
+	}
+	for i, name := range plan.SetNames(svc) {
+		ds, found, err := m.DaemonSets.Live(ctx, svc, name)
+		if err != nil {
+			return current, err
+		}
+		if current[i] = nil; found {
+			current[i] = snapshot.HostPorts(ds.Spec.Template.Spec)
+		}
+	}
+	return plan.AssignPorts(wanted, current), nil
+}
+
+// ensureSet makes one proxy set. The ConfigMap comes first, as pods wait for it. While the other set
+// is being replaced (rollingOut), changes that can wait are left for later.
+func (m *Manager) ensureSet(ctx context.Context, svc *v1.Service, set plan.ProxySet, rollingOut bool) (*appsv1.DaemonSet, error) {
+	_, change, err := m.ConfigMaps.Ensure(ctx, svc, set.ConfigMap)
+	if err != nil {
+		return nil, err
+	}
+	if change == objects.Updated {
+		m.reloadConfig(ctx, svc, set.DaemonSet)
+	}
+	if have, found := m.DaemonSets.Cached(svc, set.Name); rollingOut && found && plan.CanWait(have, set.DaemonSet) {
+		m.queue.EnqueueAfter(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, rolloutPeriod)
+		return have, nil
+	}
+	ds, _, err := m.DaemonSets.Ensure(ctx, svc, set.DaemonSet)
+	return ds, err
+}
+
+const (
+	// configChangedAnnotation is set on running proxies when their config has changed: a kubelet
+	// updates a pod's volumes at once when the pod changes, otherwise within about a minute.
+	configChangedAnnotation = options.Prefix + "config-changed"
+	// touchAgain is after how long it is set again. The kubelet learns of pods and ConfigMaps from
+	// separate watches: if it sees the pod first, it reads the old config.
+	touchAgain = 3 * time.Second
+)
+
+// reloadConfig makes the kubelets update the config of a set's proxies soon.
+func (m *Manager) reloadConfig(ctx context.Context, svc *v1.Service, set *appsv1.DaemonSet) {
+	m.touchPods(ctx, m.podsOf(svc, set))
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(touchAgain):
+		}
+		if _, found := m.ConfigMaps.Cached(svc, set.Name); found {
+			m.touchPods(ctx, m.podsOf(svc, set))
+		}
+	}()
+}
+
+// touchPods annotates pods. Without it they follow a change more slowly, so failures are logged only.
+func (m *Manager) touchPods(ctx context.Context, pods []*v1.Pod) {
+	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
+		"annotations": map[string]string{configChangedAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
+	}})
+	for _, pod := range pods {
+		_, err := m.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			klog.FromContext(ctx).Error(err, "A proxy will read its new config within a minute only", "pod", klog.KObj(pod))
+		}
+	}
+}

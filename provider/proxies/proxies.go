@@ -1,0 +1,189 @@
+// Package proxies creates, observes and replaces the proxies of Services: their DaemonSets and
+// ConfigMaps. What these look like, and which ports a proxy set has, is computed in package plan.
+package proxies
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// Enqueuer makes the service controller ensure a Service again.
+type Enqueuer interface {
+	EnqueueAfter(service types.NamespacedName, d time.Duration)
+}
+
+// Manager manages the proxies of all Services. Its methods are safe for concurrent use.
+type Manager struct {
+	ConfigMaps objects.Store[*v1.ConfigMap]
+	DaemonSets objects.Store[*appsv1.DaemonSet]
+	pods       cache.Indexer
+	kube       kubernetes.Interface
+	queue      Enqueuer
+}
+
+// The indexes of proxies.
+const (
+	byService  = "service"
+	byHostPort = "host port"
+)
+
+var indexers = cache.Indexers{
+	byService: func(obj any) ([]string, error) {
+		return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
+	},
+	byHostPort: func(obj any) ([]string, error) {
+		var ports []string
+		for _, port := range snapshot.HostPorts(obj.(*v1.Pod).Spec) {
+			ports = append(ports, port.String())
+		}
+		return ports, nil
+	},
+}
+
+// New returns a Manager. owned is an informer factory for objects with our mark in the namespace of
+// the proxies, which has not been started.
+func New(kube kubernetes.Interface, settings plan.Settings, owned informers.SharedInformerFactory, queue Enqueuer) (*Manager, error) {
+	pods := owned.Core().V1().Pods().Informer()
+	if err := pods.AddIndexers(indexers); err != nil {
+		return nil, fmt.Errorf("indexing proxies: %w", err)
+	}
+	return &Manager{
+		ConfigMaps: objects.ConfigMaps(kube, settings, owned.Core().V1().ConfigMaps().Lister()),
+		DaemonSets: objects.DaemonSets(kube, settings, owned.Apps().V1().DaemonSets().Lister()),
+		pods:       pods.GetIndexer(),
+		kube:       kube,
+		queue:      queue,
+	}, nil
+}
+
+// Pods returns the proxies of a Service in any state.
+func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.find(byService, string(svc.UID)) }
+
+func (m *Manager) find(index, value string) []*v1.Pod {
+	found, _ := m.pods.ByIndex(index, value) // The index exists.
+	var pods []*v1.Pod
+	for _, pod := range found {
+		pods = append(pods, pod.(*v1.Pod))
+	}
+	return pods
+}
+
+// Observe returns the proxies of DaemonSets as they are.
+func (m *Manager) Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.ProxySet {
+	var sets []publish.ProxySet
+	for _, ds := range daemonSets {
+		sets = append(sets, publish.ProxySet{Pods: m.podsOf(svc, ds), Created: ds.CreationTimestamp.Time})
+	}
+	return sets
+}
+
+func (m *Manager) podsOf(svc *v1.Service, ds *appsv1.DaemonSet) []*v1.Pod {
+	var pods []*v1.Pod
+	for _, pod := range m.Pods(svc) {
+		if plan.InSet(ds, pod) {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
+// ServedPorts returns the ports for which a Service has a ready proxy, by node.
+func (m *Manager) ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool {
+	served := map[string]map[snapshot.Port]bool{}
+	for _, proxy := range m.Pods(svc) {
+		if !publish.Ready(proxy) {
+			continue
+		}
+		if served[proxy.Spec.NodeName] == nil {
+			served[proxy.Spec.NodeName] = map[snapshot.Port]bool{}
+		}
+		for _, port := range snapshot.HostPorts(proxy.Spec) {
+			served[proxy.Spec.NodeName][port] = true
+		}
+	}
+	return served
+}
+
+// OthersWithPortsOf returns the proxies of other Services that have a Service's ports, by port, on
+// nodes where it does not serve the port itself.
+func (m *Manager) OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
+	served, others := m.ServedPorts(svc), map[snapshot.Port][]*v1.Pod{}
+	for _, port := range snapshot.PortsOf(svc) {
+		for _, pod := range m.find(byHostPort, port.String()) {
+			if pod.Labels[plan.LabelServiceUID] != string(svc.UID) && pod.Spec.NodeName != "" && !served[pod.Spec.NodeName][port] {
+				others[port] = append(others[port], pod)
+			}
+		}
+	}
+	return others
+}
+
+// Cached returns the DaemonSets of a Service from the cache.
+func (m *Manager) Cached(svc *v1.Service) []*appsv1.DaemonSet {
+	var list []*appsv1.DaemonSet
+	for _, name := range plan.SetNames(svc) {
+		if ds, found := m.DaemonSets.Cached(svc, name); found {
+			list = append(list, ds)
+		}
+	}
+	return list
+}
+
+// CachedAny reports whether the cache has any object of a Service's proxies.
+func (m *Manager) CachedAny(svc *v1.Service) bool {
+	for _, name := range plan.SetNames(svc) {
+		if m.cachedSet(svc, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Manager) cachedSet(svc *v1.Service, name string) bool {
+	_, daemonSet := m.DaemonSets.Cached(svc, name)
+	_, configMap := m.ConfigMaps.Cached(svc, name)
+	return daemonSet || configMap
+}
+
+// Exist reports whether the API server has any object of a Service's proxies.
+func (m *Manager) Exist(ctx context.Context, svc *v1.Service) (bool, error) {
+	for _, name := range plan.SetNames(svc) {
+		if _, found, err := m.DaemonSets.Live(ctx, svc, name); found || err != nil {
+			return found, err
+		}
+		if _, found, err := m.ConfigMaps.Live(ctx, svc, name); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+// Delete deletes all objects of a Service's proxies.
+func (m *Manager) Delete(ctx context.Context, svc *v1.Service) error {
+	for _, name := range plan.SetNames(svc) {
+		if err := m.deleteSet(ctx, svc, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) deleteSet(ctx context.Context, svc *v1.Service, name string) error {
+	if err := m.DaemonSets.Delete(ctx, svc, name); err != nil {
+		return err
+	}
+	return m.ConfigMaps.Delete(ctx, svc, name)
+}

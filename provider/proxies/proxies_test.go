@@ -1,0 +1,83 @@
+package proxies
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+const system = "hostport-system"
+
+func tcp(port int32) snapshot.Port { return snapshot.Port{Protocol: v1.ProtocolTCP, Number: port} }
+
+func testService(ports ...int32) *v1.Service {
+	svc := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "web-uid"},
+		Spec:       v1.ServiceSpec{Type: v1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.96.0.7"}},
+	}
+	for _, port := range ports {
+		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Protocol: v1.ProtocolTCP, Port: port})
+	}
+	return svc
+}
+
+func TestAPortIsAssignedOnceThoughTheCacheIsStale(t *testing.T) {
+	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
+	planned := func(ports ...int32) *plan.Plan {
+		p, err := settings.Build(plan.Input{Service: testService(ports...), Options: options.Default(), Cluster: snapshot.New(nil, nil, options.Default())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	daemonSets := func(assigned plan.Assignment) (list []*appsv1.DaemonSet) {
+		for _, set := range planned(80, 443, 8443).ProxySets(assigned) {
+			if set.DaemonSet != nil {
+				list = append(list, set.DaemonSet)
+			}
+		}
+		return list
+	}
+	first, second, both := plan.Assignment{{tcp(80)}}, plan.Assignment{nil, {tcp(443)}}, plan.Assignment{{tcp(80)}, {tcp(443)}}
+	for name, c := range map[string]struct {
+		cached, stored plan.Assignment
+		ports          []int32
+		want           plan.Assignment
+	}{
+		"the cache is current":                     {both, both, []int32{80, 443}, both},
+		"the second set was just created":          {first, both, []int32{80, 443}, both},
+		"it was, and another port is new":          {first, both, []int32{80, 443, 8443}, plan.Assignment{{tcp(80)}, {tcp(443), tcp(8443)}}},
+		"the first set was just created":           {plan.Assignment{}, first, []int32{80, 443}, both},
+		"the first set was just deleted":           {both, second, []int32{80, 443, 8443}, plan.Assignment{{tcp(80), tcp(8443)}, {tcp(443)}}},
+		"the second set was deleted with its port": {both, first, []int32{80}, first},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cached := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+			for _, ds := range daemonSets(c.cached) {
+				if err := cached.Add(ds); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var stored []runtime.Object
+			for _, ds := range daemonSets(c.stored) {
+				stored = append(stored, ds)
+			}
+			m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(stored...), settings, appslisters.NewDaemonSetLister(cached))}
+			got, err := m.assignPorts(t.Context(), testService(80), planned(c.ports...))
+			if err != nil || !got.Equal(c.want) {
+				t.Errorf("assigned as %v, want %v (%v)", got, c.want, err)
+			}
+		})
+	}
+}

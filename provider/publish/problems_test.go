@@ -1,0 +1,126 @@
+package publish
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+)
+
+func waiting(reason, message string) func(*v1.Pod) {
+	return func(pod *v1.Pod) {
+		pod.Status.ContainerStatuses = []v1.ContainerStatus{{
+			Image: "example.com/proxy:typo",
+			State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason, Message: message}},
+		}}
+	}
+}
+
+// asInit makes the containers so far init containers.
+func asInit(pod *v1.Pod) {
+	pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses = pod.Status.ContainerStatuses, nil
+}
+
+// unscheduled is what a DaemonSet's pod looks like while no node takes it.
+func unscheduled(message string) func(*v1.Pod) {
+	return func(pod *v1.Pod) {
+		node := pod.Spec.NodeName
+		pod.Spec.NodeName = ""
+		pod.Spec.Containers = []v1.Container{{Ports: []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}, {HostPort: 53, Protocol: v1.ProtocolUDP}}}}
+		pod.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
+			NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchFields: []v1.NodeSelectorRequirement{{Key: "metadata.name", Operator: v1.NodeSelectorOpIn, Values: []string{node}}}}},
+		}}}
+		pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: message}}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for name, c := range map[string]struct {
+		pods   []*v1.Pod
+		reason string
+		parts  []string
+	}{
+		"a ready proxy":                {pods: []*v1.Pod{pod(1, true)}},
+		"a proxy that is just started": {pods: []*v1.Pod{pod(1, false, waiting("ContainerCreating", ""))}},
+		"a proxy that is stopped":      {pods: []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), stopping)}},
+		"an image that does not exist": {
+			[]*v1.Pod{pod(2, false, waiting("ImagePullBackOff", "x")), pod(1, false, waiting("ErrImagePull", "y"))},
+			ReasonImage, []string{"proxy-1", "node n1", `"example.com/proxy:typo"`, "loadBalancer.proxyImage", "1 more"},
+		},
+		"an image missing already for what runs before the proxy": {
+			[]*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), asInit, waiting("PodInitializing", ""))},
+			ReasonImage, []string{"proxy-1", "loadBalancer.proxyImage"},
+		},
+		"a port that is taken": {
+			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."))},
+			ReasonUnschedulable, []string{"proxy-1", "node n1", "53/UDP, 80/TCP", "node-selector"},
+		},
+		"a node that is full": {
+			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))},
+			ReasonUnschedulable, []string{"proxy-1", "node n1", "Insufficient memory"},
+		},
+		"a proxy that crashes":        {[]*v1.Pod{pod(1, false, waiting("CrashLoopBackOff", ""))}, ReasonCrash, []string{"kubectl logs -n hostport-system proxy-1"}},
+		"a proxy that cannot be made": {[]*v1.Pod{pod(1, false, waiting("CreateContainerConfigError", `configmap "x" not found`))}, ReasonCrash, []string{"CreateContainerConfigError", `configmap "x"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Problems(c.pods)
+			if c.reason == "" {
+				if len(got) > 0 {
+					t.Errorf("trouble where there is none: %v", got)
+				}
+				return
+			}
+			if len(got) != 1 || got[0].Reason != c.reason {
+				t.Fatalf("got %v, want one %s", got, c.reason)
+			}
+			for _, part := range c.parts {
+				if !strings.Contains(got[0].Message, part) {
+					t.Errorf("%q is not in: %s", part, got[0].Message)
+				}
+			}
+		})
+	}
+}
+
+func TestProblemsOfDifferentKindsAreAllListed(t *testing.T) {
+	got := Problems([]*v1.Pod{pod(1, false, waiting("CrashLoopBackOff", "")), pod(2, false, waiting("ErrImagePull", ""))})
+	var reasons []string
+	for _, trouble := range got {
+		reasons = append(reasons, trouble.Reason)
+	}
+	if diff := cmp.Diff([]string{ReasonImage, ReasonCrash}, reasons); diff != "" {
+		t.Errorf("reasons differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	noPort := unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	for name, c := range map[string]struct {
+		node *v1.Node
+		pods []*v1.Pod
+		want int
+	}{
+		"a node that serves":                                       {node(1), []*v1.Pod{pod(1, true)}, 0},
+		"a node whose proxy is being replaced":                     {node(1), []*v1.Pod{pod(1, false)}, 0},
+		"a node whose proxy is to be started":                      {node(1), nil, 0},
+		"a node that is not Ready":                                 {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
+		"a node that died, its proxy not yet":                      {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
+		"a node where another pod has the port":                    {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
+		"a node that was left out, where another pod has the port": {node(1), []*v1.Pod{pod(2, false, noPort)}, 1},
+		"a dead node that was left out, whose pod cannot end":      {node(1), []*v1.Pod{pod(3, true, stopping)}, 1},
+		"a node that is gone, whose pod is not yet":                {node(1), []*v1.Pod{pod(9, false)}, 1},
+		"a node that was left out and ends its pod":                {node(1), []*v1.Pod{pod(2, true, stopping)}, 0},
+		"a node that is full": {
+			node(1), []*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))}, 0,
+		},
+		"a node whose image is missing": {node(1), []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""))}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			others := []*v1.Node{node(2), node(3, notReady)}
+			if got := Unavailable(append(others, c.node), []*v1.Node{c.node}, c.pods); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,134 @@
+package publish
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	"pgregory.net/rapid"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// drawInput makes up any cluster of up to five nodes.
+func drawInput(t *rapid.T) Input {
+	in := Input{
+		Addresses: rapid.SampledFrom([]options.Addresses{options.External, options.Internal, options.ExternalOrInternal}).Draw(t, "addresses"),
+		MaxNodes:  rapid.IntRange(0, 4).Draw(t, "max"),
+		Families:  rapid.SampledFrom([][]v1.IPFamily{nil, {v1.IPv4Protocol}, {v1.IPv6Protocol}, {v1.IPv6Protocol, v1.IPv4Protocol}}).Draw(t, "families"),
+		IPMode:    modes,
+		Local:     rapid.Bool().Draw(t, "local"),
+		Endpoints: map[string]bool{},
+		Direct:    map[string]bool{},
+		Now:       now,
+	}
+	for range rapid.IntRange(1, 2).Draw(t, "sets") {
+		in.Sets = append(in.Sets, ProxySet{Created: rapid.SampledFrom([]time.Time{{}, now}).Draw(t, "since")})
+	}
+	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
+		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
+		if rapid.Bool().Draw(t, "v6") {
+			changes = append(changes, func(node *v1.Node) {
+				node.Status.Addresses = append(node.Status.Addresses, external(fmt.Sprint("2001:db8::", n+1)))
+			})
+		}
+		if rapid.IntRange(0, 3).Draw(t, "down") == 0 {
+			changes = append(changes, notReady)
+		}
+		if taint := rapid.SampledFrom([]string{"", "", servicecontroller.ToBeDeletedTaint, v1.TaintNodeOutOfService}).Draw(t, "taint"); taint != "" {
+			changes = append(changes, withTaint(taint))
+		}
+		in.Nodes = append(in.Nodes, node(n+1, changes...))
+		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
+		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
+		for i := range in.Sets {
+			if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
+				in.Sets[i].Pods = append(in.Sets[i].Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
+			}
+		}
+		if rapid.Bool().Draw(t, "published") {
+			in.Previous.Ingress = append(in.Previous.Ingress, v1.LoadBalancerIngress{IP: fmt.Sprint("203.0.113.", n+1)})
+		}
+	}
+	return in
+}
+
+func TestPropertiesOfTheStatus(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		got := Status(in)
+		if serving := nodesOf(in, got); in.MaxNodes > 0 && len(serving) > in.MaxNodes {
+			t.Fatalf("published %d nodes, at most %d wanted", len(serving), in.MaxNodes)
+		}
+		for i, entry := range got.Ingress {
+			if entry.IP == "" || entry.IPMode == nil || *entry.IPMode == "" {
+				t.Fatalf("incomplete entry %+v", entry)
+			}
+			if slices.ContainsFunc(got.Ingress[:i], func(e v1.LoadBalancerIngress) bool { return e.IP == entry.IP }) {
+				t.Fatalf("%s is there twice", entry.IP)
+			}
+		}
+		again := in
+		again.Previous = *got
+		if diff := cmp.Diff(got, Status(again)); diff != "" {
+			t.Fatalf("the status is not stable (-first +second):\n%s", diff)
+		}
+		shuffled := in
+		shuffled.Nodes = rapid.Permutation(in.Nodes).Draw(t, "order")
+		if diff := cmp.Diff(got, Status(shuffled)); diff != "" {
+			t.Fatalf("the status depends on the order of nodes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func nodesOf(in Input, s *v1.LoadBalancerStatus) []string {
+	var names []string
+	for _, n := range in.Nodes {
+		for _, a := range n.Status.Addresses {
+			if slices.Contains(ips(s), a.Address) && !slices.Contains(names, n.Name) {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
+
+func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		good := func(node *v1.Node) bool {
+			return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node)) && len(in.addresses(node)) > 0
+		}
+		if len(filter(in.Nodes, good)) == 0 {
+			return
+		}
+		for _, name := range nodesOf(in, Status(in)) {
+			i := slices.IndexFunc(in.Nodes, func(n *v1.Node) bool { return n.Name == name })
+			if !good(in.Nodes[i]) {
+				t.Fatalf("node %s is published and bad", name)
+			}
+		}
+	})
+}
+
+// Whatever happens between two computations, the status does not become empty while
+// any node may still serve.
+func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := drawInput(t)
+		in := drawInput(t)
+		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
+		mayServe := func(node *v1.Node) bool {
+			lives := in.isPublished(node) && !leaving(node)
+			serving := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
+			return len(in.addresses(node)) > 0 && (lives || serving)
+		}
+		if can := filter(in.Nodes, mayServe); len(can) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
+			t.Fatalf("nothing is published, and %s may serve", can[0].Name)
+		}
+	})
+}

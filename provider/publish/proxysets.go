@@ -1,0 +1,93 @@
+package publish
+
+import (
+	"slices"
+	"time"
+
+	"k8s.io/api/core/v1"
+)
+
+// ProxySet is what is observed of one of a Service's proxy sets. They have different ports, so a
+// node serves all ports with a proxy of each.
+type ProxySet struct {
+	// Pods are the proxies in any state.
+	Pods []*v1.Pod
+	// Created is when the DaemonSet was created.
+	Created time.Time
+}
+
+// NewSetTimeout is how long the proxies of a new set may take to become ready on a node before the
+// node's address is withdrawn. It compares the API server's clock with ours; where these differ by
+// more, the address is withdrawn at once.
+const NewSetTimeout = 10 * time.Second
+
+// AllReady reports whether a proxy of each set is Ready on a node.
+func AllReady(sets []ProxySet, node string) bool {
+	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s ProxySet) bool { return !readyOn(s.Pods, node) })
+}
+
+// readyOn reports whether one of the proxies is Ready on a node.
+func readyOn(pods []*v1.Pod, node string) bool {
+	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
+}
+
+// Ready reports whether a proxy forwards. One that is terminating counts as not ready.
+func Ready(pod *v1.Pod) bool {
+	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
+		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
+	})
+}
+
+// Running returns the names of the nodes that have a proxy, ready or not, that is not terminating.
+func Running(pods []*v1.Pod) map[string]bool {
+	nodes := map[string]bool{}
+	for _, pod := range pods {
+		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" {
+			nodes[pod.Spec.NodeName] = true
+		}
+	}
+	return nodes
+}
+
+// AnyOnReadyNode reports whether a proxy exists, ready or not, on a node that is Ready. The end of a
+// proxy on another node may never be reported.
+func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
+	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && ready(node) })
+	})
+}
+
+// AwaitsNewPorts reports whether a node stays published while proxies of a new set are expected
+// there. The status has to be computed again after NewSetTimeout.
+func AwaitsNewPorts(in Input) bool {
+	return slices.ContainsFunc(in.Nodes, func(node *v1.Node) bool { return !in.serves(node) && in.awaitsNewPorts(node) })
+}
+
+// awaitsNewPorts reports whether a published node serves the ports that the Service had before it
+// gained more, and the proxies of the new ports are expected there.
+func (in Input) awaitsNewPorts(node *v1.Node) bool {
+	return in.isPublished(node) && in.servesSome(node) && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
+		return !readyOn(s.Pods, node.Name) && !s.expectedOn(node.Name, in.Now)
+	})
+}
+
+// expectedOn reports whether the first proxy of a new set is still to become ready on a node, with
+// nothing that prevents it but another pod that has its port. The time starts anew when the
+// proxy is scheduled.
+func (s ProxySet) expectedOn(node string, now time.Time) bool {
+	since := s.Created
+	for _, pod := range s.Pods {
+		if targetNode(pod) != node {
+			continue
+		}
+		if _, bad := ProblemOf(pod); pod.DeletionTimestamp != nil || bad && !waitsForPort(pod) || pod.CreationTimestamp.Sub(s.Created) >= NewSetTimeout {
+			return false
+		}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == v1.PodScheduled && c.Status == v1.ConditionTrue && c.LastTransitionTime.After(since) {
+				since = c.LastTransitionTime.Time
+			}
+		}
+	}
+	return now.Sub(since).Abs() < NewSetTimeout
+}

@@ -1,0 +1,268 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/direct"
+	"github.com/hostport-ccm/hostport-ccm/provider/events"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// reconciliation is one call of EnsureLoadBalancer. Its fields are set step by step, see run.
+type reconciliation struct {
+	*loadBalancer
+	svc     *v1.Service
+	cluster *snapshot.Cluster
+	// warnings are what is wrong with the Service.
+	warnings []events.Warning
+
+	// current is what kube-proxy serves of the Service.
+	current direct.State
+	// shadowed are foreign pods that ask for a port where kube-proxy already serves it.
+	shadowed map[snapshot.Port][]*v1.Pod
+	options  options.Options
+	plan     *plan.Plan
+	decision direct.Decision
+	// daemonSets are the proxies' DaemonSets.
+	daemonSets []*appsv1.DaemonSet
+}
+
+// run performs the steps that make everything a Service should have:
+//  1. plan: which nodes and ports, from a snapshot of the cluster;
+//  2. conditions: the ports that the Service does not get;
+//  3. datapath: proxies or kube-proxy;
+//  4. proxies: DaemonSets and ConfigMaps;
+//  5. firewall, after the proxies, so that no port is open without something of ours behind it;
+//  6. status: the addresses that serve, from what is observed;
+//  7. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
+func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error) {
+	for _, message := range options.Unknown(r.svc.Annotations) {
+		r.warn(events.UnknownAnnotation, message)
+	}
+	r.current = r.direct.Current(r.svc, r.cluster.Nodes)
+	if err := r.makePlan(); err != nil {
+		return nil, r.reject(err)
+	}
+	if err := r.patchConditions(ctx, r.svc, publish.Conditions(r.svc.Status.Conditions, r.plan.UnservedPorts(), time.Now())); err != nil {
+		return nil, err
+	}
+	if r.plan.Served == nil {
+		return r.withdrawAll(ctx)
+	}
+	if err := r.decideDatapath(ctx); err != nil {
+		unavailable := (*plan.DirectUnavailable)(nil)
+		switch {
+		case !errors.As(err, &unavailable):
+			return nil, err
+		case r.decision.Stopped || r.hasDanglingStatus():
+			r.warn(events.InvalidConfiguration, unavailable.Error())
+			return r.withdrawAll(ctx)
+		}
+		return nil, r.reject(unavailable)
+	}
+	if err := r.ensureProxies(ctx); err != nil {
+		return nil, err
+	}
+	allowed := r.ensureFirewall(ctx)
+	cutover := r.cutover()
+	served := r.direct.NodesToServe(cutover)
+	status := r.status(cutover.Sets, served)
+	if !allowed {
+		// Addresses that have turned bad must leave meanwhile, so this is no error.
+		status = publish.OnlyAlreadyPublished(status, r.svc.Status.LoadBalancer, r.cluster.Nodes)
+	}
+	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, served)
+	if err == nil && proxiesObsolete {
+		err = r.proxies.Delete(ctx, r.svc)
+	}
+	return status, err
+}
+
+func (r *reconciliation) warn(reason, message string) {
+	r.warnings = append(r.warnings, events.Warning{Reason: reason, Message: message})
+}
+
+// reject records why the Service cannot be served as it is, and leaves what exists unchanged.
+func (r *reconciliation) reject(err error) error {
+	r.warn(events.InvalidConfiguration, oneLine(err))
+	return cloudprovider.ImplementedElsewhere
+}
+
+// withdrawAll deletes what was made for a Service that cannot be served, and its addresses.
+func (r *reconciliation) withdrawAll(ctx context.Context) (*v1.LoadBalancerStatus, error) {
+	warnings, err := r.withdraw(ctx, r.svc)
+	r.warnings = append(r.warnings, warnings...)
+	return &v1.LoadBalancerStatus{}, err
+}
+
+// makePlan computes what the Service should have. An error means that it asks for something that
+// cannot be had.
+func (r *reconciliation) makePlan() (err error) {
+	if r.options, err = options.Parse(r.svc.Annotations, r.defaults); err != nil {
+		return err
+	}
+	if r.options.Firewall.Exceeds(r.defaults.Firewall) {
+		return fmt.Errorf("annotation %s: %q is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
+			options.Firewall, r.options.Firewall, r.defaults.Firewall)
+	}
+	// Nodes that serve the Service now: a taint that repels new pods does not end that.
+	running := publish.Running(r.proxies.Pods(r.svc))
+	maps.Copy(running, r.current.Nodes)
+	var occupying map[snapshot.Port][]*v1.Pod
+	occupying, r.shadowed = r.foreignPods()
+	r.plan, err = r.settings.Build(plan.Input{
+		Service:      r.svc,
+		Options:      r.options,
+		Cluster:      r.cluster,
+		ForeignPods:  occupying,
+		OtherProxies: r.proxies.OthersWithPortsOf(r.svc),
+		Running:      running,
+	})
+	if err != nil {
+		return err
+	}
+	if len(r.plan.Conflicts) > 0 {
+		r.warn(events.PortConflict, publish.Messages(r.plan.Conflicts))
+	}
+	if r.plan.NoNodes != "" {
+		// The number of nodes that others add or remove is no news, so it is not in the key.
+		r.warnings = append(r.warnings, events.Warning{Reason: publish.ReasonUnschedulable, Message: r.plan.NoNodes, Key: "no nodes"})
+	}
+	r.plan.SetProxiesLabel(publish.AnyOnReadyNode(r.proxies.Pods(r.svc), r.cluster.Nodes))
+	return nil
+}
+
+// foreignPods returns the foreign pods that have ports of the Service. A pod that asks for a port
+// that is already served on its node does not have it. Where a proxy is ready, the kubelet rejects
+// the pod. Where kube-proxy serves, the pod runs, and is shadowed; but in mode nftables it has the
+// port, as the rules of host ports come before those of kube-proxy.
+func (r *reconciliation) foreignPods() (occupying, shadowed map[snapshot.Port][]*v1.Pod) {
+	served, mode := r.proxies.ServedPorts(r.svc), r.direct.Environment().KubeProxy
+	occupying, shadowed = map[snapshot.Port][]*v1.Pod{}, map[snapshot.Port][]*v1.Pod{}
+	for port, pods := range r.foreign.PodsWithPortsOf(r.svc) {
+		for _, pod := range pods {
+			switch node := pod.Spec.NodeName; {
+			case r.current.Nodes[node] && r.current.Ports.Has(port) && mode != config.KubeProxyNFTables:
+				shadowed[port] = append(shadowed[port], pod)
+			case !served[node][port]:
+				occupying[port] = append(occupying[port], pod)
+			}
+		}
+	}
+	return occupying, shadowed
+}
+
+// hasDanglingStatus reports whether the Service has addresses although nothing serves it. So it is
+// when its mirror had to go and what had to follow failed.
+func (r *reconciliation) hasDanglingStatus() bool {
+	return len(r.proxies.Cached(r.svc)) == 0 && !r.current.Any() && len(r.svc.Status.LoadBalancer.Ingress) > 0
+}
+
+// decideDatapath chooses between proxies and kube-proxy. The error is a *plan.DirectUnavailable if
+// the Service requires kube-proxy and cannot have it.
+func (r *reconciliation) decideDatapath(ctx context.Context) (err error) {
+	hasProxies := len(r.proxies.Cached(r.svc)) > 0
+	r.decision, r.current, err = r.direct.Decide(ctx, r.svc, r.options, r.plan, r.current, hasProxies)
+	if err != nil {
+		return err
+	}
+	if r.decision.FallbackReason != "" {
+		r.warn(events.DatapathFallback, r.decision.FallbackReason)
+	}
+	if r.decision.StaleReason != "" {
+		r.warn(events.InvalidConfiguration, "the latest changes are not served, as "+r.decision.StaleReason)
+	}
+	if r.decision.Direct {
+		for _, message := range slices.Concat(r.plan.Occupied, plan.Shadowed(r.shadowed)) {
+			r.warn(events.HostPortConflict, message)
+		}
+	}
+	return nil
+}
+
+// ensureProxies makes the proxies, if the Service is to have them. On the way to datapath direct,
+// existing ones stay as they are until the cutover is complete.
+func (r *reconciliation) ensureProxies(ctx context.Context) error {
+	if r.decision.Direct {
+		r.daemonSets = r.proxies.Cached(r.svc)
+		return nil
+	}
+	mirrorErr := r.direct.KeepMirror(ctx, r.svc, r.current, r.plan)
+	var err error
+	r.daemonSets, err = r.proxies.Ensure(ctx, r.svc, r.plan, r.cluster.Nodes)
+	if err := errors.Join(mirrorErr, err); err != nil {
+		return err
+	}
+	for _, message := range r.plan.Occupied {
+		r.warn(publish.ReasonUnschedulable, message)
+	}
+	// Where a better explanation is known, the scheduler's is left out.
+	explained := len(r.plan.Occupied) > 0 || len(r.plan.Awaited) > 0 || r.plan.NoNodes != ""
+	for _, p := range publish.Problems(r.proxies.Pods(r.svc)) {
+		if p.Reason != publish.ReasonUnschedulable || !explained {
+			r.warnings = append(r.warnings, events.Warning{Reason: p.Reason, Message: p.Message, Key: p.Reason})
+		}
+	}
+	return nil
+}
+
+func (r *reconciliation) cutover() direct.Cutover {
+	return direct.Cutover{
+		Service: r.svc, Decision: r.decision, Current: r.current, Plan: r.plan, Nodes: r.cluster.Nodes,
+		Sets:         r.proxies.Observe(r.svc, r.daemonSets),
+		OtherProxies: r.proxies.OthersWithPortsOf(r.plan.Served),
+		HasProxies:   r.proxies.CachedAny(r.svc),
+	}
+}
+
+// status computes the status to publish. served are the nodes where kube-proxy is to serve.
+func (r *reconciliation) status(sets []publish.ProxySet, served []*v1.Node) *v1.LoadBalancerStatus {
+	unserved, planned := r.plan.UnservedPorts(), snapshot.Names(r.plan.Nodes)
+	modes := publish.IPModes(r.direct.Environment(), len(unserved) == 0, len(served) > 0)
+	var ports []v1.PortStatus
+	if len(unserved) > 0 || len(served) > 0 && modes.Direct != "" {
+		ports = publish.Ports(r.svc, unserved)
+	}
+	in := publish.Input{
+		Nodes:     r.plan.Nodes,
+		Others:    slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return planned[n.Name] }),
+		Sets:      sets,
+		Direct:    snapshot.Names(served),
+		Local:     r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
+		Endpoints: r.foreign.EndpointNodes(r.svc),
+		Previous:  r.svc.Status.LoadBalancer,
+		Families:  r.svc.Spec.IPFamilies,
+		Addresses: r.options.Addresses,
+		MaxNodes:  r.options.MaxNodes,
+		IPMode:    modes,
+		Ports:     ports,
+		Now:       time.Now(),
+	}
+	if publish.AwaitsNewPorts(in) {
+		r.services.EnqueueAfter(nameOf(r.svc), publish.NewSetTimeout)
+	}
+	return publish.Status(in)
+}
+
+// oneLine joins the lines of joined errors for an event.
+func oneLine(err error) string {
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return err.Error()
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}

@@ -1,0 +1,82 @@
+// Package snapshot holds the state of the cluster that planning a Service needs besides the
+// Service itself: the nodes, and which Services claim which port of which nodes. A Cluster is
+// immutable and indexed. It is built once per change, by pure functions, and serves the plans
+// of all Services until the next change.
+package snapshot
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// Cluster is the state of a cluster at one time. Nobody may change it or what it points to.
+type Cluster struct {
+	// Nodes are all nodes, sorted by name.
+	Nodes []*v1.Node
+	// claims are by port, the oldest Service first.
+	claims map[Port][]Claim
+}
+
+// Claim is a Service that claims a port on the nodes that it selects.
+type Claim struct {
+	Service *v1.Service
+	// Nodes are the names of the selected nodes.
+	Nodes map[string]bool
+}
+
+// Compare orders claims by age, the oldest Service first: by creationTimestamp, then by UID.
+func (c Claim) Compare(other Claim) int {
+	a, b := c.Service, other.Service
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
+}
+
+// New returns a snapshot of a cluster with these nodes and these Services, all of which are
+// served. A Service whose annotations are not valid claims its ports with the default options:
+// it may have proxies on any of those nodes.
+func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cluster {
+	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}}
+	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
+	// Most Services select nodes in the same way, so each selection is computed once.
+	type selection struct {
+		selector, tolerations       string
+		hasSelector, hasTolerations bool
+	}
+	selected := map[selection]map[string]bool{}
+	for _, svc := range services {
+		var key selection
+		o, err := options.Parse(svc.Annotations, defaults)
+		if err != nil {
+			o = defaults
+		} else {
+			key.selector, key.hasSelector = svc.Annotations[options.NodeSelector]
+			key.tolerations, key.hasTolerations = svc.Annotations[options.Tolerations]
+		}
+		if selected[key] == nil {
+			selected[key] = Names(SelectNodes(c.Nodes, o))
+		}
+		for _, port := range PortsOf(svc) {
+			c.claims[port] = append(c.claims[port], Claim{svc, selected[key]})
+		}
+	}
+	for _, claims := range c.claims {
+		slices.SortFunc(claims, Claim.Compare)
+	}
+	return c
+}
+
+// Claims returns the claims to a port, the oldest first.
+func (c *Cluster) Claims(port Port) []Claim { return c.claims[port] }
+
+// Names returns the names of nodes.
+func Names(nodes []*v1.Node) map[string]bool {
+	names := map[string]bool{}
+	for _, node := range nodes {
+		names[node.Name] = true
+	}
+	return names
+}

@@ -1,0 +1,46 @@
+package provider
+
+import (
+	"context"
+	"sync"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// everything selects all objects.
+var everything = labels.Everything()
+
+// snapshots takes a snapshot of the cluster when it is needed and something has changed since the
+// last one.
+type snapshots struct {
+	// generation is another number after each change of what a snapshot holds.
+	generation func() uint64
+	nodes      corelisters.NodeLister
+	services   func() []*v1.Service
+	failures   failureDetector
+	addresses  *nodeaddress.Reader
+	defaults   options.Options
+
+	mu      sync.Mutex
+	current *snapshot.Cluster
+	taken   uint64
+}
+
+// get returns the current snapshot. Nodes have their annotated addresses and are shown as not Ready
+// if they have failed.
+func (s *snapshots) get(ctx context.Context) *snapshot.Cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.generation(); s.current == nil || now != s.taken {
+		nodes, _ := s.nodes.List(everything) // From the cache: never an error.
+		nodes = s.addresses.AddTo(ctx, s.failures.OverlayNotReady(nodes))
+		s.current, s.taken = snapshot.New(nodes, s.services(), s.defaults), now
+	}
+	return s.current
+}

@@ -1,0 +1,125 @@
+package view
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+)
+
+// apiServer has one Service, which other clients may change at any moment.
+type apiServer struct {
+	*fake.Clientset
+	t *testing.T
+	// during is called once, while the next patch is under way.
+	during func()
+}
+
+func newAPIServer(t *testing.T, svc *v1.Service) *apiServer {
+	svc.ResourceVersion = "1"
+	s := &apiServer{Clientset: fake.NewClientset(svc), t: t}
+	s.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if during := s.during; during != nil {
+			s.during = nil
+			during()
+		}
+		return s.checkVersion(action.(clienttesting.PatchAction))
+	})
+	return s
+}
+
+// checkVersion refuses a patch of another version than the present one, as the
+// real API server does and client-go's fake does not.
+func (s *apiServer) checkVersion(patch clienttesting.PatchAction) (handled bool, _ runtime.Object, _ error) {
+	var asked metav1.PartialObjectMetadata
+	if err := json.Unmarshal(patch.GetPatch(), &asked); err != nil {
+		return true, nil, err
+	}
+	if asked.ResourceVersion == "" || asked.ResourceVersion == s.live().ResourceVersion {
+		return false, nil, nil
+	}
+	return true, nil, apierrors.NewConflict(v1.Resource("services"), patch.GetName(), nil)
+}
+
+func (s *apiServer) live() *v1.Service {
+	s.t.Helper()
+	live, err := s.Tracker().Get(v1.SchemeGroupVersion.WithResource("services"), "default", "web")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return live.(*v1.Service)
+}
+
+// change is what another client does.
+func (s *apiServer) change(version string, do func(*v1.Service)) {
+	s.t.Helper()
+	svc := s.live().DeepCopy()
+	do(svc)
+	svc.ResourceVersion = version
+	if err := s.Tracker().Update(v1.SchemeGroupVersion.WithResource("services"), svc, "default"); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// release removes the finalizers as the service controller does, which knows the
+// Service as it was shown.
+func (s *apiServer) release(shown *v1.Service) error {
+	services, err := NewServices(informers.NewSharedInformerFactory(s, 0).Core().V1().Services(), config.ClassesClass)
+	if err != nil {
+		return err
+	}
+	without := shown.DeepCopy()
+	without.Finalizers = slices.DeleteFunc(without.Finalizers, func(f string) bool { return f == standard })
+	_, err = servicehelper.PatchService(services.Client(s).CoreV1(), shown, without)
+	return err
+}
+
+func TestFinalizersAreReleased(t *testing.T) {
+	toAnother := func(svc *v1.Service) { *svc = *balanced(other, svc.Finalizers...) }
+	for name, c := range map[string]struct {
+		before, during func(*v1.Service)
+		want           []string
+	}{
+		"both by one that left us":                                {nil, nil, []string{"x"}},
+		"ours by one that is another's by now":                    {toAnother, nil, []string{"x", standard}},
+		"ours by one that is another's before the patch has come": {nil, toAnother, []string{"x", standard}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shown := plain("x", standard)
+			s := newAPIServer(t, plain("x", Finalizer, standard))
+			if c.before != nil {
+				s.change("2", c.before)
+			}
+			if c.during != nil {
+				s.during = func() { s.change("2", c.during) }
+			}
+			if err := s.release(shown); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, s.live().Finalizers); diff != "" {
+				t.Errorf("finalizers (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFinalizersOfAServiceThatIsGoneAreNoError(t *testing.T) {
+	s := newAPIServer(t, plain(Finalizer, standard))
+	if err := s.Tracker().Delete(v1.SchemeGroupVersion.WithResource("services"), "default", "web"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.release(plain(standard)); err != nil {
+		t.Error(err)
+	}
+}

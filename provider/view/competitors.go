@@ -1,0 +1,105 @@
+package view
+
+import (
+	"maps"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// byPort is the index of the Services that want a port of nodes from us.
+const byPort = "port"
+
+func (s *Services) indexByPort(obj any) ([]string, error) {
+	var ports []string
+	for _, port := range s.claimedPorts(obj.(*v1.Service)) {
+		ports = append(ports, port.String())
+	}
+	return ports, nil
+}
+
+// claimedPorts returns the ports that a Service wants from us.
+func (s *Services) claimedPorts(svc *v1.Service) []snapshot.Port {
+	if shown, visible := s.visibility.of(svc); visible && wanted(shown) {
+		return snapshot.PortsOf(shown)
+	}
+	return nil
+}
+
+// enqueueClaimants enqueues the Services that want one of the ports, except one.
+func (s *Services) enqueueClaimants(ports []snapshot.Port, except types.UID) {
+	for _, port := range ports {
+		found, _ := s.real.Informer().GetIndexer().ByIndex(byPort, port.String()) // The index exists.
+		for _, obj := range found {
+			if svc := obj.(*v1.Service); svc.UID != except {
+				s.Enqueue(nameOf(svc))
+			}
+		}
+	}
+}
+
+// competitorHandler enqueues the Services that want a port of another one that is created, deleted,
+// or changes what it wants.
+func (s *Services) competitorHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(obj any, initial bool) {
+			s.generation.Add(1)
+			if svc := obj.(*v1.Service); !initial {
+				s.enqueueClaimants(s.claimedPorts(svc), svc.UID)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			old, svc := before.(*v1.Service), after.(*v1.Service)
+			if s.countChange(old, svc) {
+				s.enqueueClaimants(append(s.claimedPorts(old), s.claimedPorts(svc)...), svc.UID)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			s.generation.Add(1)
+			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok {
+				s.enqueueClaimants(s.claimedPorts(svc), svc.UID)
+			}
+		},
+	}
+}
+
+// countChange counts a new generation if a Service may claim other ports or nodes than before, and
+// reports whether it may.
+func (s *Services) countChange(old, svc *v1.Service) bool {
+	same := equality.Semantic.DeepEqual(old.Spec, svc.Spec) && maps.Equal(old.Annotations, svc.Annotations) &&
+		(old.DeletionTimestamp == nil) == (svc.DeletionTimestamp == nil)
+	if !same {
+		s.generation.Add(1)
+	}
+	return !same
+}
+
+// mirrorHandler enqueues the owner of a mirror that is written by anybody or deleted. The owner is
+// that of the mirror before the change: an edit may have removed its labels.
+func (s *Services) mirrorHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			if old := before.(*v1.Service); plan.IsMirror(old) && !equality.Semantic.DeepEqual(old, after) {
+				s.Enqueue(plan.ServiceOf(old))
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok && plan.IsMirror(svc) {
+				s.Enqueue(plan.ServiceOf(svc))
+			}
+		},
+	}
+}
+
+// unwrapDeleted returns the last known state of a deleted object.
+func unwrapDeleted(obj any) any {
+	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		return unknown.Obj
+	}
+	return obj
+}

@@ -1,0 +1,80 @@
+package view
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
+)
+
+// batchDelay is how long an enqueued Service waits for further events: a rollout or a node's failure
+// comes as many events.
+const batchDelay = 100 * time.Millisecond
+
+// Enqueue makes the service controller ensure a Service soon. Services that are not ours are
+// ignored.
+func (s *Services) Enqueue(service types.NamespacedName) { s.queue.AddAfter(service, batchDelay) }
+
+// EnqueueAfter makes the service controller ensure a Service after a time.
+func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
+	s.queue.AddAfter(service, d)
+}
+
+// EnqueueAll enqueues all Services of ours.
+func (s *Services) EnqueueAll() {
+	s.generation.Add(1)
+	for _, svc := range s.Served() {
+		s.Enqueue(nameOf(svc))
+	}
+}
+
+// Resume makes the service controller sync a Service for which it got ErrInProgress: at once if it
+// is being deleted, else as by Enqueue.
+func (s *Services) Resume(service types.NamespacedName) {
+	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
+	if err != nil || wanted(shown) || !servicehelper.HasLBFinalizer(shown) {
+		s.Enqueue(service)
+		return
+	}
+	s.deliver(shown)
+}
+
+// Run delivers enqueued Services until ctx is done.
+func (s *Services) Run(ctx context.Context) {
+	context.AfterFunc(ctx, s.queue.ShutDown)
+	for {
+		service, quit := s.queue.Get()
+		if quit {
+			return
+		}
+		// The controller retries Services that are being deleted by itself.
+		if shown, err := s.Lister().Services(service.Namespace).Get(service.Name); err == nil && wanted(shown) {
+			s.deliver(shown)
+		}
+		s.queue.Done(service)
+	}
+}
+
+// deliver passes a Service to the controller's handler as changed.
+func (s *Services) deliver(shown *v1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, handler := range s.handlers {
+		handler.OnUpdate(shown, s.withNewAnnotation(shown))
+	}
+}
+
+// enqueueForStatus enqueues a Service whose status may have been written by another component.
+func (s *Services) enqueueForStatus(svc *v1.Service) {
+	backoff := s.statuses.observed(nameOf(svc), svc.Status.LoadBalancer)
+	if backoff > time.Second {
+		klog.Background().Info("Another component repeatedly writes the status of a Service that is served here: if another load balancer controller serves it too, let only one do so, by its loadBalancerClass",
+			"service", klog.KObj(svc), "nextSync", backoff)
+	}
+	if backoff > 0 {
+		s.EnqueueAfter(nameOf(svc), backoff)
+	}
+}

@@ -1,0 +1,198 @@
+package view
+
+import (
+	"maps"
+
+	"k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// Foreign watches what others have in the cluster that matters to our Services: pods with host
+// ports, and endpoints. It keeps in memory only the fields that it returns.
+type Foreign struct {
+	pods           cache.SharedIndexInformer
+	endpointSlices cache.SharedIndexInformer
+}
+
+const (
+	byHostPort = "host port"
+	byService  = "service"
+)
+
+// holdingPorts selects the pods that can hold host ports: those that are scheduled and not terminated.
+const holdingPorts = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+
+// WatchForeign enqueues Services when a pod takes or frees a port that they want, when another
+// Service that wants their ports changes, when somebody edits or deletes their mirror, and, with
+// policy Local, when the nodes of their endpoints change. Call it before the service controller is
+// made, and Run afterwards.
+func (s *Services) WatchForeign(kube kubernetes.Interface) (*Foreign, error) {
+	f := &Foreign{
+		pods: coreinformers.NewFilteredPodInformer(kube, metav1.NamespaceAll, 0, cache.Indexers{byHostPort: indexByHostPort},
+			func(o *metav1.ListOptions) { o.FieldSelector = holdingPorts }),
+		endpointSlices: discoveryinformers.NewEndpointSliceInformer(kube, metav1.NamespaceAll, 0, cache.Indexers{
+			byService: func(obj any) ([]string, error) { return []string{serviceOf(obj).String()}, nil },
+		}),
+	}
+	return f, s.addHandlers([]source{
+		{s.real.Informer(), nil, s.competitorHandler()},
+		{s.real.Informer(), nil, s.mirrorHandler()},
+		{f.pods, slimPod, s.foreignPodHandler()},
+		{f.endpointSlices, slimEndpointSlice, s.endpointHandler()},
+	})
+}
+
+// Run watches until stop is closed.
+func (f *Foreign) Run(stop <-chan struct{}) {
+	go f.pods.Run(stop)
+	go f.endpointSlices.Run(stop)
+}
+
+// PodsWithPortsOf returns the foreign pods that have a Service's ports on any node, by port.
+func (f *Foreign) PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
+	pods := map[snapshot.Port][]*v1.Pod{}
+	for _, port := range snapshot.PortsOf(svc) {
+		found, _ := f.pods.GetIndexer().ByIndex(byHostPort, port.String()) // The index exists.
+		for _, pod := range found {
+			pods[port] = append(pods[port], pod.(*v1.Pod))
+		}
+	}
+	return pods
+}
+
+// EndpointNodes returns the names of the nodes with a ready endpoint of a Service.
+func (f *Foreign) EndpointNodes(svc *v1.Service) map[string]bool {
+	found, _ := f.endpointSlices.GetIndexer().ByIndex(byService, nameOf(svc).String()) // The index exists.
+	nodes := map[string]bool{}
+	for _, slice := range found {
+		maps.Copy(nodes, readyNodes(slice))
+	}
+	return nodes
+}
+
+// foreignPodHandler enqueues the Services that want a host port of a pod. A pod is in view from
+// when it is scheduled, and its host ports do not change.
+func (s *Services) foreignPodHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(obj any, initial bool) {
+			if !initial {
+				s.enqueueClaimants(snapshot.HostPorts(obj.(*v1.Pod).Spec), "")
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if pod, ok := unwrapDeleted(obj).(*v1.Pod); ok {
+				s.enqueueClaimants(snapshot.HostPorts(pod.Spec), "")
+			}
+		},
+	}
+}
+
+// endpointHandler enqueues a Service of policy Local when the nodes of its endpoints change.
+func (s *Services) endpointHandler() cache.ResourceEventHandler {
+	enqueue := func(obj any) {
+		name := serviceOf(obj)
+		if svc, err := s.Lister().Services(name.Namespace).Get(name.Name); err == nil && svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
+			s.Enqueue(name)
+		}
+	}
+	return cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc: func(obj any, initial bool) {
+			if !initial && len(readyNodes(obj)) > 0 {
+				enqueue(obj)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			if !maps.Equal(readyNodes(before), readyNodes(after)) {
+				enqueue(after)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if slice, ok := unwrapDeleted(obj).(*discoveryv1.EndpointSlice); ok {
+				enqueue(slice)
+			}
+		},
+	}
+}
+
+// slimPod keeps a pod's node and host ports, none of our own proxies. A pod in the host's network
+// has its container ports as host ports: the API server sets them.
+func slimPod(obj any) (any, error) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	slim := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}}
+	slim.Spec.NodeName = pod.Spec.NodeName
+	if _, ours := pod.Labels[plan.LabelServiceUID]; ours {
+		return slim, nil
+	}
+	containers := pod.Spec.Containers
+	for _, container := range pod.Spec.InitContainers {
+		// Sidecars keep running, and the scheduler counts their ports too.
+		if container.RestartPolicy != nil && *container.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			containers = append(containers[:len(containers):len(containers)], container)
+		}
+	}
+	var ports []v1.ContainerPort
+	for _, container := range containers {
+		for _, p := range container.Ports {
+			if p.HostPort > 0 {
+				ports = append(ports, v1.ContainerPort{HostPort: p.HostPort, Protocol: p.Protocol})
+			}
+		}
+	}
+	if len(ports) > 0 {
+		slim.Spec.Containers = []v1.Container{{Ports: ports}}
+	}
+	return slim, nil
+}
+
+func indexByHostPort(obj any) ([]string, error) {
+	var ports []string
+	for _, port := range snapshot.HostPorts(obj.(*v1.Pod).Spec) {
+		ports = append(ports, port.String())
+	}
+	return ports, nil
+}
+
+// slimEndpointSlice keeps an EndpointSlice's Service and the nodes with a ready endpoint.
+func slimEndpointSlice(obj any) (any, error) {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return obj, nil
+	}
+	slim := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+		Namespace: slice.Namespace, Name: slice.Name, UID: slice.UID, ResourceVersion: slice.ResourceVersion,
+		Labels: map[string]string{discoveryv1.LabelServiceName: slice.Labels[discoveryv1.LabelServiceName]},
+	}}
+	for node := range readyNodes(slice) {
+		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{NodeName: &node})
+	}
+	return slim, nil
+}
+
+// readyNodes returns the names of the nodes with a ready endpoint of an EndpointSlice. An unknown
+// readiness means ready, as the type documents.
+func readyNodes(obj any) map[string]bool {
+	nodes := map[string]bool{}
+	for _, endpoint := range obj.(*discoveryv1.EndpointSlice).Endpoints {
+		if endpoint.NodeName != nil && (endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready) {
+			nodes[*endpoint.NodeName] = true
+		}
+	}
+	return nodes
+}
+
+func serviceOf(obj any) types.NamespacedName {
+	slice := obj.(*discoveryv1.EndpointSlice)
+	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+}

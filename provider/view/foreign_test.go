@@ -1,0 +1,79 @@
+package view
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+)
+
+func using(hostPort int32, protocol v1.Protocol) v1.Container {
+	return v1.Container{Image: "big", Ports: []v1.ContainerPort{{HostPort: hostPort, ContainerPort: 1, Protocol: protocol}}}
+}
+
+func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
+	always := v1.ContainerRestartPolicyAlways
+	sidecar := using(7000, v1.ProtocolTCP)
+	sidecar.RestartPolicy = &always
+	for name, c := range map[string]struct {
+		pod  *v1.Pod
+		want []string
+	}{
+		"ports of containers and of sidecars": {
+			&v1.Pod{Spec: v1.PodSpec{
+				InitContainers: []v1.Container{using(6000, v1.ProtocolTCP), sidecar},
+				Containers:     []v1.Container{using(53, v1.ProtocolUDP), using(80, "")},
+			}}, []string{"53/UDP", "80/TCP", "7000/TCP"},
+		},
+		"a port that is not the host's": {&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{using(0, v1.ProtocolTCP)}}}, nil},
+		"a proxy of ours": {
+			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{plan.LabelServiceUID: "x"}}, Spec: v1.PodSpec{Containers: []v1.Container{using(80, v1.ProtocolTCP)}}}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.pod.Name, c.pod.Spec.NodeName, c.pod.Annotations = "p", "n1", map[string]string{"long": "text"}
+			obj, err := slimPod(c.pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slim := obj.(*v1.Pod)
+			ports, _ := indexByHostPort(slim)
+			if diff := cmp.Diff(c.want, ports); diff != "" {
+				t.Errorf("ports differ (-want +got):\n%s", diff)
+			}
+			if slim.Name != "p" || slim.Spec.NodeName != "n1" || slim.Annotations != nil || len(slim.Spec.InitContainers) > 0 {
+				t.Errorf("kept: %v", slim)
+			}
+			again, _ := slimPod(slim)
+			if diff := cmp.Diff(slim, again); diff != "" {
+				t.Errorf("a second time makes it another (-first +second):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSlimEndpointSliceKeepsNodesOfReadyEndpoints(t *testing.T) {
+	obj, err := slimEndpointSlice(&discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-x", Labels: map[string]string{discoveryv1.LabelServiceName: "web", "other": "y"}},
+		Endpoints: []discoveryv1.Endpoint{
+			{NodeName: ptr.To("n1"), Addresses: []string{"10.0.0.1"}},
+			{NodeName: ptr.To("n1"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}},
+			{NodeName: ptr.To("n2"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}},
+			{},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{"n1": true}, readyNodes(obj)); diff != "" {
+		t.Errorf("nodes differ (-want +got):\n%s", diff)
+	}
+	if got := serviceOf(obj).String(); got != "default/web" {
+		t.Errorf("service %s", got)
+	}
+}

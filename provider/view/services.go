@@ -1,0 +1,203 @@
+// Package view stands between the API server and the standard service controller of
+// k8s.io/cloud-provider, so that the controller serves our Services without a fork:
+//   - Services is an informer and lister that shows it our Services only, in the form that it
+//     serves (visibility.go), and enqueues a Service when something has changed that it does not
+//     watch itself (enqueue.go, owned.go, foreign.go, competitors.go);
+//   - Client translates what it writes (client.go).
+//
+// The package does not decide what a Service should have.
+package view
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+// Services is a ServiceInformer that shows Services as the service controller should see them. Make
+// it with NewServices.
+type Services struct {
+	real       coreinformers.ServiceInformer
+	visibility visibility
+	// enqueued counts the deliveries of the queue, generation the changes; see Generation.
+	enqueued, generation atomic.Uint64
+	queue                workqueue.TypedDelayingInterface[types.NamespacedName]
+	statuses             *statusConflicts
+
+	mu       sync.Mutex
+	synced   []cache.InformerSynced
+	handlers []cache.ResourceEventHandler
+}
+
+var _ coreinformers.ServiceInformer = &Services{}
+
+// NewServices wraps an informer that has not been started. classes selects our Services.
+func NewServices(real coreinformers.ServiceInformer, classes config.Classes) (*Services, error) {
+	s := &Services{
+		real:       real,
+		visibility: visibility{classes},
+		queue:      workqueue.NewTypedDelayingQueue[types.NamespacedName](),
+		statuses:   newStatusConflicts(),
+		synced:     []cache.InformerSynced{real.Informer().HasSynced},
+	}
+	return s, real.Informer().AddIndexers(cache.Indexers{byPort: s.indexByPort})
+}
+
+// Generation returns a number that is another one after each change of a node, or of a Service's
+// spec, annotations or deletion. It changes before the Services concerned are enqueued, and before
+// the service controller sees the change.
+func (s *Services) Generation() uint64 { return s.generation.Load() }
+
+// Served returns the Services that are to be served, as shown.
+func (s *Services) Served() []*v1.Service {
+	all, _ := s.Lister().List(labels.Everything()) // From the cache: never an error.
+	var served []*v1.Service
+	for _, svc := range all {
+		if wanted(svc) {
+			served = append(served, svc)
+		}
+	}
+	return served
+}
+
+// Informer implements coreinformers.ServiceInformer.
+func (s *Services) Informer() cache.SharedIndexInformer {
+	return informer{s.real.Informer(), s}
+}
+
+// Lister implements coreinformers.ServiceInformer.
+func (s *Services) Lister() corelisters.ServiceLister { return lister{s.real.Lister(), s.visibility} }
+
+type informer struct {
+	cache.SharedIndexInformer
+	services *Services
+}
+
+// HasSynced reports whether all caches that EnsureLoadBalancer reads have synced, not only that of
+// Services: with some of them it would publish some of the addresses.
+func (i informer) HasSynced() bool {
+	i.services.mu.Lock()
+	defer i.services.mu.Unlock()
+	for _, synced := range i.services.synced {
+		if !synced() {
+			return false
+		}
+	}
+	return true
+}
+
+func (i informer) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, period time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	i.services.mu.Lock()
+	defer i.services.mu.Unlock()
+	i.services.handlers = append(i.services.handlers, h)
+	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(handler{h, i.services}, period)
+}
+
+// handler translates events for the controller's own handler.
+type handler struct {
+	cache.ResourceEventHandler
+	services *Services
+}
+
+func (h handler) OnAdd(obj any, initial bool) {
+	h.services.generation.Add(1)
+	if shown, visible := h.services.visibility.of(obj.(*v1.Service)); visible {
+		h.ResourceEventHandler.OnAdd(shown, initial)
+	}
+}
+
+func (h handler) OnUpdate(before, after any) {
+	h.services.countChange(before.(*v1.Service), after.(*v1.Service))
+	old, wasVisible := h.services.visibility.of(before.(*v1.Service))
+	shown, visible := h.services.visibility.of(after.(*v1.Service))
+	switch {
+	case visible && !wasVisible:
+		h.ResourceEventHandler.OnAdd(shown, false)
+	case visible && ignoredByController(old, shown):
+		h.ResourceEventHandler.OnUpdate(old, h.services.withNewAnnotation(shown))
+	case visible:
+		h.ResourceEventHandler.OnUpdate(old, shown)
+	}
+	if wasVisible && visible && wanted(shown) && !servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &shown.Status.LoadBalancer) {
+		h.services.enqueueForStatus(shown)
+	}
+}
+
+// OnDelete makes the controller sync the Service and clean up what it remembers. The controller
+// relies on finalizers and ignores deletions, but somebody may have removed the finalizers.
+func (h handler) OnDelete(obj any) {
+	h.services.generation.Add(1)
+	svc, ok := unwrapDeleted(obj).(*v1.Service)
+	if !ok {
+		return
+	}
+	h.services.statuses.forget(nameOf(svc))
+	if shown, visible := h.services.visibility.of(svc); visible {
+		h.ResourceEventHandler.OnUpdate(shown, h.services.withNewAnnotation(shown))
+	}
+}
+
+// enqueuedAnnotation is on objects that are passed to the controller's event handler, in memory
+// only. A changed annotation is what makes the controller ensure a Service whose spec is the same.
+const enqueuedAnnotation = options.Prefix + "enqueued"
+
+// withNewAnnotation returns a copy with an annotation value that was never used before.
+func (s *Services) withNewAnnotation(shown *v1.Service) *v1.Service {
+	changed := *shown
+	changed.Annotations = map[string]string{enqueuedAnnotation: strconv.FormatUint(s.enqueued.Add(1), 10)}
+	return &changed
+}
+
+type lister struct {
+	corelisters.ServiceLister
+	visibility visibility
+}
+
+func (l lister) List(selector labels.Selector) ([]*v1.Service, error) {
+	return l.visibility.all(l.ServiceLister.List(selector))
+}
+
+func (l lister) Services(namespace string) corelisters.ServiceNamespaceLister {
+	return namespaceLister{l.ServiceLister.Services(namespace), l.visibility}
+}
+
+type namespaceLister struct {
+	corelisters.ServiceNamespaceLister
+	visibility visibility
+}
+
+func (l namespaceLister) List(selector labels.Selector) ([]*v1.Service, error) {
+	return l.visibility.all(l.ServiceNamespaceLister.List(selector))
+}
+
+// Get does not find a Service that is being deleted and waits for the finalizers of others only: the
+// controller would take it for a new Service.
+func (l namespaceLister) Get(name string) (*v1.Service, error) {
+	svc, err := l.ServiceNamespaceLister.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	shown, visible := l.visibility.of(svc)
+	if !visible || shown.DeletionTimestamp != nil && !servicehelper.HasLBFinalizer(shown) {
+		return nil, apierrors.NewNotFound(v1.Resource("services"), name)
+	}
+	return shown, nil
+}
+
+func nameOf(svc *v1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+}
