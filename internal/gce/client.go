@@ -1,6 +1,13 @@
+// Package gce is a client of the Compute Engine API for firewall rules and
+// instances. It retries transient failures, makes every change idempotent by a
+// request id, waits for operations to end, and returns errors with a Kind.
+//
+// Methods are safe for concurrent use and share no lock: a slow operation
+// delays only its caller.
 package gce
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -12,29 +19,29 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Options say which project to work in and how to reach it. The zero value
-// finds everything on the metadata server of the VM it runs on.
+// Options are the project and how to reach its API. The zero value takes
+// everything from the metadata server of the VM on which the program runs.
 type Options struct {
 	// Project holds the instances. Empty: the VM's own.
 	Project string
 	// NetworkProject holds the network and its firewall rules: the host
-	// project of a shared VPC. Empty: as Project, or what the metadata server
-	// says about the VM's network if Network is empty too.
+	// project of a shared VPC. Empty: the project in Network; if Network is empty
+	// too, that of the VM's first interface; otherwise Project.
 	NetworkProject string
 	// Network is the VPC network's name, or its URL. Empty: that of the VM's
 	// first interface.
 	Network string
-	// Endpoint replaces https://compute.googleapis.com. With http:// there is
-	// no authentication: for simulators. Otherwise credentials are Google's
-	// Application Default Credentials.
+	// Endpoint replaces https://compute.googleapis.com. Requests to http:// are not
+	// authenticated: for simulators. All others carry Google's Application Default
+	// Credentials.
 	Endpoint string
-	// UserAgent goes into every request. May be empty.
+	// UserAgent is sent with every request. May be empty.
 	UserAgent string
 
-	// HTTPClient replaces the transport and the credentials, in tests.
+	// HTTPClient replaces transport and credentials, in tests.
 	HTTPClient *http.Client
-	// Backoff is between the tries of one request; its Steps bound their
-	// number. Zero: seven tries within about twenty seconds.
+	// Backoff is the pause between the tries of one request; its Steps are the
+	// maximum number of tries. Zero: seven tries within about twenty seconds.
 	Backoff wait.Backoff
 	// RequestTimeout bounds one HTTP request. Zero: 30 s.
 	RequestTimeout time.Duration
@@ -46,22 +53,27 @@ type Options struct {
 const (
 	defaultRequestTimeout   = 30 * time.Second
 	defaultOperationTimeout = 3 * time.Minute
-	// waitTimeout is for globalOperations.wait, which answers "within about 2
-	// minutes" by itself.
+	// waitTimeout bounds globalOperations.wait, which returns "within about 2
+	// minutes" in any case.
 	waitTimeout = 150 * time.Second
 )
 
 var defaultBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 7, Cap: 8 * time.Second}
 
-// Client is a connection to the Compute API for one project and one network.
+// Client calls the Compute API for one project and one network.
 type Client struct {
 	service *compute.Service
 	options Options
 }
 
-// New completes options from the metadata server where they are empty, and
-// prepares a client. It does not yet contact the Compute API.
+// New returns a client. It takes empty options from the metadata server and does
+// not contact the Compute API.
 func New(ctx context.Context, options Options) (*Client, error) {
+	if options.Backoff.Steps == 0 {
+		options.Backoff = defaultBackoff
+	}
+	options.RequestTimeout = cmp.Or(options.RequestTimeout, defaultRequestTimeout)
+	options.OperationTimeout = cmp.Or(options.OperationTimeout, defaultOperationTimeout)
 	options, err := complete(ctx, options)
 	if err != nil {
 		return nil, err
@@ -73,13 +85,13 @@ func New(ctx context.Context, options Options) (*Client, error) {
 	return &Client{service: service, options: options}, nil
 }
 
-// Project is the project of the instances.
+// Project returns the project of the instances.
 func (c *Client) Project() string { return c.options.Project }
 
-// NetworkProject is the project of the network and its firewall rules.
+// NetworkProject returns the project of the network and its firewall rules.
 func (c *Client) NetworkProject() string { return c.options.NetworkProject }
 
-// Network is the network's name without path.
+// Network returns the network's name, without project.
 func (c *Client) Network() string { return c.options.Network }
 
 func clientOptions(o Options) []option.ClientOption {
@@ -96,23 +108,9 @@ func clientOptions(o Options) []option.ClientOption {
 	return append(options, option.WithScopes(compute.ComputeScope))
 }
 
-// basePath brings an endpoint into the form the generated client needs, which
+// basePath returns an endpoint in the form that the generated client needs, which
 // ends in a slash.
 func basePath(endpoint string) string {
 	endpoint = strings.TrimSuffix(endpoint, "/")
 	return strings.TrimSuffix(endpoint, "/compute/v1") + "/compute/v1/"
-}
-
-// withDefaults fills in the durations.
-func (o Options) withDefaults() Options {
-	if o.Backoff.Steps == 0 {
-		o.Backoff = defaultBackoff
-	}
-	if o.RequestTimeout == 0 {
-		o.RequestTimeout = defaultRequestTimeout
-	}
-	if o.OperationTimeout == 0 {
-		o.OperationTimeout = defaultOperationTimeout
-	}
-	return o
 }

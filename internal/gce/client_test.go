@@ -21,7 +21,7 @@ func latency(d time.Duration) gcesim.Settings {
 	return gcesim.Settings{OperationLatency: &metav1.Duration{Duration: d}}
 }
 
-// newClient is the real client against a simulator, without a network.
+// newClient returns the real client with a simulator, without a network.
 func newClient(t *testing.T, config gcesim.Config) (*Client, *gcesim.Sim) {
 	t.Helper()
 	sim, err := gcesim.New(config, nil, nil)
@@ -69,7 +69,7 @@ func TestAChangeReturnsWhenItIsInForce(t *testing.T) {
 	}
 }
 
-func TestPassingTroubleIsRetriedAndTheChangeMadeOnce(t *testing.T) {
+func TestTransientFailuresAreRetriedAndTheChangeIsMadeOnce(t *testing.T) {
 	for _, kind := range []gcesim.FaultKind{gcesim.FaultRateLimit, gcesim.FaultRateLimit403, gcesim.FaultUnavailable, gcesim.FaultNotReady, gcesim.FaultLostReply, gcesim.FaultOperation} {
 		t.Run(string(kind), func(t *testing.T) {
 			client, sim := newClient(t, gcesim.Config{Settings: latency(0)})
@@ -96,7 +96,7 @@ func TestRetriesOfOneChangeCarryOneRequestID(t *testing.T) {
 	}
 }
 
-func TestWhatRetryingCannotHelpIsTypedAtOnce(t *testing.T) {
+func TestOtherFailuresAreReturnedAtOnceWithTheirKind(t *testing.T) {
 	for failure, kind := range map[gcesim.FaultKind]Kind{
 		gcesim.FaultForbidden: KindForbidden,
 		gcesim.FaultQuota:     KindQuota,
@@ -114,7 +114,7 @@ func TestWhatRetryingCannotHelpIsTypedAtOnce(t *testing.T) {
 	}
 }
 
-func TestTroubleThatDoesNotPassIsTypedInTheEnd(t *testing.T) {
+func TestTransientFailuresThatPersistAreReturnedWithTheirKind(t *testing.T) {
 	for failure, kind := range map[gcesim.FaultKind]Kind{
 		gcesim.FaultRateLimit:    KindRateLimited,
 		gcesim.FaultRateLimit403: KindRateLimited,
@@ -133,7 +133,7 @@ func TestTroubleThatDoesNotPassIsTypedInTheEnd(t *testing.T) {
 	}
 }
 
-func TestAnOperationThatEndsBadlyIsTyped(t *testing.T) {
+func TestAFailedOperationIsReturnedWithItsKind(t *testing.T) {
 	for code, kind := range map[string]Kind{
 		"QUOTA_EXCEEDED":     KindQuota,
 		"PERMISSIONS_ERROR":  KindForbidden,
@@ -149,7 +149,7 @@ func TestAnOperationThatEndsBadlyIsTyped(t *testing.T) {
 	}
 }
 
-func TestAnOperationThatIsLostFromSightDoesNotMeanThatTheRuleIsMissing(t *testing.T) {
+func TestAnOperationThatIsNotFoundDoesNotMeanThatTheRuleIsMissing(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{Settings: latency(0)})
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultNotFound, Verb: "globalOperations.*"})
 	err := client.InsertFirewall(t.Context(), rule("web"))
@@ -158,13 +158,13 @@ func TestAnOperationThatIsLostFromSightDoesNotMeanThatTheRuleIsMissing(t *testin
 	}
 }
 
-func TestASlowOperationDelaysNobodyElse(t *testing.T) {
+func TestASlowOperationDelaysNoOtherCall(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{Settings: latency(time.Hour)})
 	ctx, cancel := context.WithCancel(t.Context())
 	slow := make(chan error, 1)
 	go func() { slow <- client.InsertFirewall(ctx, rule("slow")) }()
 	for len(sim.Requests()) == 0 {
-		<-time.After(time.Millisecond) // Until the slow one has begun.
+		<-time.After(time.Millisecond) // Until the slow operation has begun.
 	}
 	sim.Set(latency(0))
 	if err := client.InsertFirewall(t.Context(), rule("quick")); err != nil {
@@ -172,11 +172,11 @@ func TestASlowOperationDelaysNobodyElse(t *testing.T) {
 	}
 	cancel()
 	if err := <-slow; !errors.Is(err, context.Canceled) {
-		t.Errorf("the slow one ended with %v", err)
+		t.Errorf("the slow operation ended with %v", err)
 	}
 }
 
-func TestARequestEndsByItsTimeout(t *testing.T) {
+func TestARequestEndsAtItsTimeout(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{})
 	client.options.RequestTimeout = 5 * time.Millisecond
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultLatency, Latency: metav1.Duration{Duration: time.Hour}})
@@ -200,7 +200,7 @@ func TestListsAreReadToTheEnd(t *testing.T) {
 	}
 }
 
-func TestErrorsNameMethodObjectEndpointAndWayOut(t *testing.T) {
+func TestErrorsNameMethodObjectEndpointAndRemedy(t *testing.T) {
 	client, sim := newClient(t, gcesim.Config{})
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultForbidden})
 	err := client.InsertFirewall(t.Context(), rule("web"))
@@ -237,7 +237,7 @@ func TestWhatIsNotConfiguredComesFromTheMetadataServer(t *testing.T) {
 		"nothing":                   {Options{Project: "p", Network: "n"}, gcesim.Config{}, "p", "p", "n"},
 		"nothing, network by URL":   {Options{Project: "p", Network: "https://www.googleapis.com/compute/v1/projects/h/global/networks/n"}, gcesim.Config{}, "p", "h", "n"},
 		"nothing, network by path":  {Options{Project: "p", Network: "projects/h/global/networks/n"}, gcesim.Config{}, "p", "h", "n"},
-		"nothing, three of a shape": {Options{Project: "p", NetworkProject: "q", Network: "projects/h/global/networks/n"}, gcesim.Config{}, "p", "q", "n"},
+		"nothing, host project too": {Options{Project: "p", NetworkProject: "q", Network: "projects/h/global/networks/n"}, gcesim.Config{}, "p", "q", "n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.config.Instances = []gcesim.Instance{{Name: "vm", Zone: "z-a"}}
@@ -260,7 +260,7 @@ func TestWhatIsNotConfiguredComesFromTheMetadataServer(t *testing.T) {
 	}
 }
 
-func TestWithoutMetadataServerTheErrorSaysWhatToConfigure(t *testing.T) {
+func TestWithoutMetadataServerTheErrorNamesTheOption(t *testing.T) {
 	t.Setenv("GCE_METADATA_HOST", "127.0.0.1:1")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -272,7 +272,7 @@ func TestWithoutMetadataServerTheErrorSaysWhatToConfigure(t *testing.T) {
 	}
 }
 
-func TestEndpointsAreTakenInAnyForm(t *testing.T) {
+func TestEndpointsAreAcceptedInAnyForm(t *testing.T) {
 	for _, endpoint := range []string{"http://h:1", "http://h:1/", "http://h:1/compute/v1", "http://h:1/compute/v1/"} {
 		if got := basePath(endpoint); got != "http://h:1/compute/v1/" {
 			t.Errorf("%s became %s", endpoint, got)

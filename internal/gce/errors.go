@@ -13,7 +13,7 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 )
 
-// Kind is what an error means for the caller.
+// Kind classifies errors by what a caller can do.
 type Kind string
 
 // The kinds.
@@ -23,9 +23,9 @@ const (
 	KindForbidden   Kind = "forbidden"
 	KindQuota       Kind = "quota exceeded"
 	KindRateLimited Kind = "rate limited"
-	// KindNotReady: another change of the same resource is under way.
+	// KindNotReady: another change of the resource is in progress.
 	KindNotReady Kind = "not ready"
-	// KindTransient: the server's trouble or the network's.
+	// KindTransient: a failure of the server or the network.
 	KindTransient Kind = "transient"
 	KindInvalid   Kind = "invalid"
 	// KindCanceled: the caller's context ended first.
@@ -36,15 +36,15 @@ const (
 type Error struct {
 	// Verb is the API's method: "firewalls.insert".
 	Verb string
-	// Resource is what it was about: "projects/p/global/firewalls/name".
+	// Resource is its object: "projects/p/global/firewalls/name".
 	Resource string
-	// Endpoint is set if it is not Google's own.
+	// Endpoint is empty for Google's own.
 	Endpoint string
 	Kind     Kind
 	Err      error
 }
 
-// Error names the method, the object and the cause, and what to do about it.
+// Error names the method, the object, the cause and a remedy.
 func (e *Error) Error() string {
 	at := ""
 	if e.Endpoint != "" {
@@ -53,8 +53,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("compute %s of %s%s: %v%s", e.Verb, e.Resource, at, cause(e.Err), hint(e.Kind))
 }
 
-// cause is one line. Of a reply by the API it is the message: the rest of it may
-// be a page of JSON.
+// cause returns one line; for a reply of the API its message, as the rest may be a
+// page of JSON.
 func cause(err error) string {
 	text := err.Error()
 	var api *googleapi.Error
@@ -95,7 +95,7 @@ func (e *operationError) Error() string {
 	return fmt.Sprintf("the operation ended with %s: %s", strings.Join(e.codes, ", "), strings.Join(e.messages, "; "))
 }
 
-// operationFailure returns the error an operation that is done ended with.
+// operationFailure returns the error with which an operation ended, if any.
 func operationFailure(op *compute.Operation) error {
 	if op.Error == nil || len(op.Error.Errors) == 0 {
 		return nil
@@ -108,7 +108,7 @@ func operationFailure(op *compute.Operation) error {
 	return failure
 }
 
-// classify finds the Kind of whatever the generated client returns.
+// classify returns the Kind of an error of the generated client.
 func classify(err error) Kind {
 	var apiErr *googleapi.Error
 	var opErr *operationError
@@ -123,8 +123,8 @@ func classify(err error) Kind {
 	return KindTransient // No reply, or one cut short.
 }
 
-// kindOfReply judges by the reason first: GCE uses 403 for rights, quota and
-// rate limits alike.
+// kindOfReply uses the reason first: GCE returns 403 for missing permissions,
+// quota and rate limits.
 func kindOfReply(e *googleapi.Error) Kind {
 	for _, item := range e.Errors {
 		if kind, known := kindOfReason[item.Reason]; known {
@@ -183,12 +183,12 @@ func kindOfOperation(e *operationError) Kind {
 	return KindTransient
 }
 
-// retryable says whether trying again may help.
+// retryable reports whether another try may succeed.
 func (k Kind) retryable() bool {
 	return slices.Contains([]Kind{KindRateLimited, KindNotReady, KindTransient}, k)
 }
 
-// KindOf is the kind of an error of this package; empty for others.
+// KindOf returns the kind of the *Error that err is or wraps, "" if there is none.
 func KindOf(err error) Kind {
 	var e *Error
 	if !errors.As(err, &e) {

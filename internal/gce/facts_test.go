@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-func TestWhatTheAPISaysOfAnInstanceIsWhatNodesShow(t *testing.T) {
+func TestAnInstanceIsConvertedFromTheAPI(t *testing.T) {
 	nic := func(network, internal, external, internal6, external6 string) gcesim.Interface {
 		return gcesim.Interface{Network: network, NetworkIP: internal, NatIP: external, IPv6Address: internal6, ExternalIPv6: external6}
 	}
@@ -22,18 +22,18 @@ func TestWhatTheAPISaysOfAnInstanceIsWhatNodesShow(t *testing.T) {
 		hostname           string
 		off                bool
 	}{
-		"IPv4 only":                {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "203.0.113.1", "", "")}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1"}},
-		"no external address":      {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "", "", "")}, internal: []string{"10.0.0.1"}},
-		"internal IPv6":            {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "", "fd20::1", "")}, internal: []string{"10.0.0.1", "fd20::1"}},
-		"external IPv6":            {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "203.0.113.1", "", "2001:db8::1")}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1", "2001:db8::1"}},
-		"IPv6 only":                {instance: gcesim.Instance{Interface: nic("", "", "", "", "2001:db8::1")}, external: []string{"2001:db8::1"}},
-		"a first interface beside": {instance: gcesim.Instance{Interface: nic("storage", "10.9.0.1", "203.0.113.9", "", ""), MoreInterfaces: []gcesim.Interface{nic("", "10.0.0.1", "203.0.113.1", "", "")}}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1"}},
-		"a host name of its own":   {instance: gcesim.Instance{Hostname: "n1.example.com"}, hostname: "n1.example.com"},
-		"stopped":                  {instance: gcesim.Instance{Status: "STOPPED"}, off: true},
-		"terminated":               {instance: gcesim.Instance{Status: "TERMINATED"}, off: true},
-		"suspended":                {instance: gcesim.Instance{Status: "SUSPENDED"}, off: true},
-		"about to stop":            {instance: gcesim.Instance{Status: "STOPPING"}},
-		"under repair":             {instance: gcesim.Instance{Status: "REPAIRING"}},
+		"IPv4 only":             {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "203.0.113.1", "", "")}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1"}},
+		"no external address":   {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "", "", "")}, internal: []string{"10.0.0.1"}},
+		"internal IPv6":         {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "", "fd20::1", "")}, internal: []string{"10.0.0.1", "fd20::1"}},
+		"external IPv6":         {instance: gcesim.Instance{Interface: nic("", "10.0.0.1", "203.0.113.1", "", "2001:db8::1")}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1", "2001:db8::1"}},
+		"IPv6 only":             {instance: gcesim.Instance{Interface: nic("", "", "", "", "2001:db8::1")}, external: []string{"2001:db8::1"}},
+		"another network first": {instance: gcesim.Instance{Interface: nic("storage", "10.9.0.1", "203.0.113.9", "", ""), MoreInterfaces: []gcesim.Interface{nic("", "10.0.0.1", "203.0.113.1", "", "")}}, internal: []string{"10.0.0.1"}, external: []string{"203.0.113.1"}},
+		"a custom host name":    {instance: gcesim.Instance{Hostname: "n1.example.com"}, hostname: "n1.example.com"},
+		"stopped":               {instance: gcesim.Instance{Status: "STOPPED"}, off: true},
+		"terminated":            {instance: gcesim.Instance{Status: "TERMINATED"}, off: true},
+		"suspended":             {instance: gcesim.Instance{Status: "SUSPENDED"}, off: true},
+		"stopping":              {instance: gcesim.Instance{Status: "STOPPING"}},
+		"in repair":             {instance: gcesim.Instance{Status: "REPAIRING"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.instance.Name, c.instance.Zone = "n1", zone
@@ -58,7 +58,7 @@ func TestWhatTheAPISaysOfAnInstanceIsWhatNodesShow(t *testing.T) {
 	}
 }
 
-func TestNetworksOfOneNameInTwoProjectsAreToldApart(t *testing.T) {
+func TestNetworksOfOneNameInTwoProjectsAreDistinguished(t *testing.T) {
 	in := &compute.Instance{Name: "n", Zone: "z/" + zone, NetworkInterfaces: []*compute.NetworkInterface{
 		{Network: "https://compute.googleapis.com/compute/v1/projects/own/global/networks/default", NetworkIP: "10.9.0.1"},
 		{Network: "https://compute.googleapis.com/compute/v1/projects/host/global/networks/default", NetworkIP: "10.0.0.1"},
@@ -66,7 +66,7 @@ func TestNetworksOfOneNameInTwoProjectsAreToldApart(t *testing.T) {
 	for network, want := range map[string][]string{
 		"projects/host/global/networks/default":         {"10.0.0.1"},
 		"projects/own/global/networks/default":          {"10.9.0.1"},
-		"projects/100000000002/global/networks/default": {"10.0.0.1", "10.9.0.1"}, // Not to be told by number.
+		"projects/100000000002/global/networks/default": {"10.0.0.1", "10.9.0.1"}, // A number matches neither.
 		"projects/host/global/networks/other":           nil,
 	} {
 		got := texts(instanceOf("own", network, in).InternalIPs)
@@ -79,9 +79,9 @@ func TestNetworksOfOneNameInTwoProjectsAreToldApart(t *testing.T) {
 	}
 }
 
-// Application Default Credentials: here the last of their sources, the service
+// Application Default Credentials, here from their last source, the service
 // account of the VM.
-func TestRequestsCarryTheMachinesCredentials(t *testing.T) {
+func TestRequestsCarryTheCredentialsOfTheVM(t *testing.T) {
 	sim, err := gcesim.New(gcesim.Config{Instances: []gcesim.Instance{vm("n1", "203.0.113.1")}}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +95,11 @@ func TestRequestsCarryTheMachinesCredentials(t *testing.T) {
 	}))
 	defer api.Close()
 	usual := http.DefaultTransport
-	http.DefaultTransport = api.Client().Transport // To be believed, as its certificate is nobody's.
+	http.DefaultTransport = api.Client().Transport // It trusts the certificate of the test server.
 	t.Cleanup(func() { http.DefaultTransport = usual })
 	t.Setenv("GCE_METADATA_HOST", strings.TrimPrefix(metadata.URL, "http://"))
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
-	t.Setenv("HOME", t.TempDir()) // Where gcloud leaves its own.
+	t.Setenv("HOME", t.TempDir()) // gcloud stores credentials there.
 	t.Setenv("CLOUDSDK_CONFIG", "")
 	client, err := New(t.Context(), Options{Endpoint: api.URL, Backoff: quick})
 	if err != nil {

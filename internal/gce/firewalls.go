@@ -6,7 +6,7 @@ import (
 	"google.golang.org/api/compute/v1"
 )
 
-// Firewall reads one rule.
+// Firewall returns one rule.
 func (c *Client) Firewall(ctx context.Context, name string) (*compute.Firewall, error) {
 	var rule *compute.Firewall
 	err := c.call(ctx, c.firewall("firewalls.get", name), c.options.RequestTimeout, func(ctx context.Context) (err error) {
@@ -16,8 +16,8 @@ func (c *Client) Firewall(ctx context.Context, name string) (*compute.Firewall, 
 	return rule, err
 }
 
-// Firewalls lists the rules that match filter, an expression of the Compute
-// API such as `name eq "hostport-.*"`; all if it is empty.
+// Firewalls returns the rules that match filter, an expression of the Compute API
+// such as `name eq "hostport-.*"`; all if it is empty.
 func (c *Client) Firewalls(ctx context.Context, filter string) ([]*compute.Firewall, error) {
 	request := c.service.Firewalls.List(c.options.NetworkProject).MaxResults(maxPage)
 	if filter != "" {
@@ -41,7 +41,7 @@ func (c *Client) Firewalls(ctx context.Context, filter string) ([]*compute.Firew
 	}
 }
 
-// maxPage is the most that one page of a list may hold.
+// maxPage is the largest page size of lists.
 const maxPage = 500
 
 // InsertFirewall creates rule and waits until it is in force.
@@ -51,8 +51,8 @@ func (c *Client) InsertFirewall(ctx context.Context, rule *compute.Firewall) err
 	})
 }
 
-// PatchFirewall changes the fields that patch sends (ForceSendFields and
-// NullFields included) and waits until they are in force.
+// PatchFirewall changes the fields that patch sends, ForceSendFields and NullFields
+// included, and waits until they are in force.
 func (c *Client) PatchFirewall(ctx context.Context, name string, patch *compute.Firewall) error {
 	return c.change(ctx, c.firewall("firewalls.patch", name), func(ctx context.Context, id string) (*compute.Operation, error) {
 		return c.service.Firewalls.Patch(c.options.NetworkProject, name, patch).RequestId(id).Context(ctx).Do()

@@ -12,8 +12,8 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// DefaultInstanceTTL is how long a list of instances is believed.
-const DefaultInstanceTTL = 10 * time.Second
+// defaultInstanceTTL is how long a list of instances is used.
+const defaultInstanceTTL = 10 * time.Second
 
 // listTimeout bounds one reading of the list, retries included.
 const listTimeout = time.Minute
@@ -25,9 +25,10 @@ type instanceAPI interface {
 	Project() string
 }
 
-// Instances looks up instances in one list of the whole project, read again
-// when it is older than its TTL or does not know who is asked for. A list that
-// cannot be read is an error, never an absence.
+// Instances looks up instances in a cached list of the whole project. It reads
+// the list again when it is older than the TTL or does not have the instance. A
+// list that cannot be read is an error and never means that an instance does not
+// exist.
 type Instances struct {
 	api    instanceAPI
 	ttl    time.Duration
@@ -39,15 +40,14 @@ type Instances struct {
 	readAt time.Time // When the reading began; zero: never.
 }
 
-// NewInstances looks up instances through client. A ttl of zero is
-// DefaultInstanceTTL.
+// NewInstances looks up instances through client. A TTL of zero is 10 s.
 func NewInstances(client *Client, ttl time.Duration) *Instances {
 	return newInstances(client, ttl, clock.RealClock{})
 }
 
 func newInstances(api instanceAPI, ttl time.Duration, clock clock.PassiveClock) *Instances {
 	if ttl == 0 {
-		ttl = DefaultInstanceTTL
+		ttl = defaultInstanceTTL
 	}
 	return &Instances{api: api, ttl: ttl, clock: clock}
 }
@@ -62,8 +62,11 @@ func (i *Instances) ByProviderID(ctx context.Context, providerID string) (Instan
 	}
 	if id.Project == i.api.Project() {
 		found, err := i.find(ctx, func(in Instance) bool { return in.ID == id })
-		if err != nil || len(found) > 0 {
-			return first(found), err
+		if err != nil {
+			return Instance{}, err
+		}
+		if len(found) > 0 {
+			return found[0], nil
 		}
 	}
 	return i.api.Instance(ctx, id)
@@ -94,48 +97,52 @@ func (i *Instances) Tags(ctx context.Context, providerID string) ([]string, erro
 	return in.Tags, err
 }
 
-// find looks in the cached list and, if nothing fits, in one that was read
-// after the question was asked.
-func (i *Instances) find(ctx context.Context, fits func(Instance) bool) ([]Instance, error) {
-	asked := i.clock.Now()
-	list, err := i.since(ctx, asked.Add(-i.ttl))
-	if err != nil {
-		return nil, err
+// find searches the cached list and then, if there is no match, a list that is
+// read after the call.
+func (i *Instances) find(ctx context.Context, matches func(Instance) bool) ([]Instance, error) {
+	called := i.clock.Now()
+	for _, begin := range []time.Time{called.Add(-i.ttl), called} {
+		list, err := i.listSince(ctx, begin)
+		if err != nil {
+			return nil, err
+		}
+		var found []Instance
+		for _, in := range list {
+			if matches(in) {
+				found = append(found, in)
+			}
+		}
+		if len(found) > 0 {
+			return found, nil
+		}
 	}
-	if found := filter(list, fits); len(found) > 0 {
-		return found, nil
-	}
-	list, err = i.since(ctx, asked)
-	return filter(list, fits), err
+	return nil, nil
 }
 
-// since returns a list whose reading began at the given time or later.
-func (i *Instances) since(ctx context.Context, begin time.Time) ([]Instance, error) {
+// listSince returns a list whose reading began at begin or later.
+func (i *Instances) listSince(ctx context.Context, begin time.Time) ([]Instance, error) {
 	for {
-		if list, ok := i.cached(begin); ok {
+		i.mu.Lock()
+		list, readAt := i.list, i.readAt
+		i.mu.Unlock()
+		if !readAt.IsZero() && !readAt.Before(begin) {
 			return list, nil
 		}
-		// A flight that others share may have begun too early: then once more.
-		reply := i.flight.DoChan("", func() (any, error) { return nil, i.read(context.WithoutCancel(ctx)) })
+		// Callers share one reading. If it began before begin, it is repeated.
+		result := i.flight.DoChan("", func() (any, error) { return nil, i.read(context.WithoutCancel(ctx)) })
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for the list of instances of project %s: %w", i.api.Project(), ctx.Err())
-		case result := <-reply:
-			if result.Err != nil {
-				return nil, result.Err
+		case r := <-result:
+			if r.Err != nil {
+				return nil, r.Err
 			}
 		}
 	}
 }
 
-func (i *Instances) cached(begin time.Time) ([]Instance, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.list, !i.readAt.IsZero() && !i.readAt.Before(begin)
-}
-
-// read is detached from the caller who happened to come first, so that his
-// giving up does not fail the others.
+// read does not end with the context of the caller that started it, as others
+// may wait for the result.
 func (i *Instances) read(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
@@ -148,21 +155,4 @@ func (i *Instances) read(ctx context.Context) error {
 	defer i.mu.Unlock()
 	i.list, i.readAt = list, began
 	return nil
-}
-
-func filter(list []Instance, fits func(Instance) bool) []Instance {
-	var found []Instance
-	for _, in := range list {
-		if fits(in) {
-			found = append(found, in)
-		}
-	}
-	return found
-}
-
-func first(list []Instance) Instance {
-	if len(list) == 0 {
-		return Instance{}
-	}
-	return list[0]
 }

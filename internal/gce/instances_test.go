@@ -26,7 +26,7 @@ func vm(name, natIP string) gcesim.Instance {
 	return gcesim.Instance{Name: name, Zone: zone, Tags: []string{"b", "a"}, Interface: gcesim.Interface{NetworkIP: "10.0.0.1", NatIP: natIP}}
 }
 
-// newCache is an instance cache over a simulator, on a clock that stands still.
+// newCache returns an instance cache with a simulator and a clock that stands still.
 func newCache(t *testing.T, vms ...gcesim.Instance) (*Instances, *gcesim.Sim, *clocktesting.FakePassiveClock) {
 	t.Helper()
 	client, sim := newClient(t, gcesim.Config{Instances: vms})
@@ -34,7 +34,7 @@ func newCache(t *testing.T, vms ...gcesim.Instance) (*Instances, *gcesim.Sim, *c
 	return newInstances(client, time.Minute, clock), sim, clock
 }
 
-// sampleCount reads our histogram.
+// sampleCount returns the number of samples in the histogram.
 func sampleCount(t *testing.T, verb, result string) uint64 {
 	t.Helper()
 	families, err := legacyregistry.DefaultGatherer.Gather()
@@ -78,7 +78,7 @@ func TestAnInstanceIsFoundByProviderIDAndByNodeName(t *testing.T) {
 	}
 }
 
-func TestTheListIsReadAgainWhenItIsOld(t *testing.T) {
+func TestTheListIsReadAgainAfterItsTTL(t *testing.T) {
 	cache, sim, clock := newCache(t, vm("n1", "203.0.113.1"))
 	external := func() string {
 		in, err := cache.ByNodeName(t.Context(), "n1")
@@ -100,7 +100,7 @@ func TestTheListIsReadAgainWhenItIsOld(t *testing.T) {
 	}
 }
 
-func TestAnInstanceUnknownSoFarIsLookedForAtOnce(t *testing.T) {
+func TestAnInstanceThatIsNotInTheListIsFoundAtOnce(t *testing.T) {
 	cache, sim, clock := newCache(t, vm("n1", ""))
 	if _, err := cache.ByNodeName(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestAnInstanceUnknownSoFarIsLookedForAtOnce(t *testing.T) {
 	}
 }
 
-func TestOnlyATrueAbsenceIsNotFound(t *testing.T) {
+func TestOnlyAnInstanceThatDoesNotExistIsNotFound(t *testing.T) {
 	const gone = "gce://sandbox/europe-west1-b/gone"
 	cache, sim, _ := newCache(t, vm("n1", ""))
 	if _, err := cache.ByProviderID(t.Context(), gone); !errors.Is(err, cloudprovider.InstanceNotFound) {
@@ -122,7 +122,7 @@ func TestOnlyATrueAbsenceIsNotFound(t *testing.T) {
 	}
 	requests := sim.Requests()
 	if last := requests[len(requests)-1]; last.Verb != "instances.get" || last.Status != 404 {
-		t.Errorf("the absence was not confirmed: %+v", requests)
+		t.Errorf("the instance was not requested by itself: %+v", requests)
 	}
 	if _, err := cache.ByNodeName(t.Context(), "gone"); !errors.Is(err, cloudprovider.InstanceNotFound) {
 		t.Errorf("by name: %v, want not found", err)
@@ -143,7 +143,7 @@ func TestOnlyATrueAbsenceIsNotFound(t *testing.T) {
 	}
 }
 
-func TestAnOldListIsNotBelievedWhenTheAPIIsInTrouble(t *testing.T) {
+func TestAnOldListIsNotUsedWhenTheAPIFails(t *testing.T) {
 	cache, sim, clock := newCache(t, vm("n1", ""))
 	if _, err := cache.ByNodeName(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestANameInTwoZonesIsAmbiguous(t *testing.T) {
 	}
 }
 
-func TestManyAskersShareOneReading(t *testing.T) {
+func TestConcurrentCallersShareOneReading(t *testing.T) {
 	cache, sim, _ := newCache(t, vm("n1", ""))
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultLatency, Latency: metav1.Duration{Duration: 20 * time.Millisecond}})
 	var group sync.WaitGroup
@@ -184,7 +184,7 @@ func TestManyAskersShareOneReading(t *testing.T) {
 	}
 }
 
-func TestAnAskerWhoGivesUpDoesNotWait(t *testing.T) {
+func TestACallerWhoseContextEndsDoesNotWait(t *testing.T) {
 	cache, sim, _ := newCache(t, vm("n1", ""))
 	fault(t, sim, gcesim.Fault{Kind: gcesim.FaultLatency, Latency: metav1.Duration{Duration: 100 * time.Millisecond}, Count: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -193,7 +193,7 @@ func TestAnAskerWhoGivesUpDoesNotWait(t *testing.T) {
 		t.Errorf("error %v, want the deadline", err)
 	}
 	if _, err := cache.ByNodeName(t.Context(), "n1"); err != nil {
-		t.Errorf("the next asker: %v", err)
+		t.Errorf("the next caller: %v", err)
 	}
 }
 
@@ -221,23 +221,23 @@ func texts(addrs []netip.Addr) []string {
 	return written
 }
 
-func TestAListWithHolesIsAnError(t *testing.T) {
+func TestAnIncompleteListIsAnError(t *testing.T) {
 	full := &compute.InstanceAggregatedList{Items: map[string]compute.InstancesScopedList{
 		"zones/a": {}, "zones/b": {Warning: &compute.InstancesScopedListWarning{Code: "NO_RESULTS_ON_PAGE"}},
 	}}
-	if err := holes(full); err != nil {
+	if err := checkComplete(full); err != nil {
 		t.Errorf("a full list: %v", err)
 	}
 	full.Items["zones/c"] = compute.InstancesScopedList{Warning: &compute.InstancesScopedListWarning{Code: "UNREACHABLE", Message: "zone c"}}
-	if err := holes(full); err == nil || !strings.Contains(err.Error(), "zone c") {
+	if err := checkComplete(full); err == nil || !strings.Contains(err.Error(), "zone c") {
 		t.Errorf("a warning: %v", err)
 	}
-	if err := holes(&compute.InstanceAggregatedList{Unreachables: []string{"zones/d"}}); err == nil {
+	if err := checkComplete(&compute.InstanceAggregatedList{Unreachables: []string{"zones/d"}}); err == nil {
 		t.Error("an unreachable zone is no error")
 	}
 }
 
-func TestOnlyStoppedInstancesAreShutDown(t *testing.T) {
+func TestOnlyInstancesThatAreOffAreShutDown(t *testing.T) {
 	for status, want := range map[string]bool{
 		"STOPPED": true, "TERMINATED": true, "SUSPENDED": true, "RUNNING": false, "STOPPING": false, "STAGING": false, "PROVISIONING": false, "REPAIRING": false, "SUSPENDING": false, "": false,
 	} {
@@ -247,7 +247,7 @@ func TestOnlyStoppedInstancesAreShutDown(t *testing.T) {
 	}
 }
 
-func TestProviderIDsAreReadAsTheyAreWritten(t *testing.T) {
+func TestProviderIDsAreParsedAsTheyAreWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.StringMatching(`[a-z][-a-z0-9]{0,62}`)
 		id := ProviderID{rapid.StringMatching(`([a-z]+\.com:)?[a-z][-a-z0-9]{0,29}`).Draw(t, "project"), name.Draw(t, "zone"), name.Draw(t, "name")}
@@ -260,7 +260,7 @@ func TestProviderIDsAreReadAsTheyAreWritten(t *testing.T) {
 func TestOtherProviderIDsAreErrors(t *testing.T) {
 	for _, s := range []string{"", "gce://", "gce://p/z", "gce://p/z/n/x", "aws://p/z/n", "gce:///z/n", "gce://p/z/N", " gce://p/z/n"} {
 		if _, err := ParseProviderID(s); err == nil {
-			t.Errorf("%q was taken", s)
+			t.Errorf("%q was accepted", s)
 		}
 	}
 }

@@ -11,26 +11,25 @@ import (
 	"cloud.google.com/go/compute/metadata"
 )
 
-// metadataTimeout bounds the search for a metadata server. Off Google's cloud
-// its address answers nothing and the library keeps trying.
+// metadataTimeout bounds requests to the metadata server. Outside of Google's
+// cloud its address does not answer and the library retries.
 const metadataTimeout = 5 * time.Second
 
-// complete fills in what options leave empty.
+// complete returns the options with project and network.
 func complete(ctx context.Context, o Options) (Options, error) {
-	o = o.withDefaults()
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
 	server := metadata.NewClient(&http.Client{Timeout: metadataTimeout})
 	if o.Project == "" {
 		project, err := server.GetWithContext(ctx, "project/project-id")
 		if err != nil {
-			return o, notOnMetadataServer("project", err)
+			return o, notFromMetadata("project", err)
 		}
 		o.Project = project
 	}
 	if o.Network == "" {
 		if err := completeNetwork(ctx, server, &o); err != nil {
-			return o, notOnMetadataServer("network", err)
+			return o, notFromMetadata("network", err)
 		}
 	}
 	if project, ok := projectOf(o.Network); ok && o.NetworkProject == "" {
@@ -43,9 +42,9 @@ func complete(ctx context.Context, o Options) (Options, error) {
 	return o, nil
 }
 
-// completeNetwork asks for the network of the VM's first interface. Metadata
-// names projects by number there; the Compute API takes that too, but the id
-// reads better where it is known.
+// completeNetwork reads the network of the VM's first interface. The metadata
+// server identifies its project by number. The Compute API accepts numbers, but
+// the id is used where it is known, as it is easier to read.
 func completeNetwork(ctx context.Context, server *metadata.Client, o *Options) error {
 	network, err := server.GetWithContext(ctx, "instance/network-interfaces/0/network")
 	if err != nil {
@@ -65,13 +64,13 @@ func completeNetwork(ctx context.Context, server *metadata.Client, o *Options) e
 	return nil
 }
 
-// projectOf finds P in ".../projects/P/...".
+// projectOf returns P of ".../projects/P/...".
 func projectOf(url string) (string, bool) {
 	_, rest, found := strings.Cut("/"+url, "/projects/")
 	project, _, _ := strings.Cut(rest, "/")
 	return project, found && project != ""
 }
 
-func notOnMetadataServer(field string, err error) error {
-	return fmt.Errorf("gce.%s is not configured and the metadata server of Google Compute Engine does not say: %w; set gce.%s", field, err, field)
+func notFromMetadata(field string, err error) error {
+	return fmt.Errorf("gce.%s is not configured and could not be read from the metadata server of Google Compute Engine: %w; set gce.%s", field, err, field)
 }

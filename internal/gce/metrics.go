@@ -1,7 +1,6 @@
 package gce
 
 import (
-	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -21,13 +20,12 @@ var requestDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{
 
 var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(requestDuration) })
 
-// observe counts a call that began at start.
+// observe measures a call that began at start.
 func observe(verb string, start time.Time, err error) {
 	registerMetrics()
 	result := "ok"
-	var e *Error
-	if errors.As(err, &e) {
-		result = strings.ReplaceAll(string(e.Kind), " ", "_")
+	if kind := KindOf(err); kind != "" {
+		result = strings.ReplaceAll(string(kind), " ", "_")
 	}
 	requestDuration.WithLabelValues(verb, result).Observe(time.Since(start).Seconds())
 }

@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// ProviderID names an instance as Nodes do in spec.providerID.
+// ProviderID identifies an instance as a Node's spec.providerID does.
 type ProviderID struct{ Project, Zone, Name string }
 
-// String writes gce://project/zone/name.
+// String returns gce://project/zone/name.
 func (id ProviderID) String() string {
 	return "gce://" + id.Project + "/" + id.Zone + "/" + id.Name
 }
 
-// Old projects have their domain in front: "example.com:project".
+// Old projects have a domain as prefix: "example.com:project".
 var providerIDPattern = regexp.MustCompile(`^gce://([a-z0-9][-a-z0-9.]*(?::[-a-z0-9]+)?)/([a-z][-a-z0-9]*)/([a-z][-a-z0-9]*)$`)
 
-// ParseProviderID reads what String writes.
+// ParseProviderID parses what String returns.
 func ParseProviderID(s string) (ProviderID, error) {
 	parts := providerIDPattern.FindStringSubmatch(s)
 	if parts == nil {
@@ -26,7 +26,7 @@ func ParseProviderID(s string) (ProviderID, error) {
 	return ProviderID{Project: parts[1], Zone: parts[2], Name: parts[3]}, nil
 }
 
-// Region is the zone without its last part: europe-west1-b is in europe-west1.
+// Region returns the zone without its last part: europe-west1-b is in europe-west1.
 func (id ProviderID) Region() string {
 	if i := strings.LastIndex(id.Zone, "-"); i > 0 {
 		return id.Zone[:i]
