@@ -8,7 +8,7 @@ import (
 
 // MissingChanges returns the changes that an administrator has to make for
 // owner. rules are all those of the network. Rules that would only allow what
-// other rules, whoever made them, already allow are not missing. everyTag means
+// other rules already allow, also without our mark, are not missing. everyTag means
 // that every node has all target tags.
 func MissingChanges(owner Owner, rules, want []Rule, everyTag bool) ([]Change, error) {
 	own := slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return !r.BelongsTo(owner) })

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -45,18 +44,5 @@ func TestWordsAreQuotedForAShell(t *testing.T) {
 		if got := quote(word); got != want {
 			t.Errorf("%s: %s", word, got)
 		}
-	}
-}
-
-func TestTheErrorNamesServiceCauseAndCommands(t *testing.T) {
-	cause := errors.New("no right")
-	err := &ManualChangeError{Owner: owner(), Commands: []string{"gcloud a", "gcloud b"}, Cause: cause}
-	for _, part := range []string{"web/traefik", "no right", "gcloud a ; gcloud b"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q misses %q", err.Error(), part)
-		}
-	}
-	if !errors.Is(err, cause) {
-		t.Error("the cause is not wrapped")
 	}
 }

@@ -39,7 +39,7 @@ func (f *Firewall) sharedRuleChanges(clusterID string, have []firewall.Rule) []f
 // sharedRuleClaims are what the Services need in shared rules.
 type sharedRuleClaims struct {
 	// semaphore is held while shared rules are changed. Claims are set before:
-	// whoever holds it makes the changes of all who wait.
+	// the holder makes the changes of all that wait.
 	semaphore chan struct{}
 
 	mu sync.Mutex
