@@ -70,8 +70,8 @@ func TestWhatAServiceLeftBehindIsCollected(t *testing.T) {
 	eventually(t, 2*time.Minute, "nothing is left of the Service", func(ctx context.Context) error {
 		return errors.Join(isLeftBehindBut(ctx, svc, "another-clusters"), isClosed(ctx, getTCP, externalIPs()[0], 80))
 	})
-	eventually(t, 30*time.Second, "an event tells of it", func(ctx context.Context) error {
-		events, err := client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=LeftoversRemoved,involvedObject.uid=" + string(svc.UID)})
+	eventually(t, 30*time.Second, "an event reports the deletion", func(ctx context.Context) error {
+		events, err := client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=OrphanedResourcesDeleted,involvedObject.uid=" + string(svc.UID)})
 		if err == nil && len(events.Items) == 0 {
 			err = errors.New("there is none")
 		}

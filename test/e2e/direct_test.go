@@ -247,7 +247,7 @@ func TestDirectLeavesAPodItsHostPort(t *testing.T) {
 	wantMirror(t, svc, 8090, ips(nodes[1:], internalIP)...)
 	wantOpen(t, getTCP, "web", 8090, externalIPs()[1:]...)
 	wantOpen(t, getTCP, "holder", 8090, externalIPs()[0])
-	wantWarning(t, svc, "HostPortTaken", nodes[0].Name, ns+"/holder-1", "8090/TCP")
+	wantWarning(t, svc, "HostPortConflict", nodes[0].Name, ns+"/holder-1", "8090/TCP")
 	if err := pods.Delete(t.Context(), holder.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); by(options.DatapathAuto)(s) }, bothProtocols(port)...)
 	wantAddresses(t, svc, time.Minute, ips(with, externalIP)...)
 	wantOpen(t, getTCP, "web", port, ips(with, externalIP)...)
-	wantWarning(t, svc, "DatapathFallback", "exceeded quota: small")
+	wantWarning(t, svc, "DatapathFallback", ns, "exceeded quota: small", "datapath proxy")
 
 	roles := client.RbacV1().ClusterRoleBindings()
 	right, err := roles.Get(t.Context(), binding, metav1.GetOptions{})
@@ -310,7 +310,7 @@ func TestDirectAutoTakesProxiesWhereItMayHaveNoMirror(t *testing.T) {
 	}
 	eventually(t, time.Minute, "a Warning names the component", func(ctx context.Context) error {
 		touch(time.Now().String())
-		return hasWarning(ctx, svc, "DatapathFallback", "manifests/components/direct")
+		return hasWarning(ctx, svc, "DatapathFallback", ns, "manifests/components/direct")
 	})
 	if err := restore(); err != nil {
 		t.Fatal(err)

@@ -53,42 +53,45 @@ func deleteRule(t *testing.T, name string) {
 	})
 }
 
-// eventOf waits for an event about a Service, and returns its message.
-func eventOf(t *testing.T, svc *v1.Service, reason, words string) string {
+// waitForEvent waits for an event of a Service with a reason and a message that contains all words, and
+// returns the message.
+func waitForEvent(t *testing.T, svc *v1.Service, reason string, words ...string) string {
 	t.Helper()
 	var found string
-	eventually(t, 90*time.Second, fmt.Sprintf("an event %s of Service %s says %q", reason, svc.Name, words), func(ctx context.Context) error {
+	eventually(t, 90*time.Second, fmt.Sprintf("event %s of Service %s contains %q", reason, svc.Name, words), func(ctx context.Context) error {
 		list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + reason + ",involvedObject.uid=" + string(svc.UID)})
 		if err != nil {
 			return err
 		}
+		var messages []string
 		for _, e := range list.Items {
-			if strings.Contains(e.Message, words) {
+			if containsAll(e.Message, words) {
 				found = e.Message
 				return nil
 			}
+			messages = append(messages, e.Message)
 		}
-		return fmt.Errorf("there are %d such events", len(list.Items))
+		return fmt.Errorf("the events are %q", messages)
 	})
 	return found
 }
 
-func TestARuleDeletedByHandComesBackAndAStrangersSurvives(t *testing.T) {
+func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	const stranger = "opened-by-hand"
-	asAdministrator(t, http.MethodPost, "", `{"name":"`+stranger+`","description":"not yours","targetTags":["`+cluster.NodeTag+`"],"allowed":[{"IPProtocol":"tcp","ports":["7777"]}]}`)
-	t.Cleanup(func() { removeStranger(t, stranger) })
+	const other = "manually-created"
+	asAdministrator(t, http.MethodPost, "", `{"name":"`+other+`","description":"not yours","targetTags":["`+cluster.NodeTag+`"],"allowed":[{"IPProtocol":"tcp","ports":["7777"]}]}`)
+	t.Cleanup(func() { deleteOtherRule(t, other) })
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 	rule := ruleNames(t, svc)[0]
 
 	deleteRule(t, rule)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	eventOf(t, svc, "FirewallRepaired", "created firewall rule "+rule)
+	waitForEvent(t, svc, "FirewallRepaired", "created", rule)
 
 	asAdministrator(t, http.MethodPatch, "/"+rule, `{"targetTags":["elsewhere"]}`)
-	eventOf(t, svc, "FirewallRepaired", "targetTags [elsewhere] -> ["+cluster.NodeTag+"]")
+	waitForEvent(t, svc, "FirewallRepaired", rule, "targetTags", "elsewhere", cluster.NodeTag)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 
 	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
@@ -99,12 +102,12 @@ func TestARuleDeletedByHandComesBackAndAStrangersSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(state.Firewalls) != 1 || state.Firewalls[0].Name != stranger || state.Firewalls[0].Description != "not yours" {
+	if len(state.Firewalls) != 1 || state.Firewalls[0].Name != other || state.Firewalls[0].Description != "not yours" {
 		t.Errorf("rules %+v", state.Firewalls)
 	}
 }
 
-func removeStranger(t *testing.T, name string) {
+func deleteOtherRule(t *testing.T, name string) {
 	request, err := http.NewRequest(http.MethodDelete, sim.BaseURL+"/compute/v1/projects/"+cluster.Project+"/global/firewalls/"+name, nil)
 	if err == nil {
 		_, err = http.DefaultClient.Do(request)
@@ -114,7 +117,8 @@ func removeStranger(t *testing.T, name string) {
 	}
 }
 
-var gcloudCommand = regexp.MustCompile(`gcloud .*? \(`)
+// gcloudCommand matches a gcloud command on a firewall rule with its flags, quoted or not.
+var gcloudCommand = regexp.MustCompile(`gcloud compute firewall-rules [a-z]+ \S+(?: (?:--[-\w./:=,@%+]+|'(?:[^']|'\\'')*'))+`)
 
 func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
 	ns := newNamespace(t)
@@ -123,7 +127,8 @@ func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
 		s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"}
 	}, servicePort(v1.ProtocolTCP, 80))
 	run := func(verb string) {
-		command := strings.TrimSuffix(gcloudCommand.FindString(eventOf(t, svc, "FirewallCommand", "gcloud compute firewall-rules "+verb)), " (")
+		message := waitForEvent(t, svc, "LoadBalancerManualChange", "gcloud compute firewall-rules "+verb)
+		command := strings.TrimRight(gcloudCommand.FindString(message), ".,:;")
 		if err := gcloud.Run(http.DefaultClient, sim.BaseURL, command); err != nil {
 			t.Fatalf("%s: %v", command, err)
 		}
@@ -154,7 +159,7 @@ func TestAUsedUpQuotaIsExplainedAndTheServiceHeals(t *testing.T) {
 	limit(0)
 	t.Cleanup(func() { limit(100) })
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	eventOf(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
+	waitForEvent(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
 	if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
 		t.Errorf("addresses %v are published although the port is closed (%v)", got, err)
 	}

@@ -19,7 +19,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// wantPortsError waits until the Service's condition says so, with all words.
+// wantPortsError waits until the condition LoadBalancerPortsError has a status and a message that contains
+// all words.
 func wantPortsError(t *testing.T, svc *v1.Service, status metav1.ConditionStatus, words ...string) {
 	t.Helper()
 	eventually(t, time.Minute, fmt.Sprintf("condition LoadBalancerPortsError of Service %s is %s", svc.Name, status), func(ctx context.Context) error {
@@ -28,7 +29,7 @@ func wantPortsError(t *testing.T, svc *v1.Service, status metav1.ConditionStatus
 			return err
 		}
 		c := meta.FindStatusCondition(live.Status.Conditions, v1.LoadBalancerPortsError)
-		if c == nil || c.Status != status || slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.Message, w) }) {
+		if c == nil || c.Status != status || !containsAll(c.Message, words) {
 			return fmt.Errorf("it is %+v", c)
 		}
 		return nil
@@ -57,7 +58,7 @@ func TestServiceWhosePortIsTakenIsToldAndServedOnceItIsFree(t *testing.T) {
 	time.Sleep(time.Second) // Creation timestamps have seconds.
 	second := newService(t, ns, "second", nil, servicePort(v1.ProtocolTCP, 80))
 	wantPortsError(t, second, metav1.ConditionTrue, "80/TCP", ns+"/first")
-	wantWarning(t, second, "PortsNotServed", "80/TCP", ns+"/first")
+	wantWarning(t, second, "PortConflict", "80/TCP", ns+"/first")
 	wantAddresses(t, second, time.Minute)
 	wantNoProxies(t, second)
 	rules, err := rulesOf(t.Context(), second)
@@ -69,7 +70,7 @@ func TestServiceWhosePortIsTakenIsToldAndServedOnceItIsFree(t *testing.T) {
 	editService(t, second, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8082)) })
 	wantOpen(t, getTCP, "second", 8082, externalIPs()...)
 	wantAddresses(t, second, time.Minute, externalIPs()...)
-	wantPortErrors(t, second, "80: hostport-ccm.io/PortTaken", "8082: none")
+	wantPortErrors(t, second, "80: hostport-ccm.io/PortConflict", "8082: none")
 
 	before := proxies(t, second)
 	watch := watchPublished(t, second, 8082)
@@ -151,7 +152,7 @@ func wantPortErrors(t *testing.T, svc *v1.Service, want ...string) {
 func TestReservedPortAndPortsOfOtherPodsAreExplained(t *testing.T) {
 	ns := newNamespace(t)
 	ssh := newService(t, ns, "ssh", nil, servicePort(v1.ProtocolTCP, 22))
-	wantWarning(t, ssh, "PortsNotServed", "22/TCP", "reserved", "loadBalancer.reservedPorts")
+	wantWarning(t, ssh, "PortConflict", "22/TCP", "loadBalancer.reservedPorts")
 	wantNoProxies(t, ssh)
 
 	free := occupy(t, ns, 8083)

@@ -289,10 +289,10 @@ func remnants(ctx context.Context, svc *v1.Service) (names []string, err error) 
 	return names, err
 }
 
-// wantWarning waits for a Warning event about a Service that holds all words.
+// wantWarning waits for a Warning event of a Service whose reason and message contain all words.
 func wantWarning(t *testing.T, svc *v1.Service, words ...string) {
 	t.Helper()
-	eventually(t, time.Minute, fmt.Sprintf("a Warning about Service %s says %q", svc.Name, words), func(ctx context.Context) error {
+	eventually(t, time.Minute, fmt.Sprintf("a Warning of Service %s contains %q", svc.Name, words), func(ctx context.Context) error {
 		return hasWarning(ctx, svc, words...)
 	})
 }
@@ -305,10 +305,14 @@ func hasWarning(ctx context.Context, svc *v1.Service, words ...string) error {
 	var messages []string
 	for _, e := range list.Items {
 		message := e.Reason + ": " + e.Message
-		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(message, w) }) {
+		if containsAll(message, words) {
 			return nil
 		}
 		messages = append(messages, message)
 	}
 	return fmt.Errorf("the warnings are %q", messages)
+}
+
+func containsAll(s string, words []string) bool {
+	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(s, word) })
 }
