@@ -72,9 +72,8 @@ func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) 
 	}
 }
 
-// connectOnce opens a connection and reads an answer. It has the patience of a
-// client that sends its first packet again and again: after 1, 3, 7 and 15 seconds
-// where time-outs double from the first, and new connections are held back for 12.
+// connectOnce opens a connection and reads an answer. It waits as long as a client that repeats its first
+// packet after 1, 3, 7 and 15 seconds.
 func connectOnce(ctx context.Context, address string, port int) error {
 	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
 	defer cancel()
