@@ -14,10 +14,9 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// Tests named TestBareMetal and TestGKE want a sandbox of that profile, all
-// others one of profile gce, TestDualStack with both IP families. TestDatapath,
-// TestDirect and TestDualStack run with kube-proxy in either mode. The Makefile
-// starts all four; the one of profile gke is without IPv6.
+// Tests named TestBareMetal and TestGKE need a sandbox of that profile, all others one of profile
+// gce, TestDualStack with both IP families. TestDatapath, TestDirect and TestDualStack run with
+// kube-proxy in either mode. `make e2e` starts a sandbox for each; that of profile gke has no IPv6.
 
 func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.BareMetal) {
@@ -45,10 +44,8 @@ func TestBareMetalServiceIsServedOnTheNodesOwnAddresses(t *testing.T) {
 	wantOpen(t, getUDP, "web", 5353, own...)
 	wantClosed(t, getTCP, 81, own...)
 
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, svc)
 	eventually(t, time.Minute, "port 80 is closed again", func(ctx context.Context) error {
-		return errors.Join(isLeftBehind(ctx, svc), isClosed(ctx, getTCP, own[0], 80))
+		return errors.Join(hasNoOrphans(ctx, svc), isClosed(ctx, getTCP, own[0], 80))
 	})
 }

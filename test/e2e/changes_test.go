@@ -14,8 +14,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// A Service at the limits of what the API server takes: names of 63 characters,
-// 100 ports, and no node ports.
+// The Service is at the limits of what the API server accepts: names of 63 characters, 100 ports.
+// It has no node ports.
 func TestServiceAtTheLimitsIsServedAndChangesWithoutReplacingItsProxies(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "one")
@@ -53,7 +53,7 @@ func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
 	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
-		return isLeftBehind(ctx, svc)
+		return hasNoOrphans(ctx, svc)
 	})
 	editService(t, svc, func(s *v1.Service) {
 		s.Spec.Type = v1.ServiceTypeLoadBalancer
@@ -63,7 +63,7 @@ func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
 	wantOpen(t, getTCP, "web", 81, externalIPs()...)
 	wantOpen(t, getUDP, "web", 53, externalIPs()...)
 	wantClosed(t, getTCP, 80, externalIPs()...)
-	// Renumbered, one removed, another protocol.
+	// One port is removed, others get another number or protocol.
 	editService(t, svc, func(s *v1.Service) {
 		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 53), servicePort(v1.ProtocolUDP, 82)}
 	})

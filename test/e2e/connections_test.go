@@ -21,44 +21,67 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// held are connections that live: something is asked on each, again and again.
-type held []*heldConn
+// liveConns are open connections with repeated requests on each.
+type liveConns []*liveConn
 
-type heldConn struct {
+type liveConn struct {
 	conn   net.Conn
 	reader *bufio.Reader
-	// unanswered are when the requests were made that wait for their answers.
+	// unanswered are the times of the requests that wait for an answer.
 	unanswered []time.Time
 
 	mu sync.Mutex
-	// answered is when the last request was made that was answered.
+	// answered is the time of the last request that was answered.
 	answered time.Time
 	end      *ending
 }
 
-// ending is how a connection ended: when the first request was made that was not
-// answered, and when the end was known.
+// ending is how a connection ended: the time of the first request without an answer, and the time
+// at which the client knew the end.
 type ending struct {
-	asked, told time.Time
-	err         error
+	unanswered, known time.Time
+	err               error
 }
 
-// lived returns until when the connection is known to have lived: until it was
-// told that it ended, or until it fell silent.
+// lived returns the last time at which the connection is known to have been alive: when the client
+// learned of the end, or with a time-out the first request without an answer.
 func (e ending) lived() time.Time {
-	if isLate(e.err) {
-		return e.asked
+	if isTimeout(e.err) {
+		return e.unanswered
 	}
-	return e.told
+	return e.known
 }
 
-// sourcePorts counts those that dialFresh has used.
+// sourcePorts counts the source ports that dialFresh has used.
 var sourcePorts atomic.Int32
 
-// dialFresh connects from the internet and from a source port that it has not
-// used before. A node may remember for half a minute a connection that did not
-// end in good order, and takes one from the same port for the same: it sends its
-// packets to a proxy that is gone.
+// connectOnce opens a connection and reads an answer. It waits as long as a client that repeats its
+// first packet after 1, 3, 7 and 15 seconds.
+func connectOnce(ctx context.Context, address string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
+	defer cancel()
+	conn, err := dialFresh(ctx, address, port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.0\r\n\r\n", askHostname); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(conn)
+	if err == nil && len(answer) == 0 {
+		err = fmt.Errorf("%s closed the connection without an answer", address)
+	}
+	return err
+}
+
+// dialFresh connects from the internet host, each time from another source port. A node tracks a
+// connection that was not closed properly for up to half a minute. It would take a new connection
+// from the same port for that one and send its packets to a proxy that is gone.
 func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) {
 	const first, last = 1024, 65535
 	for {
@@ -72,43 +95,19 @@ func dialFresh(ctx context.Context, address string, port int) (net.Conn, error) 
 	}
 }
 
-// connectOnce opens a connection and reads an answer. It waits as long as a client that repeats its first
-// packet after 1, 3, 7 and 15 seconds.
-func connectOnce(ctx context.Context, address string, port int) error {
-	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
-	defer cancel()
-	conn, err := dialFresh(ctx, address, port)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.0\r\n\r\n", whoAreYou); err != nil {
-		return err
-	}
-	answer, err := io.ReadAll(conn)
-	if err == nil && len(answer) == 0 {
-		err = fmt.Errorf("%s closed the connection without an answer", address)
-	}
-	return err
-}
-
 const (
-	// askEvery is the time between two requests on a connection.
-	askEvery = 500 * time.Millisecond
-	// unansweredByTheLiving is how many requests in a row may lack an answer. They
-	// are many, as only a connection that is dead may exceed it.
-	unansweredByTheLiving = 20
+	// requestPeriod is the time between two requests on a connection.
+	requestPeriod = 500 * time.Millisecond
+	// maxUnanswered is how many requests in a row may lack an answer on a live connection. It is
+	// high, so that a slow machine does not exceed it.
+	maxUnanswered = 20
 )
 
-// hold opens n connections from the internet and keeps asking on each, until
-// the test ends.
-func hold(t *testing.T, n int, address string, port int) held {
+// openLiveConns opens n connections from the internet host and sends requests on each until the
+// test ends.
+func openLiveConns(t *testing.T, n int, address string, port int) liveConns {
 	t.Helper()
-	var h held
+	var all liveConns
 	for range n {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		conn, err := dialFresh(ctx, address, port)
@@ -117,48 +116,48 @@ func hold(t *testing.T, n int, address string, port int) held {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		c := &heldConn{conn: conn, reader: bufio.NewReader(conn)}
-		go c.keepAsking()
-		h = append(h, c)
+		c := &liveConn{conn: conn, reader: bufio.NewReader(conn)}
+		go c.sendRequests()
+		all = append(all, c)
 	}
-	h.endings(t, time.Now())
-	return h
+	all.endings(t, time.Now())
+	return all
 }
 
-// keepAsking makes requests, answered or not: a connection on which nothing is
-// sent learns of no reset.
-func (c *heldConn) keepAsking() {
+// sendRequests sends requests whether or not they are answered: a client that sends nothing learns
+// of no reset.
+func (c *liveConn) sendRequests() {
 	defer c.conn.Close()
 	for {
 		now := time.Now()
 		c.unanswered = append(c.unanswered, now)
 		_, err := io.WriteString(c.conn, "GET /hostname HTTP/1.1\r\nHost: web\r\n\r\n")
 		if err == nil {
-			err = c.readUntil(now.Add(askEvery))
+			err = c.readUntil(now.Add(requestPeriod))
 		}
 		if err != nil {
-			c.noteEnd(err)
+			c.recordEnd(err)
 			return
 		}
 	}
 }
 
 // readUntil reads answers until the next request is due.
-func (c *heldConn) readUntil(due time.Time) error {
+func (c *liveConn) readUntil(due time.Time) error {
 	for {
 		err := c.readAnswer(due)
-		if isLate(err) && len(c.unanswered) < unansweredByTheLiving {
+		if isTimeout(err) && len(c.unanswered) < maxUnanswered {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		c.noteAnswer()
+		c.recordAnswer()
 	}
 }
 
-// readAnswer reads one that begins before the next request is due.
-func (c *heldConn) readAnswer(due time.Time) error {
+// readAnswer reads an answer that begins before the next request is due.
+func (c *liveConn) readAnswer(due time.Time) error {
 	if err := c.conn.SetReadDeadline(due); err != nil {
 		return err
 	}
@@ -177,37 +176,29 @@ func (c *heldConn) readAnswer(due time.Time) error {
 	return err
 }
 
-func (c *heldConn) noteAnswer() {
+func (c *liveConn) recordAnswer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answered, c.unanswered = c.unanswered[0], c.unanswered[1:]
 }
 
-func (c *heldConn) noteEnd(err error) {
+func (c *liveConn) recordEnd(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	asked := append(c.unanswered, now)[0] // now if none waits
-	c.end = &ending{asked, now, err}
+	first := append(c.unanswered, now)[0] // now if no request waits
+	c.end = &ending{first, now, err}
 }
 
-// since returns how the connection ended, nil if it did not, and whether that
-// is known: it is not before a request made after a moment was answered.
-func (c *heldConn) since(moment time.Time) (end *ending, known bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.end, c.end != nil || c.answered.After(moment)
-}
-
-// endings returns how connections ended, after all others were seen alive after
-// a moment.
-func (h held) endings(t *testing.T, moment time.Time) []ending {
+// endings waits until each connection has ended or a request sent after a moment was answered on
+// it, and returns how those that ended did so.
+func (l liveConns) endings(t *testing.T, moment time.Time) []ending {
 	t.Helper()
 	var ends []ending
-	eventually(t, time.Minute, fmt.Sprintf("%d connections were seen alive, or have ended", len(h)), func(context.Context) error {
+	eventually(t, time.Minute, fmt.Sprintf("%d connections are alive or have ended", len(l)), func(context.Context) error {
 		ends = nil
-		for _, c := range h {
-			end, known := c.since(moment)
+		for _, c := range l {
+			end, known := c.stateAfter(moment)
 			if !known {
 				return errors.New("some neither answered nor ended")
 			}
@@ -220,11 +211,19 @@ func (h held) endings(t *testing.T, moment time.Time) []ending {
 	return ends
 }
 
+// stateAfter returns how the connection ended, nil if it did not, and reports whether that is
+// known: the connection has ended, or a request sent after a moment was answered.
+func (c *liveConn) stateAfter(moment time.Time) (end *ending, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end, c.end != nil || c.answered.After(moment)
+}
+
 // wantAlive checks that all connections are alive now.
-func (h held) wantAlive(t *testing.T) {
+func (l liveConns) wantAlive(t *testing.T) {
 	t.Helper()
-	if ends := h.endings(t, time.Now()); len(ends) > 0 {
-		t.Errorf("%d of %d connections ended: %v", len(ends), len(h), causes(ends))
+	if ends := l.endings(t, time.Now()); len(ends) > 0 {
+		t.Errorf("%d of %d connections ended: %v", len(ends), len(l), causes(ends))
 	}
 }
 

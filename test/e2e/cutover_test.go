@@ -20,12 +20,12 @@ import (
 func TestDirectCutoverTakesUDPFlowsFromProxies(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	backend := newPod(t, ns, "web", "node1")
-	svc := newService(t, ns, "web", by(options.DatapathProxy), servicePort(v1.ProtocolUDP, int32(port)))
+	svc := newService(t, ns, "web", withDatapath(options.DatapathProxy), servicePort(v1.ProtocolUDP, int32(port)))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getUDP, "web", port, externalIPs()...)
 	all := newFlows(t, port, externalIPs()...)
 	all.wantAnsweredBy(t, backend)
-	editService(t, svc, by(options.DatapathDirect))
+	editService(t, svc, withDatapath(options.DatapathDirect))
 	awaitNoProxies(t, svc)
 	all.wantAnsweredBy(t, backend)
 }
@@ -47,34 +47,35 @@ func TestBareMetalDirectCutoverAndBackUnderNewConnections(t *testing.T) {
 	})
 }
 
-// refusalLimit is how long a node may refuse new connections, in total, while a Service changes from
-// datapath direct to proxies with kube-proxy in mode nftables. There the host port of a proxy that is
-// starting precedes kube-proxy's rules for about half a second; the rest is for slow machines.
+// refusalLimit is how long a node may refuse new connections, in total, while a Service changes
+// from datapath direct to proxies with kube-proxy in mode nftables. There the host port of a proxy
+// that is starting precedes kube-proxy's rules for about half a second; the rest is for slow
+// machines.
 const refusalLimit = 3 * time.Second
 
-// cutOverAndBack changes a Service from proxies to direct and back under new connections. direct waits until
-// kube-proxy serves the Service on all nodes, back until it serves it on none.
+// cutOverAndBack changes a Service from proxies to direct and back under new connections. direct
+// waits until kube-proxy serves the Service on all nodes, back until it serves it on none.
 func cutOverAndBack(t *testing.T, nodes []cluster.Node, address func(cluster.Node) string, direct func(*v1.Service), back func(*testing.T, *v1.Service)) {
 	t.Helper()
 	ns, port, all := newNamespace(t), freePort(), addressesOf(nodes, address)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", func(s *v1.Service) { by(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", func(s *v1.Service) { withDatapath(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, int32(port)))
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
 
 	connections := startNewConnections(t, port, nodes, address)
-	editService(t, svc, by(options.DatapathDirect))
+	editService(t, svc, withDatapath(options.DatapathDirect))
 	direct(svc)
 	awaitNoProxies(t, svc)
 	wantAddresses(t, svc, time.Minute, all...)
 	connections.wantNoneFailed(t, "from proxies to direct")
 
-	established := map[string]held{}
+	established := map[string]liveConns{}
 	for _, a := range all {
-		established[a] = hold(t, 10, a, port)
+		established[a] = openLiveConns(t, 10, a, port)
 	}
 	connections = startNewConnections(t, port, nodes, address)
-	editService(t, svc, by(options.DatapathProxy))
+	editService(t, svc, withDatapath(options.DatapathProxy))
 	back(t, svc)
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
@@ -86,17 +87,17 @@ func cutOverAndBack(t *testing.T, nodes []cluster.Node, address func(cluster.Nod
 	wantAllAlive(t, established)
 }
 
-func awaitNoProxies(t *testing.T, svc *v1.Service) {
-	t.Helper()
-	awaitNone(t, svc, "proxies", func(ctx context.Context, own metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, own)
-	})
-}
-
 func awaitNoMirror(t *testing.T, svc *v1.Service) {
 	t.Helper()
 	awaitNone(t, svc, "mirrors", func(ctx context.Context, own metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Services(svc.Namespace).List(ctx, own)
+	})
+}
+
+func awaitNoProxies(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	awaitNone(t, svc, "proxies", func(ctx context.Context, own metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, own)
 	})
 }
 

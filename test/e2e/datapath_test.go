@@ -17,126 +17,6 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// datapath is a way of packets from a node's address to the backends.
-type datapath struct {
-	// name is the value of the Service's annotation.
-	name string
-	// direct says that no proxy is in the way.
-	direct bool
-	family v1.IPFamily
-}
-
-// datapathsOf returns the ways of a family's packets.
-func datapathsOf(family v1.IPFamily) []datapath {
-	return []datapath{{"proxy", false, family}, {"direct", true, family}}
-}
-
-// families are those that the sandbox has.
-func families() []v1.IPFamily {
-	if sandbox.IPFamily() == cluster.DualStack {
-		return []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
-	}
-	return []v1.IPFamily{v1.IPv4Protocol}
-}
-
-// overDatapaths runs a test for each datapath, side by side.
-func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {
-	for _, d := range datapathsOf(v1.IPv4Protocol) {
-		d.run(t, d.name, test)
-	}
-}
-
-// overDatapathsAndFamilies runs a test for each datapath in each IP family that
-// the sandbox has, side by side.
-func overDatapathsAndFamilies(t *testing.T, test func(*testing.T, datapath)) {
-	for _, family := range families() {
-		for _, d := range datapathsOf(family) {
-			d.run(t, d.name+" "+string(family), test)
-		}
-	}
-}
-
-func (d datapath) run(t *testing.T, name string, test func(*testing.T, datapath)) {
-	t.Run(name, func(t *testing.T) {
-		t.Parallel()
-		test(t, d)
-	})
-}
-
-// newService makes a Service that is served by this datapath.
-func (d datapath) newService(t *testing.T, namespace string, change func(*v1.Service), ports ...v1.ServicePort) *v1.Service {
-	t.Helper()
-	return newService(t, namespace, "web", func(svc *v1.Service) {
-		withAnnotation(options.Datapath, d.name)(svc)
-		svc.Spec.IPFamilies = []v1.IPFamily{d.family}
-		if change != nil {
-			change(svc)
-		}
-	}, ports...)
-}
-
-// v4or6 returns the one of the datapath's family.
-func (d datapath) v4or6(v4, v6 string) string {
-	if d.family == v1.IPv6Protocol {
-		return v6
-	}
-	return v4
-}
-
-// address is what a node is published with.
-func (d datapath) address(node cluster.Node) string { return d.v4or6(node.ExternalIP, node.IPv6) }
-
-// addresses are those of all nodes.
-func (d datapath) addresses() []string { return ips(cluster.Nodes(cluster.GCE), d.address) }
-
-// clients are hosts of the internet, by the address that they have.
-func (d datapath) clients() map[string]string {
-	return map[string]string{
-		d.v4or6(cluster.InternetIP, cluster.InternetIPv6):   cluster.Internet,
-		d.v4or6(cluster.Internet2IP, cluster.Internet2IPv6): cluster.Internet2,
-	}
-}
-
-var portsTaken atomic.Int32
-
-// freePort returns a port that no test that may run at the same time has.
-func freePort() int { return 7000 + int(portsTaken.Add(1)) }
-
-// bothProtocols returns the Service ports for a port.
-func bothProtocols(port int) []v1.ServicePort {
-	return []v1.ServicePort{servicePort(v1.ProtocolTCP, int32(port)), servicePort(v1.ProtocolUDP, int32(port))}
-}
-
-// wantBothOpen waits until backends answer a host by every address, over TCP
-// and UDP.
-func wantBothOpen(t *testing.T, host string, port int, addresses ...string) {
-	t.Helper()
-	for _, p := range protocols {
-		wantOpen(t, p.getFrom(host), "web", port, addresses...)
-	}
-}
-
-// wantBothClosed checks that nobody answers a host.
-func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
-	t.Helper()
-	for _, p := range protocols {
-		wantClosed(t, p.getFrom(host), port, addresses...)
-	}
-}
-
-// wantBothClosedSoon waits until nobody answers a host: an address leaves the
-// status before the firewall has closed it.
-func wantBothClosedSoon(t *testing.T, host string, port int, addresses ...string) {
-	t.Helper()
-	for _, address := range addresses {
-		for _, p := range protocols {
-			eventually(t, time.Minute, fmt.Sprintf("nobody answers on %s port %d/%s", address, port, p.name), func(ctx context.Context) error {
-				return isClosed(ctx, p.getFrom(host), address, port)
-			})
-		}
-	}
-}
-
 func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 	t.Parallel()
 	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
@@ -146,8 +26,9 @@ func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 		svc := d.newService(t, ns, func(s *v1.Service) {
 			s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
 		}, bothProtocols(port)...)
-		// A backend that meets itself, its neighbour, and a pod on a node without backends.
-		pods := []pod{backend, newPod(t, ns, "neighbour", "node1"), newPod(t, ns, "stranger", "node3")}
+		// A backend, which may reach itself, a pod on the same node, and one on a node without
+		// backends.
+		pods := []pod{backend, newPod(t, ns, "client", "node1"), newPod(t, ns, "client", "node3")}
 
 		nodes := cluster.Nodes(cluster.GCE)[:2]
 		wantAddresses(t, svc, time.Minute, ips(nodes, d.address)...)
@@ -173,13 +54,12 @@ func TestDatapathClientsAddressAndPodsAsClients(t *testing.T) {
 	})
 }
 
-// wantClientSeen checks that backends see one of some addresses as that of a
-// client, whichever of them answers.
+// wantClientSeen checks that every backend sees one of some addresses as the address of the client.
 func wantClientSeen(t *testing.T, host, address string, port int, want ...string) {
 	t.Helper()
 	for _, p := range protocols {
 		for range 10 {
-			seen, err := p.askPatiently(t.Context(), from(host), address, port, whoAmI)
+			seen, err := p.askWithRetries(t.Context(), from(host), address, port, askClientIP)
 			if err != nil {
 				t.Fatalf("from %s to %s, port %d/%s: %v", host, address, port, p.name, err)
 			}
@@ -196,6 +76,117 @@ func wantReachedByPods(t *testing.T, pods []pod, port int, addresses ...string) 
 	for _, p := range pods {
 		for _, protocol := range protocols {
 			wantOpen(t, p.getter(protocol), "web", port, addresses...)
+		}
+	}
+}
+
+// datapath is the way of packets of one IP family from a node's address to the backends.
+type datapath struct {
+	// name is the value of the Service's annotation.
+	name string
+	// direct is true without proxies.
+	direct bool
+	family v1.IPFamily
+}
+
+// overDatapaths runs a test for each datapath in parallel, over IPv4.
+func overDatapaths(t *testing.T, test func(*testing.T, datapath)) {
+	for _, d := range datapathsOf(v1.IPv4Protocol) {
+		d.run(t, d.name, test)
+	}
+}
+
+// overDatapathsAndFamilies runs a test for each datapath in each IP family of the sandbox in
+// parallel.
+func overDatapathsAndFamilies(t *testing.T, test func(*testing.T, datapath)) {
+	for _, family := range families() {
+		for _, d := range datapathsOf(family) {
+			d.run(t, d.name+" "+string(family), test)
+		}
+	}
+}
+
+func (d datapath) run(t *testing.T, name string, test func(*testing.T, datapath)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		test(t, d)
+	})
+}
+
+// datapathsOf returns the datapaths of an IP family.
+func datapathsOf(family v1.IPFamily) []datapath {
+	return []datapath{{"proxy", false, family}, {"direct", true, family}}
+}
+
+// newService creates a Service that is served by this datapath.
+func (d datapath) newService(t *testing.T, namespace string, change func(*v1.Service), ports ...v1.ServicePort) *v1.Service {
+	t.Helper()
+	return newService(t, namespace, "web", func(svc *v1.Service) {
+		withAnnotation(options.Datapath, d.name)(svc)
+		svc.Spec.IPFamilies = []v1.IPFamily{d.family}
+		if change != nil {
+			change(svc)
+		}
+	}, ports...)
+}
+
+// address returns the published address of a node.
+func (d datapath) address(node cluster.Node) string { return d.v4or6(node.ExternalIP, node.IPv6) }
+
+// addresses returns the published addresses of all nodes.
+func (d datapath) addresses() []string { return ips(cluster.Nodes(cluster.GCE), d.address) }
+
+// clients returns the internet hosts by their addresses.
+func (d datapath) clients() map[string]string {
+	return map[string]string{
+		d.v4or6(cluster.InternetIP, cluster.InternetIPv6):   cluster.Internet,
+		d.v4or6(cluster.Internet2IP, cluster.Internet2IPv6): cluster.Internet2,
+	}
+}
+
+// v4or6 returns the argument of the datapath's IP family.
+func (d datapath) v4or6(v4, v6 string) string {
+	if d.family == v1.IPv6Protocol {
+		return v6
+	}
+	return v4
+}
+
+var portsUsed atomic.Int32
+
+// freePort returns a port that no other test of this process uses.
+func freePort() int { return 7000 + int(portsUsed.Add(1)) }
+
+// bothProtocols returns Service ports of a number for TCP and UDP.
+func bothProtocols(port int) []v1.ServicePort {
+	return []v1.ServicePort{servicePort(v1.ProtocolTCP, int32(port)), servicePort(v1.ProtocolUDP, int32(port))}
+}
+
+// wantBothOpen waits until backends answer a host at every address over TCP and UDP.
+func wantBothOpen(t *testing.T, host string, port int, addresses ...string) {
+	t.Helper()
+	for _, p := range protocols {
+		wantOpen(t, p.getFrom(host), "web", port, addresses...)
+	}
+}
+
+// wantBothClosed checks that a host gets no answer over TCP or UDP.
+func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
+	t.Helper()
+	for _, p := range protocols {
+		wantClosed(t, p.getFrom(host), port, addresses...)
+	}
+}
+
+// waitBothClosed waits until a host gets no answer over TCP or UDP: an address leaves the status
+// before the firewall closes its ports.
+func waitBothClosed(t *testing.T, host string, port int, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		for _, p := range protocols {
+			eventually(t, time.Minute, fmt.Sprintf("there is no answer on %s port %d/%s", address, port, p.name), func(ctx context.Context) error {
+				return isClosed(ctx, p.getFrom(host), address, port)
+			})
 		}
 	}
 }

@@ -1,6 +1,6 @@
-// Package e2e tests hostport-ccm in the sandbox cluster, from outside: what is
-// asserted of ports is asserted with packets from the internet host.
+// Package e2e tests hostport-ccm in the sandbox cluster from outside: packets from the internet
+// host show which ports are open.
 //
-// The tests carry the build tag e2e and want a running sandbox (`make e2e`
-// starts one). They can run again and again in the same one.
+// The tests have the build tag e2e and need a running sandbox (`make e2e` starts one). They can run
+// repeatedly in the same one.
 package e2e

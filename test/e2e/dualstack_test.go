@@ -10,37 +10,10 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
-
-// needDualStack skips a test that was asked for in a cluster without IPv6; the
-// Makefile asks for none there.
-func needDualStack(t *testing.T) {
-	t.Helper()
-	if sandbox.IPFamily() != cluster.DualStack {
-		t.Skip("it wants a sandbox that was started with -ip-family dual")
-	}
-}
-
-// externalIPv6s are the addresses of the nodes in a dual-stack sandbox.
-func externalIPv6s() []string { return ips(cluster.Nodes(cluster.GCE), ipv6) }
-
-// inFamilies makes a Service have these IP families, the preferred one first.
-func inFamilies(families ...v1.IPFamily) func(*v1.Service) {
-	return func(svc *v1.Service) {
-		svc.Spec.IPFamilies = families
-		svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicyRequireDualStack)
-		if len(families) == 1 {
-			svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicySingleStack)
-		}
-	}
-}
-
-// inAllFamilies makes it have those that the sandbox has.
-func inAllFamilies(svc *v1.Service) { inFamilies(families()...)(svc) }
 
 func TestDualStackServiceAnswersOnEveryAddressAndIsClosedAgain(t *testing.T) {
 	needDualStack(t)
@@ -76,9 +49,7 @@ func TestDualStackServiceAnswersOnEveryAddressAndIsClosedAgain(t *testing.T) {
 					t.Errorf("there are %d firewall rules, want %d (error: %v)", len(rules), c.rules, err)
 				}
 
-				if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-					t.Fatal(err)
-				}
+				deleteService(t, svc)
 				wantNothingLeft(t, svc)
 				wantBothClosed(t, cluster.Internet, port, all...)
 			})
@@ -86,27 +57,27 @@ func TestDualStackServiceAnswersOnEveryAddressAndIsClosedAgain(t *testing.T) {
 	}
 }
 
-func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
+func TestDualStackServiceAddsAndRemovesIPv6(t *testing.T) {
 	needDualStack(t)
 	t.Parallel()
 	overDatapaths(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		newBackend(t, ns, "web")
-		// The proxies are replaced twice, one by one.
+		// Without drain time, as the proxies are replaced twice, one by one.
 		svc := d.newService(t, ns, withAnnotation(drainSeconds, "0"), bothProtocols(port)...)
 		wantAddresses(t, svc, time.Minute, externalIPs()...)
 		if !d.direct {
 			eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
-				return areAvailable(ctx, svc, len(externalIPs()))
+				return haveAvailable(ctx, svc, len(externalIPs()))
 			})
 		}
 
 		editService(t, svc, inFamilies(v1.IPv4Protocol, v1.IPv6Protocol))
 		both := slices.Concat(externalIPs(), externalIPv6s())
-		wantTakenOn(t, svc, both)
+		waitIPv6Added(t, svc, both)
 		for _, address := range both {
-			// kube-proxy takes a moment, and nobody can see it.
-			if _, err := askTCP(t.Context(), from(cluster.Internet), address, port, whoAreYou); err != nil && !d.direct {
+			// Whether kube-proxy has programmed an address cannot be observed.
+			if _, err := askTCP(t.Context(), from(cluster.Internet), address, port, askHostname); err != nil && !d.direct {
 				t.Errorf("%s was published before it was served: %v", address, err)
 			}
 		}
@@ -118,13 +89,13 @@ func TestDualStackServiceTakesOnIPv6AndGivesItUp(t *testing.T) {
 		})
 		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
 		wantBothOpen(t, cluster.Internet, port, externalIPs()...)
-		wantBothClosedSoon(t, cluster.Internet, port, externalIPv6s()...)
+		waitBothClosed(t, cluster.Internet, port, externalIPv6s()...)
 	})
 }
 
-// wantTakenOn waits until a Service has more addresses, during which it has
-// those of IPv4, but for one whose proxy is being replaced.
-func wantTakenOn(t *testing.T, svc *v1.Service, want []string) {
+// waitIPv6Added waits until a Service has IPv6 addresses too. Meanwhile it must have those of IPv4,
+// except for the one whose proxy is being replaced.
+func waitIPv6Added(t *testing.T, svc *v1.Service, want []string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
 		got, err := addresses(ctx, svc)
@@ -139,7 +110,7 @@ func wantTakenOn(t *testing.T, svc *v1.Service, want []string) {
 	})
 }
 
-func TestDualStackSourceRangesOfOneFamilyKeepTheOtherOut(t *testing.T) {
+func TestDualStackSourceRangesOfOneFamilyExcludeTheOther(t *testing.T) {
 	needDualStack(t)
 	t.Parallel()
 	overDatapaths(t, func(t *testing.T, d datapath) {
@@ -150,10 +121,32 @@ func TestDualStackSourceRangesOfOneFamilyKeepTheOtherOut(t *testing.T) {
 			onlyFrom(cluster.InternetIPv6)(s)
 		}, bothProtocols(port)...)
 		wantBothOpen(t, cluster.Internet, port, externalIPv6s()...)
-		openByHand(t, port, "0.0.0.0/0")
+		openManually(t, port, "0.0.0.0/0")
 		wantBothClosed(t, cluster.Internet, port, externalIPs()...)
 
 		editService(t, svc, onlyFrom(cluster.InternetIPv6, cluster.InternetIP))
 		wantBothOpen(t, cluster.Internet, port, slices.Concat(externalIPs(), externalIPv6s())...)
 	})
+}
+
+// needDualStack skips a test in a cluster without IPv6. The Makefile runs none there.
+func needDualStack(t *testing.T) {
+	t.Helper()
+	if sandbox.IPFamily() != cluster.DualStack {
+		t.Skip("it needs a sandbox that was started with -ip-family dual")
+	}
+}
+
+// inAllFamilies makes a Service have the IP families of the sandbox.
+func inAllFamilies(svc *v1.Service) { inFamilies(families()...)(svc) }
+
+// inFamilies makes a Service have these IP families; the first is its preferred one.
+func inFamilies(families ...v1.IPFamily) func(*v1.Service) {
+	return func(svc *v1.Service) {
+		svc.Spec.IPFamilies = families
+		svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicyRequireDualStack)
+		if len(families) == 1 {
+			svc.Spec.IPFamilyPolicy = ptr.To(v1.IPFamilyPolicySingleStack)
+		}
+	}
 }

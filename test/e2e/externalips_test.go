@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -25,7 +24,7 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, nodes[0].InternalIP, nodes[1].InternalIP, nodes[2].InternalIP)
 
 	const external = "203.0.113.51" // sorts last
-	giveAddress(t, nodes[0], external)
+	addAddress(t, nodes[0], external)
 	annotateNode(t, nodes[0].Name, "nonsense,"+external)
 	wantAddresses(t, svc, time.Minute, nodes[1].InternalIP, nodes[2].InternalIP, external)
 	wantOpen(t, getTCP, "web", 80, external)
@@ -39,27 +38,21 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, time.Minute, "an event names the entry that is no address", func(ctx context.Context) error {
-		events, err := client.CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=ExternalIPsInvalid,involvedObject.name=" + nodes[0].Name})
-		if err == nil && (len(events.Items) == 0 || !strings.Contains(events.Items[0].Message, "nonsense")) {
-			err = errors.New("there is none")
-		}
-		return err
-	})
+	wantNodeEvent(t, nodes[0], "ExternalIPsInvalid", "nonsense")
 
 	annotateNode(t, nodes[0].Name, "")
 	wantAddresses(t, svc, time.Minute, nodes[0].InternalIP, nodes[1].InternalIP, nodes[2].InternalIP)
 }
 
-// giveAddress adds an address to a node, and a way to it, until the test ends.
-func giveAddress(t *testing.T, node cluster.Node, address string) {
+// addAddress adds an address to a node and a route to it, until the test ends.
+func addAddress(t *testing.T, node cluster.Node, address string) {
 	t.Helper()
 	ipAdd(t, node.Name, "addr %s "+address+"/32 dev eth0")
 	ipAdd(t, cluster.Gateway, "route %s "+address+"/32 via "+node.InternalIP)
 }
 
-// ipAdd runs the program ip on a host, with "add" for %s in its words, and with
-// "del" when the test ends.
+// ipAdd runs ip on a host with arguments in which %s is replaced by "add", and by "del" when the
+// test ends.
 func ipAdd(t *testing.T, host, words string) {
 	t.Helper()
 	ip := func(ctx context.Context, verb string) error {
@@ -76,7 +69,7 @@ func ipAdd(t *testing.T, host, words string) {
 	})
 }
 
-// annotateNode sets a Node's external addresses; empty removes them.
+// annotateNode sets the annotation with a Node's external addresses; the empty string removes it.
 func annotateNode(t *testing.T, name, addresses string) {
 	t.Helper()
 	value := fmt.Sprintf("%q", addresses)

@@ -8,73 +8,15 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 	"github.com/hostport-ccm/hostport-ccm/test/gcloud"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
-
-// asAdministrator does what an administrator does with the Compute API.
-func asAdministrator(t *testing.T, method, path, body string) {
-	t.Helper()
-	url := sim.BaseURL + "/compute/v1/projects/" + cluster.Project + "/global/firewalls" + path
-	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	reply, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reply.Body.Close()
-	if reply.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s: %s", method, url, reply.Status)
-	}
-}
-
-// deleteRule removes a rule and waits until it is gone.
-func deleteRule(t *testing.T, name string) {
-	t.Helper()
-	asAdministrator(t, http.MethodDelete, "/"+name, "")
-	eventually(t, 10*time.Second, "the simulator has removed rule "+name, func(ctx context.Context) error {
-		state, err := sim.State(ctx)
-		for _, rule := range state.Firewalls {
-			if rule.Name == name && err == nil {
-				err = fmt.Errorf("it is still there")
-			}
-		}
-		return err
-	})
-}
-
-// waitForEvent waits for an event of a Service with a reason and a message that contains all words, and
-// returns the message.
-func waitForEvent(t *testing.T, svc *v1.Service, reason string, words ...string) string {
-	t.Helper()
-	var found string
-	eventually(t, 90*time.Second, fmt.Sprintf("event %s of Service %s contains %q", reason, svc.Name, words), func(ctx context.Context) error {
-		list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + reason + ",involvedObject.uid=" + string(svc.UID)})
-		if err != nil {
-			return err
-		}
-		var messages []string
-		for _, e := range list.Items {
-			if containsAll(e.Message, words) {
-				found = e.Message
-				return nil
-			}
-			messages = append(messages, e.Message)
-		}
-		return fmt.Errorf("the events are %q", messages)
-	})
-	return found
-}
 
 func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 	ns := newNamespace(t)
@@ -88,15 +30,13 @@ func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 
 	deleteRule(t, rule)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	waitForEvent(t, svc, "FirewallRepaired", "created", rule)
+	wantEvent(t, svc, "FirewallRepaired", "created", rule)
 
 	asAdministrator(t, http.MethodPatch, "/"+rule, `{"targetTags":["elsewhere"]}`)
-	waitForEvent(t, svc, "FirewallRepaired", rule, "targetTags", "elsewhere", cluster.NodeTag)
+	wantEvent(t, svc, "FirewallRepaired", rule, "targetTags", "elsewhere", cluster.NodeTag)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, svc)
 	wantNothingLeft(t, svc)
 	state, err := sim.State(t.Context())
 	if err != nil {
@@ -117,6 +57,39 @@ func deleteOtherRule(t *testing.T, name string) {
 	}
 }
 
+// deleteRule deletes a firewall rule and waits until it is gone.
+func deleteRule(t *testing.T, name string) {
+	t.Helper()
+	asAdministrator(t, http.MethodDelete, "/"+name, "")
+	eventually(t, 10*time.Second, "the simulator has removed rule "+name, func(ctx context.Context) error {
+		state, err := sim.State(ctx)
+		for _, rule := range state.Firewalls {
+			if rule.Name == name && err == nil {
+				err = fmt.Errorf("it is still there")
+			}
+		}
+		return err
+	})
+}
+
+// asAdministrator sends a request on firewall rules to the Compute API.
+func asAdministrator(t *testing.T, method, path, body string) {
+	t.Helper()
+	url := sim.BaseURL + "/compute/v1/projects/" + cluster.Project + "/global/firewalls" + path
+	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s", method, url, reply.Status)
+	}
+}
+
 // gcloudCommand matches a gcloud command on a firewall rule with its flags, quoted or not.
 var gcloudCommand = regexp.MustCompile(`gcloud compute firewall-rules [a-z]+ \S+(?: (?:--[-\w./:=,@%+]+|'(?:[^']|'\\'')*'))+`)
 
@@ -127,7 +100,7 @@ func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
 		s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"}
 	}, servicePort(v1.ProtocolTCP, 80))
 	run := func(verb string) {
-		message := waitForEvent(t, svc, "LoadBalancerManualChange", "gcloud compute firewall-rules "+verb)
+		message := wantEvent(t, svc, "LoadBalancerManualChange", "gcloud compute firewall-rules "+verb)
 		command := strings.TrimRight(gcloudCommand.FindString(message), ".,:;")
 		if err := gcloud.Run(http.DefaultClient, sim.BaseURL, command); err != nil {
 			t.Fatalf("%s: %v", command, err)
@@ -140,15 +113,13 @@ func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
 	run("update")
 	wantOpen(t, getTCP, "web", 443, externalIPs()...)
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, svc)
 	run("delete")
 	wantNothingLeft(t, svc)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 }
 
-func TestAUsedUpQuotaIsExplainedAndTheServiceHeals(t *testing.T) {
+func TestExhaustedFirewallQuotaIsReportedAndRecoveredFrom(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	limit := func(n int) {
@@ -159,7 +130,7 @@ func TestAUsedUpQuotaIsExplainedAndTheServiceHeals(t *testing.T) {
 	limit(0)
 	t.Cleanup(func() { limit(100) })
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	waitForEvent(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
+	wantEvent(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
 	if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
 		t.Errorf("addresses %v are published although the port is closed (%v)", got, err)
 	}
@@ -168,36 +139,7 @@ func TestAUsedUpQuotaIsExplainedAndTheServiceHeals(t *testing.T) {
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 }
 
-// setFirewallLayout changes the cloud-config of the running controller manager.
-// The function it returns puts it back, once.
-func setFirewallLayout(t *testing.T, layout string) (restore func()) {
-	t.Helper()
-	ctx := context.WithoutCancel(t.Context())
-	name, original := cloudConfig(t)
-	write := func(content string) error {
-		m, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		for key := range m.Data {
-			m.Data[key] = content
-		}
-		if _, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Update(ctx, m, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
-		return restartController(ctx)
-	}
-	if err := write(strings.Replace(original, "\ngce:\n", "\ngce:\n  firewallLayout: "+layout+"\n", 1)); err != nil {
-		t.Fatal(err)
-	}
-	return sync.OnceFunc(func() {
-		if err := write(original); err != nil {
-			t.Errorf("put the cloud-config back: %v", err)
-		}
-	})
-}
-
-func TestServicesShareARuleAndGoBackToTheirOwn(t *testing.T) {
+func TestServicesShareAFirewallRuleAndReturnToTheirOwn(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "one")
 	newBackend(t, ns, "two")
@@ -222,9 +164,7 @@ func TestServicesShareARuleAndGoBackToTheirOwn(t *testing.T) {
 	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
 	editService(t, three, func(s *v1.Service) { s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"} })
 	remove := func(svc *v1.Service) {
-		if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		deleteService(t, svc)
 		wantNothingLeft(t, svc)
 	}
 	remove(one)

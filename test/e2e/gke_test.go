@@ -23,16 +23,14 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// The finalizers that a Service has: ours beside the standard one, or that
-// alone.
+// The finalizers of a Service that hostport-ccm serves, and of one that the other controller
+// serves.
 var (
 	ourFinalizers   = []string{"hostport-ccm.io/cleanup", servicehelper.LoadBalancerCleanupFinalizer}
 	theirFinalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
 )
 
-func ofOurClass(s *v1.Service) { s.Spec.LoadBalancerClass = ptr.To("hostport-ccm.io/hostport") }
-
-func TestGKENodesAreLeftToTheOther(t *testing.T) {
+func TestGKENodesAreInitialisedByTheOtherController(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.GKE) {
 		node, err := client.CoreV1().Nodes().Get(t.Context(), want.Name, metav1.GetOptions{})
 		if err != nil {
@@ -69,7 +67,7 @@ func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
 	before = version(t, ours)
 	editService(t, theirs, func(s *v1.Service) { s.Spec.Ports[0].Port = 8081 })
 	wantServedByThem(t, theirs)
-	remove(t, theirs)
+	deleteService(t, theirs)
 	wantNothingLeft(t, theirs)
 	wantNoForeignBalancer(t, theirs)
 	if after := version(t, ours); after != before {
@@ -77,25 +75,27 @@ func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
 	}
 	wantOpen(t, getTCP, "ours", 80, externalIPs()...)
 
-	remove(t, ours)
+	deleteService(t, ours)
 	wantNothingLeft(t, ours)
 	wantClosed(t, getTCP, 80, externalIPs()...)
-	// The other one tells of each Service that it handles; ours is none.
+	// The other controller records this event for each Service that it handles.
 	if got := reasons(t, ours); slices.Contains(got, "EnsuringLoadBalancer") {
-		t.Errorf("the other one served Service ours: %v", got)
+		t.Errorf("the other controller served Service ours: %v", got)
 	}
 }
 
-// Upstream's service controller takes the standard finalizer from any Service
-// that is being deleted.
-func TestGKEDeletionWaitsForUsAlthoughTheOtherStripsItsFinalizer(t *testing.T) {
+func ofOurClass(s *v1.Service) { s.Spec.LoadBalancerClass = ptr.To("hostport-ccm.io/hostport") }
+
+// Upstream's service controller removes the standard finalizer from every Service that is being
+// deleted.
+func TestGKEDeletionWaitsForCleanupWithoutTheStandardFinalizer(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "ours")
 	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, 80))
 	wantServedByUs(t, ours, time.Minute)
 	stopSimulator(t)
-	remove(t, ours)
-	eventually(t, time.Minute, "the other one has stripped the standard finalizer", func(ctx context.Context) error {
+	deleteService(t, ours)
+	eventually(t, time.Minute, "the other controller has removed the standard finalizer", func(ctx context.Context) error {
 		return hasFinalizers(ctx, ours, ourFinalizers[:1])
 	})
 	if rules, err := rulesOf(t.Context(), ours); err != nil || len(rules) != 1 {
@@ -105,28 +105,28 @@ func TestGKEDeletionWaitsForUsAlthoughTheOtherStripsItsFinalizer(t *testing.T) {
 	wantNothingLeft(t, ours)
 }
 
-func TestGKEServiceChangesHandsAndNothingIsLeft(t *testing.T) {
+func TestGKEServiceMovesBetweenControllersAndLeavesNoOrphans(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", ofOurClass, servicePort(v1.ProtocolTCP, 80))
 	wantServedByUs(t, svc, time.Minute)
-	give := func(class func(*v1.Service)) {
+	changeClass := func(class func(*v1.Service)) {
 		editService(t, svc, func(s *v1.Service) { s.Spec.Type, s.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil })
-		// Upstream's controller would race with itself: what it still does for the
-		// Service of before would leave a finalizer that nobody removes.
+		// Upstream's controller would race with itself: its last work for the old
+		// Service would add a finalizer that nothing removes.
 		eventually(t, time.Minute, "the Service has lost the standard finalizer", func(ctx context.Context) error {
 			return hasNoStandardFinalizer(ctx, svc)
 		})
 		editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeLoadBalancer; class(s) })
 	}
-	give(func(*v1.Service) {})
+	changeClass(func(*v1.Service) {})
 	wantServedByThem(t, svc)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 
-	give(ofOurClass)
+	changeClass(ofOurClass)
 	wantServedByUs(t, svc, time.Minute)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	remove(t, svc)
+	deleteService(t, svc)
 	wantNothingLeft(t, svc)
 	wantNoForeignBalancer(t, svc)
 }
@@ -139,8 +139,7 @@ func hasNoStandardFinalizer(ctx context.Context, svc *v1.Service) error {
 	return err
 }
 
-// Services of either kind are made, changed and deleted in random order,
-// without waiting; in the end each has its own and nothing else is there.
+// Services of both kinds are created, changed and deleted in random order without waiting.
 func TestGKEAnyOrderLeaksNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -161,7 +160,7 @@ func TestGKEAnyOrderLeaksNothing(t *testing.T) {
 			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 2000+i)) })
 		default:
 			name := names[random.IntN(len(names))]
-			remove(t, live[name])
+			deleteService(t, live[name])
 			gone = append(gone, live[name])
 			delete(live, name)
 		}
@@ -174,19 +173,12 @@ func TestGKEAnyOrderLeaksNothing(t *testing.T) {
 		}
 	}
 	for _, svc := range live {
-		remove(t, svc)
+		deleteService(t, svc)
 		gone = append(gone, svc)
 	}
 	for _, svc := range gone {
 		wantNothingLeft(t, svc)
 		wantNoForeignBalancer(t, svc)
-	}
-}
-
-func remove(t *testing.T, svc *v1.Service) {
-	t.Helper()
-	if err := client.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -208,16 +200,16 @@ func wantServedByUs(t *testing.T, svc *v1.Service, limit time.Duration) {
 	wantNoForeignBalancer(t, svc)
 }
 
-// wantServedByThem checks also that nothing of a Service is ours: not a
-// finalizer, not an address, not an event, nothing made for it.
+// wantServedByThem waits until the other controller alone serves a Service: hostport-ccm has added
+// no finalizer, no address, no event and no object.
 func wantServedByThem(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	eventually(t, time.Minute, "Service "+svc.Name+" has an address and the finalizer of the other", func(ctx context.Context) error {
+	eventually(t, time.Minute, "Service "+svc.Name+" has an address and the finalizer of the other controller", func(ctx context.Context) error {
 		got, err := addresses(ctx, svc)
 		if err == nil && (len(got) != 1 || !strings.HasPrefix(got[0], "192.0.2.")) {
 			err = fmt.Errorf("its addresses are %v", got)
 		}
-		return errors.Join(err, hasFinalizers(ctx, svc, theirFinalizers), isLeftBehind(ctx, svc))
+		return errors.Join(err, hasFinalizers(ctx, svc, theirFinalizers), hasNoOrphans(ctx, svc))
 	})
 	reasons(t, svc)
 }
@@ -235,7 +227,7 @@ func hasFinalizers(ctx context.Context, svc *v1.Service, want []string) error {
 
 func wantNoForeignBalancer(t *testing.T, svc *v1.Service) {
 	t.Helper()
-	eventually(t, time.Minute, "the other one has no load balancer for "+svc.Name, func(context.Context) error {
+	eventually(t, time.Minute, "the other controller has no load balancer for "+svc.Name, func(context.Context) error {
 		all, err := sandbox.ForeignBalancers()
 		if err == nil && slices.Contains(all, svc.Namespace+"/"+svc.Name) {
 			err = fmt.Errorf("it has %v", all)
@@ -244,8 +236,8 @@ func wantNoForeignBalancer(t *testing.T, svc *v1.Service) {
 	})
 }
 
-// reasons returns those of all events on a Service, and fails if an event of
-// ours is on one that is not.
+// reasons returns the reasons of all events of a Service. It fails the test at an event of
+// hostport-ccm for a Service without its class.
 func reasons(t *testing.T, svc *v1.Service) []string {
 	t.Helper()
 	list, err := client.CoreV1().Events(svc.Namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(svc.UID)})
@@ -256,7 +248,7 @@ func reasons(t *testing.T, svc *v1.Service) []string {
 	for _, e := range list.Items {
 		all = append(all, e.Reason)
 		if e.Source.Component == "hostport-ccm" && svc.Spec.LoadBalancerClass == nil {
-			t.Errorf("Service %s is not ours, but we say: %s", svc.Name, e.Message)
+			t.Errorf("hostport-ccm recorded an event for Service %s of the other controller: %s", svc.Name, e.Message)
 		}
 	}
 	return all

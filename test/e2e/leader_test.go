@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +19,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
+func TestStandbyContinuesUnfinishedWorkAndRepeatsNoFinishedWork(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	make := func(name string, port int32) *v1.Service {
@@ -35,8 +34,8 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	kill := leadersKiller(t)
-	// Long enough to be killed in the middle of it, and over before the lease is,
-	// so that the next leader finds the work done.
+	// Long enough to kill the leader during the operations. They end before the lease
+	// expires, so that the next leader finds the work done.
 	setOperationLatency(t, 5*time.Second)
 	t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
 
@@ -44,9 +43,7 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	for i := range int32(3) {
 		made = append(made, make(fmt.Sprint("made", i), 90+i))
 	}
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), deleted.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, deleted)
 	editService(t, edited, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
 	eventually(t, time.Minute, "the work has begun", func(ctx context.Context) error {
 		writes, err := acceptedWrites(ctx)
@@ -80,56 +77,7 @@ func TestStandbyContinuesAndRepeatsNothingThatWasFinished(t *testing.T) {
 	}
 }
 
-func setOperationLatency(t *testing.T, latency time.Duration) {
-	t.Helper()
-	if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{OperationLatency: &metav1.Duration{Duration: latency}}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// acceptedWrites counts the changes of firewall rules, made or under way, by
-// verb and rule.
-func acceptedWrites(ctx context.Context) (map[string]int, error) {
-	requests, err := sim.Requests(ctx)
-	if err != nil {
-		return nil, err
-	}
-	writes := map[string]int{}
-	for _, r := range slices.DeleteFunc(requests, func(r gcesim.Request) bool { return !r.IsWrite() || r.Status != 200 }) {
-		writes[r.Verb+" "+r.Resource]++
-	}
-	return writes, nil
-}
-
-// leadersKiller returns what kills the controller manager that leads, at once
-// and without warning, while it works on some Services, and waits until the
-// other one leads.
-func leadersKiller(t *testing.T) (kill func(unfinished ...*v1.Service)) {
-	t.Helper()
-	before, err := leader(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Deleting its pod would give it time to hand over.
-	pod := leadersPod(t)
-	container := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
-	return func(unfinished ...*v1.Service) {
-		t.Helper()
-		if _, err := sandbox.Exec(t.Context(), pod.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "--signal", "SIGKILL", container); err != nil {
-			t.Fatal(err)
-		}
-		for _, svc := range unfinished {
-			if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
-				t.Errorf("Service %s was finished before: %v (%v)", svc.Name, got, err)
-			}
-		}
-		eventually(t, 2*time.Minute, "another controller manager leads", func(ctx context.Context) error {
-			return leadsInsteadOf(ctx, before)
-		})
-	}
-}
-
-func TestLeaderThatIsStoppedHandsOver(t *testing.T) {
+func TestStoppedLeaderReleasesItsLease(t *testing.T) {
 	before, err := leader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +93,7 @@ func TestLeaderThatIsStoppedHandsOver(t *testing.T) {
 	if err := client.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	began, givenUp := time.Now(), false
+	began, released := time.Now(), false
 	for event := range leases.ResultChan() {
 		lease, ok := event.Object.(*coordinationv1.Lease)
 		if !ok {
@@ -154,28 +102,34 @@ func TestLeaderThatIsStoppedHandsOver(t *testing.T) {
 		switch ptr.Deref(lease.Spec.HolderIdentity, "") {
 		case before:
 		case "":
-			givenUp = true
+			released = true
 		default:
 			t.Logf("the other one leads after %.1fs", time.Since(began).Seconds())
-			if !givenUp {
-				t.Error("the lease expired, nobody gave it up")
+			if !released {
+				t.Error("the lease expired and was not released")
 			}
 			return
 		}
 	}
-	t.Fatal("nobody else leads")
+	t.Fatal("no other controller manager leads")
 }
 
-func leadersPod(t *testing.T) v1.Pod {
-	t.Helper()
-	node := leadersNode(t)
-	pods, err := controllerPods(t.Context())
+// acceptedWrites counts the accepted changes of firewall rules, finished or not, by verb and rule.
+func acceptedWrites(ctx context.Context) (map[string]int, error) {
+	requests, err := sim.Requests(ctx)
 	if err != nil {
+		return nil, err
+	}
+	writes := map[string]int{}
+	for _, r := range slices.DeleteFunc(requests, func(r gcesim.Request) bool { return !r.IsWrite() || r.Status != 200 }) {
+		writes[r.Verb+" "+r.Resource]++
+	}
+	return writes, nil
+}
+
+func setOperationLatency(t *testing.T, latency time.Duration) {
+	t.Helper()
+	if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{OperationLatency: &metav1.Duration{Duration: latency}}); err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(pods, func(p v1.Pod) bool { return p.Spec.NodeName == node.Name })
-	if i < 0 {
-		t.Fatalf("no controller manager is on %s", node.Name)
-	}
-	return pods[i]
 }

@@ -22,26 +22,27 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// One after the other, as what happens to one Service would disturb the other.
+// The datapaths run one after the other: killing controllers and kube-proxies for one disturbs the
+// other.
 func TestDatapathLiveConnections(t *testing.T) {
 	for _, d := range datapathsOf(v1.IPv4Protocol) {
 		t.Run(d.name, func(t *testing.T) {
 			ns, port := newNamespace(t), freePort()
 			newBackend(t, ns, "web")
 			svc := d.newService(t, ns, func(s *v1.Service) {
-				withAnnotation(drainSeconds, strconv.Itoa(int(drain.Seconds())))(s)
+				withAnnotation(drainSeconds, strconv.Itoa(int(drainTime.Seconds())))(s)
 				inAllFamilies(s)
 			}, servicePort(v1.ProtocolTCP, int32(port)))
 			all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
 			wantAddresses(t, svc, time.Minute, all...)
 			wantOpen(t, getTCP, "web", port, all...)
-			// 1,000, spread over the addresses of all families.
-			live := map[string]held{}
+			// 1,000 connections, spread over the addresses of all families.
+			live := map[string]liveConns{}
 			for i, address := range all {
-				live[address] = hold(t, (1000+i)/len(all), address, port)
+				live[address] = openLiveConns(t, (1000+i)/len(all), address, port)
 			}
 			if d.direct {
-				shakeDirect(t, svc, port, live)
+				disturbDirect(t, svc, port, live)
 			} else {
 				replaceProxies(t, svc, port, live)
 			}
@@ -50,82 +51,90 @@ func TestDatapathLiveConnections(t *testing.T) {
 	}
 }
 
-func wantAllAlive(t *testing.T, live map[string]held) {
+func wantAllAlive(t *testing.T, live map[string]liveConns) {
 	t.Helper()
 	slices.Concat(slices.Collect(maps.Values(live))...).wantAlive(t)
 }
 
 const (
-	// drain is how long a proxy of these tests serves after it was told to stop.
-	drain = 3 * time.Second
-	// farewell is how long it answers, by resets at the end: the signal is a second
-	// late, and connections in use get a second to meet with a reset.
-	farewell = time.Second + drain + time.Second
+	// drainTime is how long a proxy of these tests serves after it was deleted.
+	drainTime = 3 * time.Second
+	// resetTime is how long after its deletion a proxy answers packets, at the end with resets: the
+	// kubelet signals it a second late, and connections in use get a second to receive a reset.
+	resetTime = time.Second + drainTime + time.Second
 )
 
-// stop is when a proxy was told to stop, and what ran through it.
-type stop struct {
-	through         held
-	asked, replaced time.Time
+// replacement is the replacement of a proxy: the connections through the old one, when it was
+// deleted, and when the addresses of its node were back.
+type replacement struct {
+	through       liveConns
+	deleted, done time.Time
 }
 
-// replaceProxies replaces ten proxies. The connections through each, which must
-// last for the drain time, are replaced by new ones.
-func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]held) {
+// replaceProxies replaces ten proxies. The connections through each must last for the drain time;
+// new ones take their places.
+func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]liveConns) {
 	t.Helper()
-	var stops []stop
+	var replacements []replacement
 	nodes := cluster.Nodes(cluster.GCE)
 	for i := range 10 {
 		node := nodes[i%len(nodes)]
 		own := addressesOf([]cluster.Node{node}, externalIP)
 		others := slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return n.Name == node.Name })
-		s := stop{asked: time.Now()}
+		r := replacement{deleted: time.Now()}
 		deletePod(t, proxyOn(t, svc, node.Name))
 		wantAddresses(t, svc, time.Minute, addressesOf(others, externalIP)...)
-		left := time.Since(s.asked)
+		withdrawn := time.Since(r.deleted)
 		for _, address := range own {
-			if err := isServedUntil(t.Context(), s.asked.Add(drain), address, inSameFamily(address, others), port); err != nil {
-				t.Errorf("%s did not serve any more by %s when its address had left, after %.2fs: %v", node.Name, address, left.Seconds(), err)
+			if err := servesUntil(t.Context(), r.deleted.Add(drainTime), address, inSameFamily(address, others), port); err != nil {
+				t.Errorf("%s did not serve by %s any more when its address was withdrawn, after %.2fs: %v", node.Name, address, withdrawn.Seconds(), err)
 			}
 		}
 		wantAddresses(t, svc, time.Minute, addressesOf(nodes, externalIP)...)
-		s.replaced = time.Now()
-		t.Logf("replacement %d: the address was away from %.2fs to %.2fs after the proxy was told to stop", i+1, left.Seconds(), s.replaced.Sub(s.asked).Seconds())
+		r.done = time.Now()
+		t.Logf("replacement %d: the address was withdrawn from %.2fs to %.2fs after the proxy's deletion", i+1, withdrawn.Seconds(), r.done.Sub(r.deleted).Seconds())
 		for _, address := range own {
-			s.through = append(s.through, live[address]...)
-			live[address] = hold(t, len(live[address]), address, port)
+			r.through = append(r.through, live[address]...)
+			live[address] = openLiveConns(t, len(live[address]), address, port)
 		}
-		stops = append(stops, s)
+		replacements = append(replacements, r)
 	}
+	wantDrained(t, replacements)
+}
+
+// wantDrained checks that the connections through replaced proxies lasted for the drain time, and
+// were reset if they ended while the proxy still answered.
+func wantDrained(t *testing.T, replacements []replacement) {
+	t.Helper()
 	var ended []ending
 	first, last := time.Hour, time.Duration(0)
-	for i, s := range stops {
-		ends := s.through.endings(t, s.replaced)
+	for i, r := range replacements {
+		ends := r.through.endings(t, r.done)
 		for _, e := range ends {
-			lasted := e.lived().Sub(s.asked)
-			first, last = min(first, lasted), max(last, e.told.Sub(s.asked))
-			if lasted < drain {
-				t.Errorf("replacement %d: a connection ended %.2fs after its proxy was told to stop, want %s or more: %v", i+1, lasted.Seconds(), drain, e.err)
+			lasted := e.lived().Sub(r.deleted)
+			first, last = min(first, lasted), max(last, e.known.Sub(r.deleted))
+			if lasted < drainTime {
+				t.Errorf("replacement %d: a connection ended %.2fs after its proxy's deletion, want %s or more: %v", i+1, lasted.Seconds(), drainTime, e.err)
 			}
-			if lasted < farewell && !errors.Is(e.err, syscall.ECONNRESET) {
-				t.Errorf("replacement %d: a connection ended %.2fs after its proxy was told to stop, want a reset: %v", i+1, lasted.Seconds(), e.err)
+			if lasted < resetTime && !errors.Is(e.err, syscall.ECONNRESET) {
+				t.Errorf("replacement %d: a connection ended %.2fs after its proxy's deletion, want a reset: %v", i+1, lasted.Seconds(), e.err)
 			}
 		}
 		ended = append(ended, ends...)
 	}
-	t.Logf("%d connections ended, none earlier than %.2fs after its proxy was told to stop, and all knew after %.2fs: %s", len(ended), first.Seconds(), last.Seconds(), strings.Join(causes(ended), "; "))
+	t.Logf("%d connections ended, the first %.2fs after its proxy's deletion, and the last end was known after %.2fs: %s", len(ended), first.Seconds(), last.Seconds(), strings.Join(causes(ended), "; "))
 }
 
-// isServedUntil says what is wrong with a new connection before the end of a
-// drain time. Silence until then is excused where another address, of a node on
-// which nothing happens, is as silent: the machine is slow.
-func isServedUntil(ctx context.Context, end time.Time, address, another string, port int) error {
+// servesUntil reports why a new connection failed before the end of a drain time. It excuses a
+// time-out if a connection to another address, of a node without any change, times out too: then
+// the machine is slow.
+func servesUntil(ctx context.Context, end time.Time, address, another string, port int) error {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	control := make(chan error, 1)
 	go func() { control <- connectOnce(ctx, another, port) }()
 	err := connectOnce(ctx, address, port)
-	if isLate(err) {
+	if isTimeout(err) {
 		if slow := <-control; slow != nil {
 			return nil
 		}
@@ -137,7 +146,8 @@ func isServedUntil(ctx context.Context, end time.Time, address, another string, 
 	return nil
 }
 
-// inSameFamily returns an external address of one of some nodes.
+// inSameFamily returns an external address of one of some nodes, in the IP family of another
+// address.
 func inSameFamily(address string, nodes []cluster.Node) string {
 	for _, other := range addressesOf(nodes, externalIP) {
 		if internetIP(other) == internetIP(address) {
@@ -147,9 +157,8 @@ func inSameFamily(address string, nodes []cluster.Node) string {
 	return ""
 }
 
-// shakeDirect does ten things to a Service without proxies that are to it what
-// its proxies' replacement is to one that has them. They end no connection.
-func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) {
+// disturbDirect disturbs a Service of datapath direct in ten ways. None of them ends a connection.
+func disturbDirect(t *testing.T, svc *v1.Service, port int, live map[string]liveConns) {
 	t.Helper()
 	nodes := cluster.Nodes(cluster.GCE)
 	restored := func() *v1.Service { return wantMirror(t, svc, int32(port), addressesOf(nodes, internalIP)...) }
@@ -189,15 +198,8 @@ func shakeDirect(t *testing.T, svc *v1.Service, port int, live map[string]held) 
 		e.do()
 		restored()
 		wantOpen(t, getTCP, "web", port, addressesOf(nodes, externalIP)...)
-		t.Logf("%s: all is as before after %.2fs", e.what, time.Since(began).Seconds())
+		t.Logf("%s: restored after %.2fs", e.what, time.Since(began).Seconds())
 		wantAllAlive(t, live)
-	}
-}
-
-func deleteService(t *testing.T, svc *v1.Service) {
-	t.Helper()
-	if err := client.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -214,9 +216,9 @@ func restartKubeProxy(t *testing.T, node cluster.Node) {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "kube-proxy works on "+node.Name, func(ctx context.Context) error {
-		status, _, err := httpGet(ctx, shortly, from(node.Name), node.InternalIP, 10256, "/healthz")
+		status, _, err := httpGet(ctx, attemptTimeout, from(node.Name), node.InternalIP, 10256, "/healthz")
 		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("it says %d", status)
+			err = fmt.Errorf("its health check returns %d", status)
 		}
 		return err
 	})

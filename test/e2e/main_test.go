@@ -16,7 +16,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// The sandbox that the tests run in.
+// The sandbox in which the tests run, and clients of its API server and its simulator of Compute
+// Engine.
 var (
 	sandbox *cluster.Cluster
 	client  kubernetes.Interface
@@ -48,13 +49,13 @@ func connect() error {
 		return err
 	}
 	sim = cluster.Simulator()
-	// `make demo` leaves its Service running, on a port that the tests want.
+	// The Service of `make demo` uses a port that the tests need.
 	_, err = sandbox.Kubectl(context.Background(), "delete", "namespace", "demo", "--ignore-not-found", "--timeout=120s")
 	return err
 }
 
-// eventually waits until try succeeds, also while a test cleans up. The limits are for machines much slower
-// than any seen; what a user may expect is asserted nowhere by the clock.
+// eventually waits until try succeeds, also while a test cleans up. Limits are for machines much
+// slower than any seen: they do not assert how fast the product is.
 func eventually(t *testing.T, limit time.Duration, what string, try func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
@@ -74,7 +75,7 @@ func eventually(t *testing.T, limit time.Duration, what string, try func(ctx con
 	}
 }
 
-// steady checks that something stays as it is for a while.
+// steady checks repeatedly that something stays as it is for a period.
 func steady(t *testing.T, period time.Duration, what string, check func() error) {
 	t.Helper()
 	for end := time.Now().Add(period); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
@@ -57,8 +56,8 @@ func isInitialised(node *v1.Node, want cluster.Node) error {
 	return errors.Join(errs...)
 }
 
-// internalIPs are what a Node shows as internal. The kubelet's --node-ip has the
-// IPv6 address, so it counts as such although it is external.
+// internalIPs returns the addresses of type InternalIP of a Node. The kubelet's --node-ip contains
+// the IPv6 address, which therefore has this type although it is external.
 func internalIPs(n cluster.Node) string {
 	return strings.Join(addressesOf([]cluster.Node{n}, internalIP), ",")
 }
@@ -73,7 +72,7 @@ func nodeAddress(node *v1.Node, kind v1.NodeAddressType) string {
 	return strings.Join(all, ",")
 }
 
-// managerOf returns who wrote a field, by the API server's own account.
+// managerOf returns the field manager that wrote a field.
 func managerOf(t *testing.T, entries []metav1.ManagedFieldsEntry, path ...string) string {
 	t.Helper()
 	for _, entry := range entries {
@@ -95,7 +94,7 @@ func managerOf(t *testing.T, entries []metav1.ManagedFieldsEntry, path ...string
 	return ""
 }
 
-func TestNodeStaysUninitialisedUntilWeInitialiseIt(t *testing.T) {
+func TestNodeStaysUninitialisedUntilHostportCCMInitialisesIt(t *testing.T) {
 	node := cluster.Nodes(cluster.GCE)[2]
 	t.Cleanup(func() { scaleController(t, replicas) })
 	scaleController(t, 0)
@@ -104,14 +103,14 @@ func TestNodeStaysUninitialisedUntilWeInitialiseIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	eventually(t, time.Minute, "the kubelet has made its Node again", func(ctx context.Context) error {
+	eventually(t, time.Minute, "the kubelet has created its Node again", func(ctx context.Context) error {
 		_, err := client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 		return err
 	})
-	steady(t, 5*time.Second, "the taint of a node that nobody initialises", func() error {
+	steady(t, 5*time.Second, "the taint of a node without a controller that initialises it", func() error {
 		live, err := client.CoreV1().Nodes().Get(t.Context(), node.Name, metav1.GetOptions{})
 		if err == nil && !slices.ContainsFunc(live.Spec.Taints, func(taint v1.Taint) bool { return taint.Key == uninitialized }) {
-			err = errors.New("somebody else has removed it")
+			err = errors.New("it was removed")
 		}
 		return err
 	})
@@ -125,8 +124,8 @@ func TestNodeStaysUninitialisedUntilWeInitialiseIt(t *testing.T) {
 	})
 }
 
-// powerCycle runs something between a node's power off and its power on. The
-// node is on and the controller manager runs afterwards in any case.
+// powerCycle powers a node off, runs a function, and powers the node on. When the test ends, the
+// node is on and the controller manager runs in any case.
 func powerCycle(t *testing.T, node cluster.Node, between func()) {
 	t.Helper()
 	eventually(t, time.Minute, node.Name+" has a Lease, seconds after its first start", func(ctx context.Context) error {
@@ -187,62 +186,4 @@ func TestAddressOfANodeThatIsPoweredOffLeavesTheStatus(t *testing.T) {
 	})
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-}
-
-// nodeWithoutController returns a node whose loss is not that of a controller
-// manager.
-func nodeWithoutController(t *testing.T) cluster.Node {
-	t.Helper()
-	pods, err := controllerPods(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range cluster.Nodes(cluster.GCE) {
-		if !slices.ContainsFunc(pods, func(p v1.Pod) bool { return p.Spec.NodeName == n.Name }) {
-			return n
-		}
-	}
-	t.Fatal("there is a controller manager on every node")
-	return cluster.Node{}
-}
-
-// replicas of the controller manager, as the manifests have it.
-const replicas = 2
-
-// scaleController runs that many controller managers, and waits until they run
-// and no others.
-func scaleController(t *testing.T, replicas int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
-	defer cancel()
-	if _, err := sandbox.Kubectl(ctx, "-n", cluster.ProductNamespace, "scale", cluster.ProductDeployment, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		pods, err := controllerPods(ctx)
-		ready := len(pods) == replicas && !slices.ContainsFunc(pods, func(p v1.Pod) bool { return !isReady(p) })
-		if err == nil && ready {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("scale the controller manager to %d: there are %d pods, not all of them ready (%v)", replicas, len(pods), err)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// controllerPods are the pods of the controller manager on nodes that are on.
-func controllerPods(ctx context.Context) ([]v1.Pod, error) {
-	list, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=hostport-ccm"})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, err
-	}
-	return list.Items, nil
-}
-
-func isReady(p v1.Pod) bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c v1.PodCondition) bool {
-		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
-	})
 }

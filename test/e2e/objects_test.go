@@ -25,10 +25,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-func contains(list []string, s string) bool { return slices.Contains(list, s) }
-
-// newNamespace makes a namespace that takes pods, and goes, with all in it, when
-// the test ends.
+// newNamespace creates a namespace that is ready for pods and is deleted when the test ends.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
@@ -43,8 +40,8 @@ func newNamespace(t *testing.T) string {
 	return ns.Name
 }
 
-// deleteNamespace waits for the end of the Services, whose ports the next test
-// wants; the rest of the namespace goes in its own time.
+// deleteNamespace waits until the Services are gone, as the next test uses their ports; the rest of
+// the namespace is deleted in the background.
 func deleteNamespace(t *testing.T, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	defer cancel()
@@ -58,8 +55,8 @@ func deleteNamespace(t *testing.T, name string) {
 
 const backendPort = 8080
 
-// newBackend starts a web server that also answers UDP, both on backendPort,
-// and waits until it is ready. Its pods' names begin with name.
+// newBackend starts two pods that answer HTTP and UDP on backendPort, and waits until they are
+// ready. Their names begin with name.
 func newBackend(t *testing.T, namespace, name string) {
 	t.Helper()
 	labels := map[string]string{"app": name}
@@ -86,7 +83,7 @@ func newBackend(t *testing.T, namespace, name string) {
 	})
 }
 
-// backendPod is a pod of a backend: it answers on backendPort, and dies at once.
+// backendPod returns the spec of a backend's pod, which ends without a grace period.
 func backendPod() v1.PodSpec {
 	return v1.PodSpec{
 		TerminationGracePeriodSeconds: ptr.To[int64](0),
@@ -101,11 +98,10 @@ func backendPod() v1.PodSpec {
 	}
 }
 
-// pod is one that was put on a node.
+// pod is a pod of a backend on a chosen node.
 type pod struct{ namespace, name, node, ip string }
 
-// newPod puts a pod of a backend on a node and waits until it is ready. Its name
-// is made of both.
+// newPod creates a pod of a backend on a node, named after both, and waits until it is ready.
 func newPod(t *testing.T, namespace, backend, node string) pod {
 	t.Helper()
 	spec := backendPod()
@@ -135,28 +131,27 @@ func (p pod) remove(t *testing.T) {
 	}
 }
 
-// getter asks a backend for its pod's name from this pod, which has to be of a
-// backend as well.
+// getter returns a getter that asks for a backend's name from within this pod.
 func (p pod) getter(over protocol) getter {
 	return func(ctx context.Context, address string, port int) (string, error) {
 		name := map[string]string{"tcp": "http", "udp": "udp"}[over.name]
-		query := url.Values{"host": {address}, "port": {strconv.Itoa(port)}, "protocol": {name}, "request": {whoAreYou}, "tries": {"1"}}
-		_, body, err := httpGet(ctx, shortly, from(p.node), p.ip, backendPort, "/dial?"+query.Encode())
+		query := url.Values{"host": {address}, "port": {strconv.Itoa(port)}, "protocol": {name}, "request": {askHostname}, "tries": {"1"}}
+		_, body, err := httpGet(ctx, attemptTimeout, from(p.node), p.ip, backendPort, "/dial?"+query.Encode())
 		if err != nil {
 			return "", fmt.Errorf("asking pod %s: %w", p.name, err)
 		}
-		var said struct{ Responses, Errors []string }
-		if err := json.Unmarshal([]byte(body), &said); err != nil {
-			return "", fmt.Errorf("pod %s said %q: %w", p.name, body, err)
+		var reply struct{ Responses, Errors []string }
+		if err := json.Unmarshal([]byte(body), &reply); err != nil {
+			return "", fmt.Errorf("pod %s replied %q: %w", p.name, body, err)
 		}
-		if len(said.Responses) == 0 {
-			return "", fmt.Errorf("from pod %s: %v", p.name, said.Errors)
+		if len(reply.Responses) == 0 {
+			return "", fmt.Errorf("from pod %s: %v", p.name, reply.Errors)
 		}
-		return said.Responses[0], nil
+		return reply.Responses[0], nil
 	}
 }
 
-// servicePort returns a Service port that leads to a backend.
+// servicePort returns a Service port with backendPort as its target.
 func servicePort(protocol v1.Protocol, port int32) v1.ServicePort {
 	return v1.ServicePort{
 		Name: fmt.Sprintf("%s-%d", strings.ToLower(string(protocol)), port), Protocol: protocol,
@@ -164,8 +159,7 @@ func servicePort(protocol v1.Protocol, port int32) v1.ServicePort {
 	}
 }
 
-// newService makes a Service of type LoadBalancer in front of the backend of
-// that name.
+// newService creates a Service of type LoadBalancer for the backend of the same name.
 func newService(t *testing.T, namespace, name string, change func(*v1.Service), ports ...v1.ServicePort) *v1.Service {
 	t.Helper()
 	svc := &v1.Service{
@@ -196,11 +190,30 @@ func editService(t *testing.T, svc *v1.Service, change func(*v1.Service)) {
 	})
 }
 
+func deleteService(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	if err := client.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // wantAddresses waits until the status lists exactly these addresses.
 func wantAddresses(t *testing.T, svc *v1.Service, limit time.Duration, want ...string) {
 	t.Helper()
 	eventually(t, limit, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
 		got, err := addresses(ctx, svc)
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("it has %v", got)
+		}
+		return err
+	})
+}
+
+// wantAddressesStay checks that the status lists exactly these addresses for a period.
+func wantAddressesStay(t *testing.T, svc *v1.Service, period time.Duration, want ...string) {
+	t.Helper()
+	steady(t, period, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func() error {
+		got, err := addresses(t.Context(), svc)
 		if err == nil && !slices.Equal(got, want) {
 			err = fmt.Errorf("it has %v", got)
 		}
@@ -220,44 +233,27 @@ func addresses(ctx context.Context, svc *v1.Service) ([]string, error) {
 	return ips, nil
 }
 
-// ownedBy selects what hostport-ccm made for a Service.
-func ownedBy(svc *v1.Service) metav1.ListOptions {
-	return metav1.ListOptions{LabelSelector: "hostport-ccm.io/service-uid=" + string(svc.UID)}
-}
-
-// rulesOf returns the firewall rules that carry a Service's mark.
-func rulesOf(ctx context.Context, svc *v1.Service) ([]gcesim.Firewall, error) {
-	state, err := sim.State(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(state.Firewalls, func(f gcesim.Firewall) bool {
-		return !strings.Contains(f.Description, string(svc.UID))
-	}), nil
-}
-
-// wantNothingLeft waits until a deleted Service and all that was made for it is
-// gone.
+// wantNothingLeft waits until a deleted Service and all objects made for it are gone.
 func wantNothingLeft(t *testing.T, svc *v1.Service) {
 	t.Helper()
 	eventually(t, time.Minute, "nothing is left of Service "+svc.Name, func(ctx context.Context) error {
 		if _, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the Service is still there, held by its finalizers (%v)", err)
 		}
-		return isLeftBehind(ctx, svc)
+		return hasNoOrphans(ctx, svc)
 	})
 }
 
-func isLeftBehind(ctx context.Context, svc *v1.Service) error {
-	left, err := remnants(ctx, svc)
-	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("left are %s", strings.Join(left, ", "))
+func hasNoOrphans(ctx context.Context, svc *v1.Service) error {
+	orphans, err := orphansOf(ctx, svc)
+	if err == nil && len(orphans) > 0 {
+		err = fmt.Errorf("these objects exist: %s", strings.Join(orphans, ", "))
 	}
 	return err
 }
 
-// remnants names what was made for a Service and is there.
-func remnants(ctx context.Context, svc *v1.Service) (names []string, err error) {
+// orphansOf names the objects and firewall rules that were made for a Service and exist.
+func orphansOf(ctx context.Context, svc *v1.Service) (names []string, err error) {
 	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, ownedBy(svc))
 	if err != nil {
 		return nil, err
@@ -289,30 +285,26 @@ func remnants(ctx context.Context, svc *v1.Service) (names []string, err error) 
 	return names, err
 }
 
-// wantWarning waits for a Warning event of a Service whose reason and message contain all words.
-func wantWarning(t *testing.T, svc *v1.Service, words ...string) {
-	t.Helper()
-	eventually(t, time.Minute, fmt.Sprintf("a Warning of Service %s contains %q", svc.Name, words), func(ctx context.Context) error {
-		return hasWarning(ctx, svc, words...)
-	})
+// ownedBy selects the objects that hostport-ccm made for a Service.
+func ownedBy(svc *v1.Service) metav1.ListOptions {
+	return metav1.ListOptions{LabelSelector: "hostport-ccm.io/service-uid=" + string(svc.UID)}
 }
 
-func hasWarning(ctx context.Context, svc *v1.Service, words ...string) error {
-	list, err := client.CoreV1().Events(svc.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(svc.UID)})
+// rulesOf returns the firewall rules with a Service's ownership mark.
+func rulesOf(ctx context.Context, svc *v1.Service) ([]gcesim.Firewall, error) {
+	state, err := sim.State(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var messages []string
-	for _, e := range list.Items {
-		message := e.Reason + ": " + e.Message
-		if containsAll(message, words) {
-			return nil
-		}
-		messages = append(messages, message)
-	}
-	return fmt.Errorf("the warnings are %q", messages)
+	return slices.DeleteFunc(state.Firewalls, func(f gcesim.Firewall) bool {
+		return !strings.Contains(f.Description, string(svc.UID))
+	}), nil
 }
 
-func containsAll(s string, words []string) bool {
-	return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(s, word) })
+func withAnnotation(key, value string) func(*v1.Service) {
+	return func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, key, value) }
 }
+
+const drainSeconds = "hostport-ccm.io/drain-seconds"
+
+func contains(list []string, s string) bool { return slices.Contains(list, s) }

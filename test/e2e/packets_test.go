@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,143 +18,19 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// dialler opens connections from some place.
-type dialler func(ctx context.Context, network, address string) (net.Conn, error)
-
-// from dials from a host of the sandbox.
-func from(host string) dialler {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		return sandbox.Dial(ctx, host, network, address)
-	}
-}
-
-// internetIP is the internet host's own address, in the family of another one.
-func internetIP(to string) string {
-	if netip.MustParseAddr(to).Is6() {
-		return cluster.InternetIPv6
-	}
-	return cluster.InternetIP
-}
-
-// internetIPs are those that it has in the sandbox.
-func internetIPs() []string {
-	if sandbox.IPFamily() == cluster.DualStack {
-		return []string{cluster.InternetIP, cluster.InternetIPv6}
-	}
-	return []string{cluster.InternetIP}
-}
-
-// A backend answers these questions, over TCP and UDP, with its pod's name and
-// with the address and port that it sees as the client's.
-const (
-	whoAreYou = "hostname"
-	whoAmI    = "clientip"
-)
-
-// shortly is how long an answer may take where it is looked for again.
-const shortly = 2 * time.Second
-
-// asker asks the backend at address:port a question, over a connection of its
-// own.
-type asker func(ctx context.Context, dial dialler, address string, port int, question string) (string, error)
-
-func askTCP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
-	_, body, err := httpGet(ctx, shortly, dial, address, port, "/"+question)
-	return body, err
-}
-
-// askTCPPatiently gives its one connection the time in which TCP sends a packet
-// again and again.
-func askTCPPatiently(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
-	_, body, err := httpGet(ctx, 15*time.Second, dial, address, port, "/"+question)
-	return body, err
-}
-
-func askUDP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, shortly)
-	defer cancel()
-	conn, err := dial(ctx, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return "", err
-	}
-	if _, err := conn.Write([]byte(question + "\n")); err != nil {
-		return "", err
-	}
-	buffer := make([]byte, 1500)
-	n, err := conn.Read(buffer)
-	return strings.TrimSpace(string(buffer[:n])), err
-}
-
-// askUDPPatiently asks again where no answer came in time: datagrams may get lost.
-func askUDPPatiently(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
-	for range 3 {
-		if answer, err = askUDP(ctx, dial, address, port, question); !isLate(err) {
-			break
-		}
-	}
-	return answer, err
-}
-
-// isLate says that something took too long, and nothing else is wrong that is
-// known.
-func isLate(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Timeout()
-}
-
-// protocol is one that a backend can be asked over.
-type protocol struct {
-	name string
-	ask  asker
-	// askPatiently is for where it matters who answers, not how soon.
-	askPatiently asker
-}
-
-var protocols = []protocol{{"tcp", askTCP, askTCPPatiently}, {"udp", askUDP, askUDPPatiently}}
-
-// getFrom asks the backend for its pod's name, from a host of the sandbox.
-func (p protocol) getFrom(host string) getter {
-	return func(ctx context.Context, address string, port int) (string, error) {
-		return p.ask(ctx, from(host), address, port, whoAreYou)
-	}
-}
-
-// httpGet makes one request over a connection of its own.
-func httpGet(ctx context.Context, patience time.Duration, dial dialler, address string, port int, path string) (status int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)
-	if err != nil {
-		return 0, "", err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(data), err
-}
-
-// getTCP asks the backend at address:port for its pod's name, from the internet.
-func getTCP(ctx context.Context, address string, port int) (string, error) {
-	return askTCP(ctx, from(cluster.Internet), address, port, whoAreYou)
-}
-
-// getUDP does the same over UDP.
-func getUDP(ctx context.Context, address string, port int) (string, error) {
-	return askUDP(ctx, from(cluster.Internet), address, port, whoAreYou)
-}
-
 type getter func(ctx context.Context, address string, port int) (string, error)
 
-// wantOpen waits until a backend answers on every address.
+// getTCP asks a backend at address:port for its pod's name over TCP, from the internet host.
+func getTCP(ctx context.Context, address string, port int) (string, error) {
+	return askTCP(ctx, from(cluster.Internet), address, port, askHostname)
+}
+
+// getUDP asks over UDP.
+func getUDP(ctx context.Context, address string, port int) (string, error) {
+	return askUDP(ctx, from(cluster.Internet), address, port, askHostname)
+}
+
+// wantOpen waits until a backend answers at every address.
 func wantOpen(t *testing.T, get getter, backend string, port int, addresses ...string) {
 	t.Helper()
 	for _, address := range addresses {
@@ -169,7 +44,7 @@ func wantOpen(t *testing.T, get getter, backend string, port int, addresses ...s
 	}
 }
 
-// wantClosed checks that nobody answers on any of the addresses.
+// wantClosed checks that there is no answer at any of the addresses.
 func wantClosed(t *testing.T, get getter, port int, addresses ...string) {
 	t.Helper()
 	var all sync.WaitGroup
@@ -194,13 +69,107 @@ func isClosed(ctx context.Context, get getter, address string, port int) error {
 	return nil
 }
 
-// externalIPs are the addresses of the nodes as the sandbox starts.
-func externalIPs(except ...string) []string {
-	var ips []string
-	for _, n := range cluster.Nodes(cluster.GCE) {
-		if !contains(except, n.Name) {
-			ips = append(ips, n.ExternalIP)
+// dialler opens connections from a host of the sandbox.
+type dialler func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Requests to a backend, over TCP and UDP: for its pod's name, and for the address and port of the
+// client as the backend sees it.
+const (
+	askHostname = "hostname"
+	askClientIP = "clientip"
+)
+
+// attemptTimeout limits a request that may be repeated.
+const attemptTimeout = 2 * time.Second
+
+// protocol is a transport protocol with its requests to a backend.
+type protocol struct {
+	name string
+	ask  asker
+	// askWithRetries is for tests of who answers, not of how soon.
+	askWithRetries asker
+}
+
+var protocols = []protocol{{"tcp", askTCP, askTCPWithRetries}, {"udp", askUDP, askUDPWithRetries}}
+
+// getFrom returns a getter that asks a backend for its pod's name from a host of the sandbox.
+func (p protocol) getFrom(host string) getter {
+	return func(ctx context.Context, address string, port int) (string, error) {
+		return p.ask(ctx, from(host), address, port, askHostname)
+	}
+}
+
+// asker sends a request to a backend at address:port over a new connection and returns the reply.
+type asker func(ctx context.Context, dial dialler, address string, port int, question string) (string, error)
+
+func askTCP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
+	_, body, err := httpGet(ctx, attemptTimeout, dial, address, port, "/"+question)
+	return body, err
+}
+
+// askTCPWithRetries gives its only connection time for TCP's retransmissions.
+func askTCPWithRetries(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
+	_, body, err := httpGet(ctx, 15*time.Second, dial, address, port, "/"+question)
+	return body, err
+}
+
+func askUDP(ctx context.Context, dial dialler, address string, port int, question string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	conn, err := dial(ctx, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte(question + "\n")); err != nil {
+		return "", err
+	}
+	buffer := make([]byte, 1500)
+	n, err := conn.Read(buffer)
+	return strings.TrimSpace(string(buffer[:n])), err
+}
+
+// askUDPWithRetries repeats a request that times out: datagrams may get lost.
+func askUDPWithRetries(ctx context.Context, dial dialler, address string, port int, question string) (answer string, err error) {
+	for range 3 {
+		if answer, err = askUDP(ctx, dial, address, port, question); !isTimeout(err) {
+			break
 		}
 	}
-	return ips
+	return answer, err
+}
+
+// isTimeout reports whether an error is a time-out.
+func isTimeout(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
+}
+
+// httpGet makes one request over a new connection.
+func httpGet(ctx context.Context, timeout time.Duration, dial dialler, address string, port int, path string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
+}
+
+// from returns a dialler for a host of the sandbox.
+func from(host string) dialler {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return sandbox.Dial(ctx, host, network, address)
+	}
 }

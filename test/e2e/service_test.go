@@ -10,7 +10,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -27,15 +26,13 @@ func TestServiceOpensItsPortOnEveryNodeAndClosesItAgain(t *testing.T) {
 	wantClosed(t, getTCP, backendPort, externalIPs()...)
 	wantRule(t, svc, "tcp:80")
 
-	if err := client.CoreV1().Services(ns).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, svc)
 	wantNothingLeft(t, svc)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 }
 
-// wantRule checks that the Service's only firewall rule allows exactly this to
-// the nodes only.
+// wantRule waits until a Service has a single firewall rule, which allows exactly this to the nodes
+// only.
 func wantRule(t *testing.T, svc *v1.Service, allowed ...string) {
 	t.Helper()
 	eventually(t, time.Minute, fmt.Sprintf("the firewall rule of Service %s allows %v", svc.Name, allowed), func(ctx context.Context) error {
@@ -64,9 +61,9 @@ func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 
-	before, live := proxies(t, svc), map[string]held{}
+	before, live := proxies(t, svc), map[string]liveConns{}
 	for _, address := range externalIPs() {
-		live[address] = hold(t, 20, address, 80)
+		live[address] = openLiveConns(t, 20, address, 80)
 	}
 	wantClosed(t, getTCP, 443, externalIPs()...)
 	watch := watchPublished(t, svc, 80)
@@ -81,16 +78,16 @@ func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 	wantClosed(t, getTCP, 53, externalIPs()...)
 	wantRule(t, svc, "tcp:80,443", "udp:53")
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	stayed(t, svc, before)
+	wantUnchanged(t, svc, before)
 	wantAllAlive(t, live)
 
-	// What came goes, and leaves the others.
+	// The added ports are removed; the first one is not affected.
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
 	wantProxies(t, svc, len(before))
 	wantRule(t, svc, "tcp:80")
 	wantClosed(t, getTCP, 443, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	stayed(t, svc, before)
+	wantUnchanged(t, svc, before)
 	wantAllAlive(t, live)
 }
 
@@ -105,9 +102,7 @@ func TestTwoServicesInTwoNamespacesAreServedSideBySide(t *testing.T) {
 	wantOpen(t, getTCP, "first", 80, externalIPs()...)
 	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
 
-	if err := client.CoreV1().Services(one).Delete(t.Context(), first.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	deleteService(t, first)
 	wantNothingLeft(t, first)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
@@ -120,7 +115,7 @@ func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
 	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
-		return isLeftBehind(ctx, svc)
+		return hasNoOrphans(ctx, svc)
 	})
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	wantAddresses(t, svc, time.Minute)
@@ -129,7 +124,7 @@ func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
 	})
 }
 
-func TestClientsOutsideTheSourceRangesAreKeptOut(t *testing.T) {
+func TestClientsOutsideTheSourceRangesAreRefused(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, servicePort(v1.ProtocolTCP, 80))

@@ -16,7 +16,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
+func TestDatapathSourceRangesAreEnforcedAtTheFirewallAndBehindIt(t *testing.T) {
 	t.Parallel()
 	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
@@ -26,26 +26,26 @@ func TestDatapathSourceRangesHoldAtTheFirewallAndBehindIt(t *testing.T) {
 		svc := d.newService(t, ns, onlyFrom(one), bothProtocols(port)...)
 		wantAddresses(t, svc, time.Minute, d.addresses()...)
 		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
-		arrived := countArrivals(t, "node1", other, port)
+		packets := countPackets(t, "node1", other, port)
 		wantBothClosed(t, cluster.Internet2, port, d.addresses()...)
-		if n := arrived(); n != 0 {
-			t.Errorf("the firewall let %d packets from %s through", n, other)
+		if n := packets(); n != 0 {
+			t.Errorf("the firewall allowed %d packets from %s", n, other)
 		}
 
-		openByHand(t, port, d.v4or6("0.0.0.0/0", "::/0"))
+		openManually(t, port, d.v4or6("0.0.0.0/0", "::/0"))
 		wantBothClosed(t, cluster.Internet2, port, d.addresses()...)
-		if arrived() == 0 {
-			t.Errorf("no packet from %s arrived, so there was nothing to refuse behind the firewall", other)
+		if packets() == 0 {
+			t.Errorf("no packet from %s reached the node, so there was nothing to refuse behind the firewall", other)
 		}
 		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
 
 		editService(t, svc, onlyFrom(other))
 		wantBothOpen(t, cluster.Internet2, port, d.addresses()...)
-		wantBothClosedSoon(t, cluster.Internet, port, d.addresses()[0])
+		waitBothClosed(t, cluster.Internet, port, d.addresses()[0])
 	})
 }
 
-// onlyFrom lets some addresses in.
+// onlyFrom sets a Service's source ranges to some addresses.
 func onlyFrom(addresses ...string) func(*v1.Service) {
 	var ranges []string
 	for _, written := range addresses {
@@ -55,21 +55,22 @@ func onlyFrom(addresses ...string) func(*v1.Service) {
 	return func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = ranges }
 }
 
-// openByHand makes a firewall rule that lets everybody reach a port of the
-// nodes, until the test ends.
-func openByHand(t *testing.T, port int, everybody string) {
+// openManually creates a firewall rule that opens a port of the nodes to a range, until the test
+// ends.
+func openManually(t *testing.T, port int, sourceRange string) {
 	t.Helper()
 	ports := []string{fmt.Sprint(port)}
 	insertRule(t, &compute.Firewall{
-		Name: fmt.Sprint("opened-by-hand-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{everybody},
+		Name: fmt.Sprint("manually-created-", port), TargetTags: []string{cluster.NodeTag}, SourceRanges: []string{sourceRange},
 		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: ports}, {IPProtocol: "udp", Ports: ports}},
 	})
 }
 
 var packetCount = regexp.MustCompile(`counter packets (\d+)`)
 
-// countArrivals counts a client's packets to a port where they enter a node.
-func countArrivals(t *testing.T, node, client string, port int) func() int {
+// countPackets counts a client's packets to a port of a node from now on, before any other rule of
+// the node. It returns a function that reads the counter.
+func countPackets(t *testing.T, node, client string, port int) func() int {
 	t.Helper()
 	nft := func(ctx context.Context, args ...string) string {
 		out, err := sandbox.Exec(ctx, node, append([]string{"nft"}, args...)...)
@@ -85,8 +86,8 @@ func countArrivals(t *testing.T, node, client string, port int) func() int {
 	table := fmt.Sprint("inet e2e-", port)
 	nft(t.Context(), "add table "+table)
 	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table "+table) })
-	nft(t.Context(), "add chain "+table+" arrivals { type filter hook prerouting priority -300 ; }")
-	nft(t.Context(), fmt.Sprintf("add rule %s arrivals %s saddr %s th dport %d counter", table, family, client, port))
+	nft(t.Context(), "add chain "+table+" count { type filter hook prerouting priority -300 ; }")
+	nft(t.Context(), fmt.Sprintf("add rule %s count %s saddr %s th dport %d counter", table, family, client, port))
 	return func() int {
 		t.Helper()
 		var count int

@@ -31,7 +31,7 @@ func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
 		next := newPod(t, ns, "web", "node2")
 		backend.remove(t)
 		all.wantAnsweredBy(t, next)
-		// Nobody answers for a while.
+		// For a while there is no backend.
 		next.remove(t)
 		last := newPod(t, ns, "web", "node3")
 		all.wantAnsweredBy(t, last)
@@ -45,86 +45,8 @@ func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
 	})
 }
 
-// flow sends from one source port without end, every packet a question.
-type flow struct {
-	address string
-	mu      sync.Mutex
-	// sent counts packets, answered is what sent was at the last answer.
-	sent, answered int
-	answer         string
-}
-
-type flows []*flow
-
-// flowPause is the time between two packets of a flow.
-const flowPause = 50 * time.Millisecond
-
-// newFlows starts some flows to each address.
-func newFlows(t *testing.T, port int, addresses ...string) flows {
-	t.Helper()
-	var all flows
-	for _, address := range addresses {
-		for range 8 {
-			all = append(all, newFlow(t, address, port))
-		}
-	}
-	return all
-}
-
-// newFlow starts a flow from the internet that ends with the test.
-func newFlow(t *testing.T, address string, port int) *flow {
-	t.Helper()
-	conn, err := sandbox.Dial(t.Context(), cluster.Internet, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &flow{address: address}
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { f.send(ctx, conn) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		conn.Close()
-	})
-	return f
-}
-
-// send does not mind errors: that nobody listens is told by the next packet's.
-func (f *flow) send(ctx context.Context, conn net.Conn) {
-	pause := time.NewTicker(flowPause)
-	defer pause.Stop()
-	buffer := make([]byte, 1500)
-	for {
-		_, _ = conn.Write([]byte(whoAreYou))
-		_ = conn.SetReadDeadline(time.Now().Add(flowPause))
-		n, err := conn.Read(buffer)
-		f.note(string(buffer[:n]), err)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (f *flow) note(answer string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sent++
-	if err == nil {
-		f.answered, f.answer = f.sent, strings.TrimSpace(answer)
-	}
-}
-
-func (f *flow) state() (sent, answered int, answer string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sent, f.answered, f.answer
-}
-
-// wantAnsweredBy checks that a backend that is ready answers all flows soon. A
-// flow that is stuck at an old target stays so for as long as it sends.
+// wantAnsweredBy checks that a ready backend soon answers all flows. A flow that a node tracks with
+// an old target keeps that target as long as it sends.
 func (all flows) wantAnsweredBy(t *testing.T, backend pod) {
 	t.Helper()
 	const limit = 1200
@@ -148,4 +70,82 @@ func (all flows) wantAnsweredBy(t *testing.T, backend pod) {
 		return nil
 	})
 	t.Logf("%s answered each of %d flows within %d packets", backend.name, len(all), worst+1)
+}
+
+// flow sends requests from one source port without a pause.
+type flow struct {
+	address string
+	mu      sync.Mutex
+	// sent counts packets; answered is the value of sent at the last answer.
+	sent, answered int
+	answer         string
+}
+
+type flows []*flow
+
+// flowPause is the time between two packets of a flow.
+const flowPause = 50 * time.Millisecond
+
+// newFlows starts eight flows to each address.
+func newFlows(t *testing.T, port int, addresses ...string) flows {
+	t.Helper()
+	var all flows
+	for _, address := range addresses {
+		for range 8 {
+			all = append(all, newFlow(t, address, port))
+		}
+	}
+	return all
+}
+
+// newFlow starts a flow from the internet host that ends with the test.
+func newFlow(t *testing.T, address string, port int) *flow {
+	t.Helper()
+	conn, err := sandbox.Dial(t.Context(), cluster.Internet, "udp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &flow{address: address}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.send(ctx, conn) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		conn.Close()
+	})
+	return f
+}
+
+// send ignores errors of writing: a packet that was refused makes the next write fail.
+func (f *flow) send(ctx context.Context, conn net.Conn) {
+	pause := time.NewTicker(flowPause)
+	defer pause.Stop()
+	buffer := make([]byte, 1500)
+	for {
+		_, _ = conn.Write([]byte(askHostname))
+		_ = conn.SetReadDeadline(time.Now().Add(flowPause))
+		n, err := conn.Read(buffer)
+		f.record(string(buffer[:n]), err)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *flow) record(answer string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent++
+	if err == nil {
+		f.answered, f.answer = f.sent, strings.TrimSpace(answer)
+	}
+}
+
+func (f *flow) state() (sent, answered int, answer string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent, f.answered, f.answer
 }

@@ -1,0 +1,208 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+)
+
+func TestPortConflictIsReportedAndEndsOnceThePortIsFree(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "first")
+	newBackend(t, ns, "second")
+	first := newService(t, ns, "first", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, first, time.Minute, externalIPs()...)
+	time.Sleep(time.Second) // Creation timestamps have a resolution of one second.
+	second := newService(t, ns, "second", nil, servicePort(v1.ProtocolTCP, 80))
+	wantPortsError(t, second, metav1.ConditionTrue, "80/TCP", ns+"/first")
+	wantWarning(t, second, "PortConflict", "80/TCP", ns+"/first")
+	wantAddresses(t, second, time.Minute)
+	wantNoProxies(t, second)
+	rules, err := rulesOf(t.Context(), second)
+	if err != nil || len(rules) > 0 {
+		t.Errorf("the younger Service has firewall rules: %v, %v", rules, err)
+	}
+	wantOpen(t, getTCP, "first", 80, externalIPs()...)
+
+	editService(t, second, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8082)) })
+	wantOpen(t, getTCP, "second", 8082, externalIPs()...)
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	wantPortErrors(t, second, "80: hostport-ccm.io/PortConflict", "8082: none")
+
+	before := proxies(t, second)
+	watch := watchPublished(t, second, 8082)
+	deleted := time.Now()
+	deleteService(t, first)
+	wantPortTakenOver(t, first, deleted, "second", 80)
+	wantPortsError(t, second, metav1.ConditionFalse)
+	wantPortErrors(t, second)
+	watch.wantAllKept(t, second, before)
+	wantAddresses(t, second, time.Minute, externalIPs()...)
+	wantUnchanged(t, second, before)
+}
+
+// wantPortsError waits until the condition LoadBalancerPortsError has a status and a message that
+// contains all words.
+func wantPortsError(t *testing.T, svc *v1.Service, status metav1.ConditionStatus, words ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("condition LoadBalancerPortsError of Service %s is %s", svc.Name, status), func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(live.Status.Conditions, v1.LoadBalancerPortsError)
+		if c == nil || c.Status != status || !containsAll(c.Message, words) {
+			return fmt.Errorf("it is %+v", c)
+		}
+		return nil
+	})
+}
+
+// wantNoProxies checks that a Service has no proxy pods, whether Pending or not.
+func wantNoProxies(t *testing.T, svc *v1.Service) {
+	t.Helper()
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(t.Context(), ownedBy(svc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pods.Items) > 0 {
+		t.Errorf("Service %s has %d proxies", svc.Name, len(pods.Items))
+	}
+}
+
+// wantPortTakenOver waits until a backend of another Service answers at a port of a deleted Service
+// on every node, and logs how long that took.
+func wantPortTakenOver(t *testing.T, holder *v1.Service, deleted time.Time, backend string, port int) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, node := range cluster.Nodes(cluster.GCE) {
+		all.Go(func() {
+			var freed time.Time
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for ctx.Err() == nil {
+				if freed.IsZero() && hasNoProxyOn(ctx, holder, node.Name) {
+					freed = time.Now()
+				}
+				if name, err := quickly(getTCP)(ctx, node.ExternalIP, port); err == nil && strings.HasPrefix(name, backend+"-") {
+					t.Logf("%s: the holder's proxy was gone %.2fs after the holder was deleted, and %.2fs later the port was served",
+						node.Name, freed.Sub(deleted).Seconds(), time.Since(freed).Seconds())
+					return
+				}
+			}
+			t.Errorf("%s does not serve port %d of %s", node.Name, port, backend)
+		})
+	}
+	all.Wait()
+}
+
+func quickly(get getter) getter {
+	return func(ctx context.Context, address string, port int) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return get(ctx, address, port)
+	}
+}
+
+// hasNoProxyOn reports whether a Service has no proxy on a node, so that its host ports there are
+// free.
+func hasNoProxyOn(ctx context.Context, svc *v1.Service, node string) bool {
+	pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+	return err == nil && !slices.ContainsFunc(pods.Items, func(pod v1.Pod) bool { return pod.Spec.NodeName == node })
+}
+
+// wantPortErrors waits until the first address in the status has these ports and errors, as "PORT:
+// ERROR".
+func wantPortErrors(t *testing.T, svc *v1.Service, want ...string) {
+	t.Helper()
+	eventually(t, time.Minute, fmt.Sprintf("the ports of Service %s are %v", svc.Name, want), func(ctx context.Context) error {
+		live, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if err != nil || len(live.Status.LoadBalancer.Ingress) == 0 {
+			return fmt.Errorf("there is no address (%v)", err)
+		}
+		var got []string
+		for _, p := range live.Status.LoadBalancer.Ingress[0].Ports {
+			reason := "none"
+			if p.Error != nil {
+				reason = *p.Error
+			}
+			got = append(got, fmt.Sprintf("%d: %s", p.Port, reason))
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("they are %v", got)
+		}
+		return nil
+	})
+}
+
+func TestReservedPortsAndHostPortsOfPodsAreReported(t *testing.T) {
+	ns := newNamespace(t)
+	ssh := newService(t, ns, "ssh", nil, servicePort(v1.ProtocolTCP, 22))
+	wantWarning(t, ssh, "PortConflict", "22/TCP", "loadBalancer.reservedPorts")
+	wantNoProxies(t, ssh)
+
+	free := occupyHostPort(t, ns, 8083)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", func(s *v1.Service) {
+		s.Annotations = map[string]string{"hostport-ccm.io/node-selector": "kubernetes.io/hostname=node1"}
+	}, servicePort(v1.ProtocolTCP, 8083))
+	wantPortsError(t, svc, metav1.ConditionTrue, "8083/TCP", ns+"/holder")
+	wantNoProxies(t, svc)
+	free()
+	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
+	wantOpen(t, getTCP, "web", 8083, externalIPs()[0])
+}
+
+// occupyHostPort creates a pod, holder, with a host port on node1. The function that it returns
+// deletes the pod.
+func occupyHostPort(t *testing.T, ns string, port int32) (free func()) {
+	t.Helper()
+	holder := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "holder"},
+		Spec: v1.PodSpec{
+			NodeName: "node1", TerminationGracePeriodSeconds: new(int64),
+			Containers: []v1.Container{{
+				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever, Args: []string{"pause"},
+				Ports: []v1.ContainerPort{{ContainerPort: port, HostPort: port}},
+			}},
+		},
+	}
+	if _, err := client.CoreV1().Pods(ns).Create(t.Context(), holder, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := client.CoreV1().Pods(ns).Delete(t.Context(), holder.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestHostPortOfAPodExcludesItsNodeOnly(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	free := occupyHostPort(t, ns, 8084)
+	others := externalIPs("node1")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolTCP, 8084))
+	wantAddresses(t, svc, time.Minute, others...)
+	wantWarning(t, svc, "ProxyUnschedulable", "node1", ns+"/holder", "8084/TCP")
+	wantOpen(t, getTCP, "web", 8084, others...)
+	// The change of a port replaces the proxies.
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports[0] = servicePort(v1.ProtocolTCP, 8085) })
+	wantOpen(t, getTCP, "web", 8085, others...)
+	free()
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 8084, externalIPs()[0])
+}
