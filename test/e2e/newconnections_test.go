@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// newConnections makes new connections to a port of all addresses of some nodes, one after the other at
-// each address, until it is stopped.
+// newConnections makes new connections to a port of all addresses of some nodes, one after the
+// other at each address, until it is stopped.
 type newConnections struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -25,8 +25,8 @@ type newConnections struct {
 	outages []outage
 }
 
-// outage is a period in which an address of a node took no new connection: from the first attempt that
-// failed to the first that succeeded afterwards, or to the end of the test.
+// outage is a period in which an address of a node took no new connection: from the first attempt
+// that failed to the first that succeeded afterwards, or to the end of the test.
 type outage struct {
 	node, address string
 	from, to      time.Time
@@ -85,8 +85,8 @@ func (c *newConnections) wantNoneFailed(t *testing.T, way string) {
 	}
 }
 
-// wantRefusedAtMost stops the connections and checks that each node refused new ones for no longer than a
-// limit in total, and that none failed otherwise.
+// wantRefusedAtMost stops the connections and checks that each node refused new ones for no longer
+// than a limit in total, and that none failed otherwise.
 func (c *newConnections) wantRefusedAtMost(t *testing.T, way string, limit time.Duration) {
 	t.Helper()
 	c.stop(t, way)

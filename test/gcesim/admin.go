@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// AdminPath is where the world is changed from outside. AdminClient speaks it:
+// AdminPath is the prefix of the admin API, which AdminClient uses:
 //
 //	GET    /_sim/state                     Snapshot
 //	GET    /_sim/settings                  Settings
@@ -68,8 +68,7 @@ func (s *Sim) adminPutInstance(r *http.Request) error {
 	return s.PutInstance(instance)
 }
 
-// adminPatchInstance decodes over the instance as it is, so that what the body
-// does not mention stays.
+// adminPatchInstance merges the body into the instance: fields that it does not contain stay.
 func (s *Sim) adminPatchInstance(r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// AdminClient changes the world of a simulator that runs as a process.
+// AdminClient is a client of the admin API of a simulator that runs as a process.
 type AdminClient struct {
 	// BaseURL is the simulator's address: http://host:port.
 	BaseURL string
@@ -18,7 +18,7 @@ type AdminClient struct {
 	HTTPClient *http.Client
 }
 
-// State returns the rules and instances as they are.
+// State returns the current rules and instances.
 func (c AdminClient) State(ctx context.Context) (Snapshot, error) {
 	var state Snapshot
 	return state, c.do(ctx, http.MethodGet, "state", nil, &state)
@@ -34,8 +34,8 @@ func (c AdminClient) PutInstance(ctx context.Context, instance Instance) error {
 	return c.do(ctx, http.MethodPut, "instances/"+instance.Zone+"/"+instance.Name, instance, nil)
 }
 
-// PatchInstance changes the fields given, named as in Instance's JSON:
-// {"natIP": "203.0.113.9"}. Null empties a field.
+// PatchInstance changes some fields of an instance, named as in Instance's JSON:
+// {"natIP": "203.0.113.9"}. Null clears a field.
 func (c AdminClient) PatchInstance(ctx context.Context, zone, name string, fields map[string]any) error {
 	return c.do(ctx, http.MethodPatch, "instances/"+zone+"/"+name, fields, nil)
 }
@@ -45,17 +45,17 @@ func (c AdminClient) RemoveInstance(ctx context.Context, zone, name string) erro
 	return c.do(ctx, http.MethodDelete, "instances/"+zone+"/"+name, nil, nil)
 }
 
-// AddFault switches a fault on.
+// AddFault injects a fault.
 func (c AdminClient) AddFault(ctx context.Context, fault Fault) error {
 	return c.do(ctx, http.MethodPost, "faults", fault, nil)
 }
 
-// ClearFaults switches all faults off.
+// ClearFaults removes all faults.
 func (c AdminClient) ClearFaults(ctx context.Context) error {
 	return c.do(ctx, http.MethodDelete, "faults", nil, nil)
 }
 
-// Requests returns the requests served since the last ForgetRequests.
+// Requests returns the requests since the last ForgetRequests.
 func (c AdminClient) Requests(ctx context.Context) ([]Request, error) {
 	var requests []Request
 	return requests, c.do(ctx, http.MethodGet, "requests", nil, &requests)
@@ -66,7 +66,7 @@ func (c AdminClient) ForgetRequests(ctx context.Context) error {
 	return c.do(ctx, http.MethodDelete, "requests", nil, nil)
 }
 
-// do sends in, unless nil, and reads the reply into out, unless nil.
+// do sends in as JSON, and decodes the reply into out unless it is nil.
 func (c AdminClient) do(ctx context.Context, method, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {

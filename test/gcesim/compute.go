@@ -7,14 +7,20 @@ import (
 	"strings"
 )
 
-// Numbers of the projects: metadata names projects by number, and the Compute
-// API takes numbers as well as ids.
+// Numbers of the projects: the metadata server names projects by number, and the Compute API
+// accepts numbers as well as ids.
 const (
 	projectNumber        = "100000000001"
 	networkProjectNumber = "100000000002"
 )
 
-// projectID turns a number into the id.
+// withProjectID replaces a project's number in "projects/N/…" by its id.
+func (s *Sim) withProjectID(path string) string {
+	project, rest, _ := strings.Cut(strings.TrimPrefix(path, "projects/"), "/")
+	return "projects/" + s.projectID(project) + "/" + rest
+}
+
+// projectID returns the id for a project's number or id.
 func (s *Sim) projectID(project string) string {
 	switch project {
 	case s.projectNumberOf(s.config.NetworkProject):
@@ -32,13 +38,7 @@ func (s *Sim) projectNumberOf(project string) string {
 	return networkProjectNumber
 }
 
-// withProjectID replaces the project's number in "projects/N/…".
-func (s *Sim) withProjectID(path string) string {
-	project, rest, _ := strings.Cut(strings.TrimPrefix(path, "projects/"), "/")
-	return "projects/" + s.projectID(project) + "/" + rest
-}
-
-// object is a reply, or a part of one, that nothing here reads back.
+// object is a reply, or a part of one, that the simulator does not read.
 type object map[string]any
 
 func (s *Sim) getProject(c *call) (any, *apiError) {
@@ -49,30 +49,13 @@ func (s *Sim) getProject(c *call) (any, *apiError) {
 	}, nil
 }
 
-// getXpnHost replies with an empty project if there is no shared VPC.
+// getXpnHost returns an empty project if there is no shared VPC.
 func (s *Sim) getXpnHost(c *call) (any, *apiError) {
 	if c.project == s.config.NetworkProject {
 		return object{"kind": "compute#project"}, nil
 	}
 	host := s.config.NetworkProject
 	return object{"kind": "compute#project", "id": s.projectNumberOf(host), "name": host, "selfLink": selfLinkBase + "projects/" + host}, nil
-}
-
-// networks are the names of all networks.
-func (s *Sim) networks() []string {
-	names := []string{s.config.Network}
-	for _, instance := range s.instances {
-		for _, nic := range instance.Interfaces() {
-			names = append(names, nic.Network)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-func (s *Sim) network(project, name string) object {
-	path := "projects/" + project + "/global/networks/" + name
-	return object{"kind": "compute#network", "id": idOf(path), "name": name, "autoCreateSubnetworks": false, "selfLink": selfLinkBase + path}
 }
 
 func (s *Sim) listNetworks(c *call) (any, *apiError) {
@@ -92,7 +75,24 @@ func (s *Sim) getNetwork(c *call) (any, *apiError) {
 	return s.network(c.project, c.name), nil
 }
 
-// getSubnetwork knows one subnetwork per network and region, of its name.
+// networks returns the names of all networks.
+func (s *Sim) networks() []string {
+	names := []string{s.config.Network}
+	for _, instance := range s.instances {
+		for _, nic := range instance.Interfaces() {
+			names = append(names, nic.Network)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (s *Sim) network(project, name string) object {
+	path := "projects/" + project + "/global/networks/" + name
+	return object{"kind": "compute#network", "id": idOf(path), "name": name, "autoCreateSubnetworks": false, "selfLink": selfLinkBase + path}
+}
+
+// getSubnetwork serves one subnetwork per network and region, with the network's name.
 func (s *Sim) getSubnetwork(c *call) (any, *apiError) {
 	region := c.http.PathValue("region")
 	path := "projects/" + c.project + "/regions/" + region + "/subnetworks/" + c.name
@@ -107,7 +107,7 @@ func (s *Sim) getSubnetwork(c *call) (any, *apiError) {
 	}, nil
 }
 
-// zones are the names of all zones.
+// zones returns the names of all zones.
 func (s *Sim) zones() []string {
 	zones := slices.Clone(s.config.Zones)
 	for _, instance := range s.instances {
@@ -165,7 +165,7 @@ func (s *Sim) getInstance(c *call) (any, *apiError) {
 	return nil, notFound("projects/" + c.project + "/zones/" + zone + "/instances/" + c.name)
 }
 
-// aggregateInstances shows every zone, the empty ones with GCE's warning.
+// aggregateInstances lists every zone; an empty one has GCE's warning.
 func (s *Sim) aggregateInstances(c *call) (any, *apiError) {
 	var all []object
 	for _, instance := range s.sortedInstances(c.project) {
@@ -199,7 +199,7 @@ func (s *Sim) aggregateInstances(c *call) (any, *apiError) {
 	return reply, nil
 }
 
-// sortedInstances are those of a project, by zone and name.
+// sortedInstances returns the instances of a project by zone and name.
 func (s *Sim) sortedInstances(project string) []Instance {
 	if project != s.config.Project {
 		return nil
@@ -256,14 +256,14 @@ func (s *Sim) nics(in Instance) []object {
 
 func objectName(o object) string { return o["name"].(string) }
 
-// idOf makes up an id that stays the same.
+// idOf derives an id from a path.
 func idOf(path string) string {
 	hash := fnv.New64a()
 	_, _ = hash.Write([]byte(path)) // Never fails.
 	return formatID(hash.Sum64())
 }
 
-// regionOf is the zone less its last part.
+// regionOf returns a zone's name without its last part.
 func regionOf(zone string) string {
 	if i := strings.LastIndex(zone, "-"); i > 0 {
 		return zone[:i]

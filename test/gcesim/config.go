@@ -11,12 +11,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Config is the world at the start. As a file it is YAML or JSON.
+// Config is the initial state. As a file it is YAML or JSON.
 type Config struct {
 	// Project holds the instances. Default: "sandbox".
 	Project string `json:"project,omitempty"`
-	// NetworkProject holds the network and its firewall rules, if it is a
-	// shared VPC. Default: as Project.
+	// NetworkProject holds the network and its firewall rules; it differs from
+	// Project with a shared VPC. Default: Project.
 	NetworkProject string `json:"networkProject,omitempty"`
 	// Network is the network's name. Default: "default".
 	Network string `json:"network,omitempty"`
@@ -30,8 +30,8 @@ type Config struct {
 type Settings struct {
 	// FirewallQuota is how many rules a project may have. Default: 100.
 	FirewallQuota *int `json:"firewallQuota,omitempty"`
-	// OperationLatency is how long an operation takes. Default: 50 ms. Zero
-	// makes changes at once, though the first reply still says PENDING.
+	// OperationLatency is how long an operation takes. Default: 50 ms. With zero a
+	// change is made at once, although the first reply has status PENDING.
 	OperationLatency *metav1.Duration `json:"operationLatency,omitempty"`
 }
 
@@ -58,15 +58,10 @@ type Interface struct {
 	NetworkIP string `json:"networkIP,omitempty"`
 	// NatIP is the external IPv4 address, mapped 1:1. Empty: none.
 	NatIP string `json:"natIP,omitempty"`
-	// IPv6Address is internal, ExternalIPv6 external: the first address of a /96
-	// that the VM bears itself. Neither is translated.
+	// IPv6Address is internal. ExternalIPv6 is external: the first address of a /96
+	// on the VM's interface. Neither is translated.
 	IPv6Address  string `json:"ipv6Address,omitempty"`
 	ExternalIPv6 string `json:"externalIPv6,omitempty"`
-}
-
-// Interfaces are all network interfaces, the first one first.
-func (i Instance) Interfaces() []Interface {
-	return append([]Interface{i.Interface}, i.MoreInterfaces...)
 }
 
 const (
@@ -103,7 +98,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// with overrides what other sets.
+// with returns the settings with those of other that are not nil.
 func (s Settings) with(other Settings) Settings {
 	if other.FirewallQuota != nil {
 		s.FirewallQuota = other.FirewallQuota
@@ -125,7 +120,7 @@ func (i Instance) withDefaults(network string) Instance {
 	return i
 }
 
-// validate finds what would make the world inconsistent.
+// validate returns an error for names and addresses that are none.
 func (i Instance) validate() error {
 	if !namePattern.MatchString(i.Name) || !namePattern.MatchString(i.Zone) {
 		return fmt.Errorf("instance %q in zone %q: not names of Compute Engine", i.Name, i.Zone)
@@ -145,4 +140,9 @@ func orElse(value, otherwise string) string {
 		return otherwise
 	}
 	return value
+}
+
+// Interfaces returns all network interfaces in order.
+func (i Instance) Interfaces() []Interface {
+	return append([]Interface{i.Interface}, i.MoreInterfaces...)
 }

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// apiError is an error as the Compute API sends it.
+// apiError is an error of the Compute API.
 type apiError struct {
 	status  int
 	reason  string
@@ -37,7 +37,7 @@ func (e *apiError) MarshalJSON() ([]byte, error) {
 	}})
 }
 
-// canonicalStatus is only sent with errors of the API front end.
+// canonicalStatus is part of errors of the API's front end only.
 var canonicalStatus = map[int]string{http.StatusServiceUnavailable: "UNAVAILABLE", http.StatusTooManyRequests: "RESOURCE_EXHAUSTED"}
 
 func notFound(resource string) *apiError {
@@ -68,7 +68,7 @@ func unavailable() *apiError {
 	return &apiError{http.StatusServiceUnavailable, "backendError", "The service is currently unavailable."}
 }
 
-// invalidField is the reply to a value that does not fit.
+// invalidField is the reply to an invalid value.
 func invalidField(field, value, why string) *apiError {
 	return &apiError{http.StatusBadRequest, "invalid", fmt.Sprintf("Invalid value for field '%s': '%s'. %s", field, value, why)}
 }

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// FaultKind is a way to go wrong.
+// FaultKind is a kind of fault.
 type FaultKind string
 
 // The kinds of faults.
@@ -33,8 +33,8 @@ const (
 	FaultRateLimit403 FaultKind = "rateLimitExceeded403"
 	// FaultUnavailable replies 503.
 	FaultUnavailable FaultKind = "unavailable"
-	// FaultOperation accepts a change; its operation then ends in an error
-	// with Fault.Code and nothing is changed.
+	// FaultOperation accepts a change; its operation then ends with an error
+	// with Fault.Code and changes nothing.
 	FaultOperation FaultKind = "operationError"
 	// FaultLostReply serves the request and drops the connection.
 	FaultLostReply FaultKind = "lostReply"
@@ -44,16 +44,16 @@ const (
 var FaultKinds = []FaultKind{FaultLatency, FaultForbidden, FaultQuota, FaultNotFound, FaultExists, FaultNotReady,
 	FaultRateLimit, FaultRateLimit403, FaultUnavailable, FaultOperation, FaultLostReply}
 
-// Fault makes requests that match go wrong.
+// Fault makes matching requests fail.
 type Fault struct {
 	Kind FaultKind `json:"kind"`
 	// Verb is a method of the API, such as firewalls.insert, or a pattern as
 	// of path.Match. Empty: all.
 	Verb string `json:"verb,omitempty"`
-	// Resource is a name or pattern of what the request is about: a rule, an
-	// instance, an operation. Empty: all.
+	// Resource is the name, or a pattern, of the requested rule, instance or
+	// operation. Empty: all.
 	Resource string `json:"resource,omitempty"`
-	// Count is how many requests it hits. Zero: until cleared.
+	// Count is how many requests the fault affects. Zero: all until it is cleared.
 	Count int `json:"count,omitempty"`
 	// Latency is for FaultLatency.
 	Latency metav1.Duration `json:"latency,omitzero"`
@@ -73,17 +73,7 @@ func (f Fault) validate() error {
 	return nil
 }
 
-func (f Fault) matches(verb, resource string) bool {
-	return glob(f.Verb, verb) && glob(f.Resource, resource)
-}
-
-// glob reports a match. Patterns were validated when the fault was added.
-func glob(pattern, s string) bool {
-	matched, _ := path.Match(pattern, s)
-	return pattern == "" || matched
-}
-
-// takeFaults returns the faults that hit this request, and counts them down.
+// takeFaults returns the faults that affect a request, and counts them down.
 func (s *Sim) takeFaults(verb, resource string) []Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +89,17 @@ func (s *Sim) takeFaults(verb, resource string) []Fault {
 	return hit
 }
 
-// reply is the error that the fault answers with; nil if it does not answer.
+func (f Fault) matches(verb, resource string) bool {
+	return glob(f.Verb, verb) && glob(f.Resource, resource)
+}
+
+// glob reports whether a pattern matches. Patterns are validated when a fault is added.
+func glob(pattern, s string) bool {
+	matched, _ := path.Match(pattern, s)
+	return pattern == "" || matched
+}
+
+// reply returns the error of the fault; nil if the fault has none.
 func (f Fault) reply(verb, resource string, quota int) *apiError {
 	switch f.Kind {
 	case FaultForbidden:
@@ -122,7 +122,7 @@ func (f Fault) reply(verb, resource string, quota int) *apiError {
 	return nil
 }
 
-// permission names what IAM asks for.
+// permission returns the IAM permission for a verb.
 func permission(verb string) string {
 	return strings.NewReplacer(".insert", ".create", ".patch", ".update", ".aggregatedList", ".list", ".wait", ".get").Replace(verb)
 }

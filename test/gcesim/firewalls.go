@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Firewall is a rule as the API shows it. Values are never changed in place.
+// Firewall is a rule as the API returns it. Values are never changed in place.
 type Firewall struct {
 	Kind                  string          `json:"kind"`
 	ID                    uint64          `json:"id,string"`
@@ -30,8 +30,7 @@ type Firewall struct {
 	SelfLink              string          `json:"selfLink"`
 }
 
-// FirewallMatch is a protocol and ports of it: single ones or ranges. No
-// ports: all of them.
+// FirewallMatch is a protocol with ports or ranges of ports. Without ports it matches all of them.
 type FirewallMatch struct {
 	IPProtocol string   `json:"IPProtocol"`
 	Ports      []string `json:"ports,omitempty"`
@@ -43,9 +42,9 @@ type LogConfig struct {
 	Metadata string `json:"metadata,omitempty"`
 }
 
-// firewallInput is a rule as requests send it.
+// firewallInput is a rule in a request.
 type firewallInput struct {
-	// Output only: taken and left unread.
+	// Output only: accepted and ignored.
 	Kind, ID, CreationTimestamp, SelfLink, Params json.RawMessage
 
 	Name                  string
@@ -63,10 +62,6 @@ type firewallInput struct {
 	Direction             string
 	Disabled              bool
 	LogConfig             *LogConfig
-}
-
-func firewallPath(project, name string) string {
-	return "projects/" + project + "/global/firewalls/" + name
 }
 
 func (s *Sim) getFirewall(c *call) (any, *apiError) {
@@ -107,8 +102,8 @@ func (s *Sim) insertFirewall(c *call) (any, *apiError) {
 	return s.accepted(s.change(c, "insert", rule.ID, func() { s.firewalls[path] = rule })), nil
 }
 
-// insertable checks that the name is free and the quota not used up. Rules
-// about to be created count.
+// insertable checks that the name is free and the quota is not exceeded. Rules that are being
+// created count.
 func (s *Sim) insertable(project, path string) *apiError {
 	_, exists := s.firewalls[path]
 	busy := s.busy[path]
@@ -157,7 +152,7 @@ func (s *Sim) updateFirewall(c *call) (any, *apiError) {
 	})
 }
 
-// modify starts a change of a rule that is there.
+// modify starts a change of an existing rule.
 func (s *Sim) modify(c *call, operationType string, edit func(Firewall) (firewallInput, *apiError)) (any, *apiError) {
 	if op, failure := s.seen(c); op != nil || failure != nil {
 		return s.replyTo(op, failure)
@@ -250,4 +245,8 @@ func orEmpty(m map[string]any) map[string]any {
 		return map[string]any{}
 	}
 	return m
+}
+
+func firewallPath(project, name string) string {
+	return "projects/" + project + "/global/firewalls/" + name
 }

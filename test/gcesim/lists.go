@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// list is a page of a list.
+// list is one page of a list.
 type list[T any] struct {
 	Kind          string `json:"kind"`
 	ID            string `json:"id"`
@@ -21,7 +21,7 @@ type list[T any] struct {
 
 const maxPageSize = 500
 
-// listReply filters and cuts items, which are sorted by name.
+// listReply returns a page of the items that match the call's filter. Items are sorted by name.
 func listReply[T any](c *call, kind, path string, items []T, name func(T) string) (any, *apiError) {
 	kept, failure := filterItems(c.http.FormValue("filter"), items)
 	if failure != nil {
@@ -34,7 +34,7 @@ func listReply[T any](c *call, kind, path string, items []T, name func(T) string
 	return list[T]{Kind: kind, ID: path, Items: page, NextPageToken: next, SelfLink: selfLinkBase + path}, nil
 }
 
-// cutPage takes maxResults items after the one that the page token names.
+// cutPage returns maxResults items after the one in the page token, and the next token.
 func cutPage[T any](c *call, items []T, name func(T) string) (page []T, next string, failure *apiError) {
 	size := maxPageSize
 	if wanted := c.http.FormValue("maxResults"); wanted != "" {
@@ -68,8 +68,8 @@ type term struct {
 
 var termPattern = regexp.MustCompile(`^\s*([A-Za-z][A-Za-z0-9.]*)\s*(=|!=|:|\beq\b|\bne\b)\s*(.*?)\s*$`)
 
-// filterItems keeps what matches: one comparison, or several in parentheses
-// that must all hold. AND, OR and order comparisons are not known here.
+// filterItems returns the items that match a filter: one comparison, or several in parentheses that
+// must all hold. AND, OR and comparisons of order are not supported.
 func filterItems[T any](filter string, items []T) ([]T, *apiError) {
 	terms, failure := parseFilter(filter)
 	if failure != nil || len(terms) == 0 {
@@ -117,8 +117,8 @@ func parseFilter(filter string) ([]term, *apiError) {
 	return terms, nil
 }
 
-// matches compares as GCE does: eq and ne with a pattern of the whole field,
-// the others literally, ":" within the text.
+// matches compares as GCE does: eq and ne with a pattern for the whole field, = and != literally,
+// and ":" with a part of the text.
 func (t term) matches(fields map[string]any) bool {
 	have := lookUp(fields, t.field)
 	switch t.operator {

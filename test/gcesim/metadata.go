@@ -13,11 +13,11 @@ const metadataPath = "/computeMetadata/v1/"
 
 func formatID(id uint64) string { return strconv.FormatUint(id, 10) }
 
-// metadataRoutes serve what a VM finds at 169.254.169.254.
+// metadataRoutes serves the metadata server, which VMs reach at 169.254.169.254.
 func (s *Sim) metadataRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+metadataPath, s.serveMetadata)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Metadata-Flavor", "Google") // How clients find out whether they run on GCE.
+		w.Header().Set("Metadata-Flavor", "Google") // Clients detect GCE by this header.
 		_, _ = fmt.Fprintln(w, "computeMetadata/")
 	})
 }
@@ -37,7 +37,7 @@ func (s *Sim) serveMetadata(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprint(w, value)
 }
 
-// metadata is everything the VM that asks may know, by path.
+// metadata returns all values for the VM that asks, by path.
 func (s *Sim) metadata(r *http.Request) map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,8 +65,8 @@ func (s *Sim) metadata(r *http.Request) map[string]string {
 	return values
 }
 
-// askedBy finds the VM with that address. Others, such as a test on the
-// loopback interface, are taken for the first one.
+// askedBy returns the VM with an address. Other clients, such as a test on the loopback interface,
+// count as the first VM.
 func (s *Sim) askedBy(addr string) (Instance, bool) {
 	for _, in := range s.instances {
 		if in.NetworkIP == addr {

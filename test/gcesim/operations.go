@@ -8,10 +8,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// maxWait is how long globalOperations.wait holds a request at most.
+// maxWait limits how long globalOperations.wait waits.
 const maxWait = 2 * time.Minute
 
-// operation is a change on its way.
+// operation is an asynchronous change of a firewall rule.
 type operation struct {
 	id            uint64
 	name          string
@@ -28,7 +28,7 @@ type operation struct {
 
 type operationFailure struct{ code, message string }
 
-// operationReply is an operation as the API shows it.
+// operationReply is an operation as the API returns it.
 type operationReply struct {
 	Kind                string           `json:"kind"`
 	ID                  uint64           `json:"id,string"`
@@ -57,8 +57,8 @@ type operationErrorItem struct {
 	Message string `json:"message"`
 }
 
-// change starts an operation on the rule that the call names, unless its
-// request id was seen before. Apply is called when the operation succeeds.
+// change starts an operation on the rule that the call names. It calls apply when the operation
+// succeeds.
 func (s *Sim) change(c *call, operationType string, targetID uint64, apply func()) *operation {
 	op := &operation{
 		id: s.newID(), operationType: operationType, project: c.project, targetID: targetID,
@@ -67,7 +67,7 @@ func (s *Sim) change(c *call, operationType string, targetID uint64, apply func(
 	op.name = "operation-" + strconv.FormatInt(op.begun.UnixMilli(), 10) + "-" + strconv.FormatUint(op.id, 16)
 	if c.operationFault != nil {
 		code := orElse(c.operationFault.Code, "INTERNAL_ERROR")
-		op.failure = &operationFailure{code, "The operation failed on purpose: " + code}
+		op.failure = &operationFailure{code, "The operation failed by an injected fault: " + code}
 	}
 	s.operations[op.name] = op
 	if id := c.http.FormValue("requestId"); id != "" {
@@ -77,7 +77,7 @@ func (s *Sim) change(c *call, operationType string, targetID uint64, apply func(
 	return op.startOn(s, apply)
 }
 
-// startOn lets time pass for the operation.
+// startOn ends the operation after its latency.
 func (op *operation) startOn(s *Sim, apply func()) *operation {
 	end := func() {
 		delete(s.busy, op.target)
@@ -92,7 +92,7 @@ func (op *operation) startOn(s *Sim, apply func()) *operation {
 		end()
 		return op
 	}
-	// A fake clock calls back with its own lock held, so not in its goroutine.
+	// A fake clock calls back with its lock held, so the end runs in another goroutine.
 	s.clock.AfterFunc(op.latency, func() {
 		go func() {
 			s.mu.Lock()
@@ -103,7 +103,7 @@ func (op *operation) startOn(s *Sim, apply func()) *operation {
 	return op
 }
 
-// seen returns the operation that a repeated request started, if it is one.
+// seen returns the operation of an earlier call with the same request id; nil if there is none.
 func (s *Sim) seen(c *call) (*operation, *apiError) {
 	id := c.http.FormValue("requestId")
 	if id == "" {
@@ -115,8 +115,7 @@ func (s *Sim) seen(c *call) (*operation, *apiError) {
 	return s.byRequest[id], nil
 }
 
-// accepted is the reply to a change: the operation in its first state, even if
-// it takes no time.
+// accepted returns the reply to a change: the operation in its first state, even without latency.
 func (s *Sim) accepted(op *operation) operationReply {
 	reply := op.reply(s.clock.Now())
 	if reply.Status == "DONE" && op.latency == 0 {
@@ -126,8 +125,8 @@ func (s *Sim) accepted(op *operation) operationReply {
 	return reply
 }
 
-// reply shows the operation at a time: PENDING for the first half of its life,
-// then RUNNING, then DONE.
+// reply returns the operation at a time: PENDING for the first half of its latency, then RUNNING,
+// then DONE.
 func (op *operation) reply(now time.Time) operationReply {
 	reply := operationReply{
 		Kind: "compute#operation", ID: op.id, Name: op.name, OperationType: op.operationType,
@@ -165,7 +164,7 @@ var statusOfCode = map[string]int{
 	"RATE_LIMIT_EXCEEDED": http.StatusForbidden,
 }
 
-// httpErrorMessage is the status text in capitals, as GCE has it.
+// httpErrorMessage returns the status text in capitals, as GCE does.
 func httpErrorMessage(status int) string {
 	return map[int]string{
 		http.StatusForbidden: "FORBIDDEN", http.StatusNotFound: "NOT FOUND", http.StatusBadRequest: "BAD REQUEST",
@@ -180,8 +179,8 @@ func (s *Sim) getOperation(c *call) (any, *apiError) {
 	return op.reply(s.clock.Now()), nil
 }
 
-// awaitOperation returns when the operation is done, does not exist, or the
-// server's patience or the client's ends.
+// awaitOperation returns when the operation is done or does not exist, after maxWait, or when the
+// client cancels its request.
 func (s *Sim) awaitOperation(r *http.Request, name string) {
 	s.mu.Lock()
 	op, found := s.operations[name]
@@ -189,11 +188,11 @@ func (s *Sim) awaitOperation(r *http.Request, name string) {
 	if !found {
 		return
 	}
-	patience := s.clock.NewTimer(maxWait)
-	defer patience.Stop()
+	timeout := s.clock.NewTimer(maxWait)
+	defer timeout.Stop()
 	select {
 	case <-op.done:
-	case <-patience.C():
+	case <-timeout.C():
 	case <-r.Context().Done():
 	}
 }

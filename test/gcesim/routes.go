@@ -7,11 +7,11 @@ import (
 
 const (
 	basePath = "/compute/v1/"
-	// selfLinkBase begins every link in replies, whatever host was asked.
+	// selfLinkBase is the prefix of every link in replies, whatever the server's address.
 	selfLinkBase = "https://www.googleapis.com/compute/v1/"
 )
 
-// routes lists everything the simulator serves.
+// routes returns all that the simulator serves.
 func (s *Sim) routes() *http.ServeMux {
 	const firewalls, operations = "global/firewalls", "global/operations"
 	mux := http.NewServeMux()

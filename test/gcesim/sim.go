@@ -15,17 +15,17 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Clock is what time runs on: clock.RealClock, or a fake one.
+// Clock is the clock of operations: clock.RealClock, or a fake one.
 type Clock = clock.WithDelayedExecution
 
-// Sim is a simulated project, or two with a shared VPC. Create it with New.
+// Sim is a simulated project, or two projects with a shared VPC. Create it with New.
 type Sim struct {
 	mux    *http.ServeMux
 	clock  Clock
-	config Config // Its Settings and Instances are only the first ones.
+	config Config // Its Settings and Instances are the initial ones.
 
-	// onChange is called with mu held, so that an operation is DONE only when
-	// what it changed is in force.
+	// onChange is called with mu held, so that an operation is DONE only after its
+	// change is in force.
 	onChange func(Snapshot)
 
 	mu         sync.Mutex
@@ -40,10 +40,9 @@ type Sim struct {
 	lastID     uint64
 }
 
-// New makes a world by config. Its operations run on clock; nil means real
-// time. If onChange is not nil it is called with the first snapshot now, and
-// with a new one whenever firewall rules or instances change, before the
-// change is reported to anybody. It must not call the Sim.
+// New returns a simulator in the state of config. Operations run on clk; nil means real time.
+// Unless it is nil, onChange is called with the first snapshot and with a new one for each change
+// of firewall rules or instances, before a client can see the change. It must not call the Sim.
 func New(config Config, clk Clock, onChange func(Snapshot)) (*Sim, error) {
 	if clk == nil {
 		clk = clock.RealClock{}
@@ -68,55 +67,37 @@ func New(config Config, clk Clock, onChange func(Snapshot)) (*Sim, error) {
 	return s, nil
 }
 
-// Request is one served request, for tests to count.
+// Request is a request in the log.
 type Request struct {
 	// Verb is the API's method: firewalls.insert, instances.aggregatedList, …
 	Verb string `json:"verb"`
-	// Resource is the name of what it was about; empty for lists.
+	// Resource is the name of the requested object; empty for lists.
 	Resource string `json:"resource,omitempty"`
-	// Status is the HTTP status; zero if the reply was lost on purpose.
+	// Status is the HTTP status; zero if the reply was lost by a fault.
 	Status int `json:"status"`
-	// RequestID is what makes a change idempotent.
+	// RequestID makes a change idempotent.
 	RequestID string `json:"requestID,omitempty"`
 }
 
-// IsWrite says whether the request asked for a change.
+// IsWrite reports whether the request is for a change.
 func (r Request) IsWrite() bool {
 	return slices.Contains([]string{"firewalls.insert", "firewalls.patch", "firewalls.update", "firewalls.delete"}, r.Verb)
 }
 
-// maxRequests bounds the log of a long running process.
+// maxRequests limits the log of a long-running process.
 const maxRequests = 10000
 
-func (s *Sim) log(call *call, status int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.requests) >= maxRequests {
-		s.requests = slices.Delete(s.requests, 0, maxRequests/2)
-	}
-	s.requests = append(s.requests, Request{call.verb, call.name, status, call.http.FormValue("requestId")})
-}
-
-// call is one request of the Compute API on its way.
+// call is a request of the Compute API that is being served.
 type call struct {
 	http *http.Request
 	verb string
 	// project is the project's id, even if the path has its number.
 	project string
-	// name is what the request is about; for an insert it is from the body.
+	// name is the name of the requested object; for an insert it is from the body.
 	name string
 	body []byte
-	// operation is set if the change is to fail later.
+	// operationFault is set if the operation has to end with an error.
 	operationFault *Fault
-}
-
-// resource is the path of what the call is about.
-func (c *call) resource() string {
-	path := strings.TrimPrefix(c.http.URL.Path, basePath)
-	if c.verb == "firewalls.insert" && c.name != "" {
-		path += "/" + c.name
-	}
-	return path
 }
 
 // handler serves a call, with Sim.mu held.
@@ -125,7 +106,7 @@ type handler func(*Sim, *call) (any, *apiError)
 // ServeHTTP implements http.Handler.
 func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// serve runs a call through the faults and the handler.
+// serve applies the faults that match a call, and calls its handler.
 func (s *Sim) serve(w http.ResponseWriter, r *http.Request, verb string, handle handler) {
 	call, failure := s.newCall(r, verb)
 	lost := false
@@ -154,7 +135,7 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request, verb string, handle 
 		status, reply = failure.status, failure
 	}
 	s.log(call, status)
-	if r.FormValue("prettyPrint") == "false" { // The generated client asks for it.
+	if r.FormValue("prettyPrint") == "false" { // The generated client sends it.
 		writeBody(w, status, reply, compact)
 		return
 	}
@@ -170,7 +151,7 @@ func (s *Sim) newCall(r *http.Request, verb string) (*call, *apiError) {
 	}
 	if verb == "firewalls.insert" {
 		var named struct{ Name string }
-		_ = json.Unmarshal(c.body, &named) // The handler reports what is wrong.
+		_ = json.Unmarshal(c.body, &named) // The handler reports errors.
 		c.name = named.Name
 	}
 	if c.project != s.config.Project && c.project != s.config.NetworkProject {
@@ -179,8 +160,7 @@ func (s *Sim) newCall(r *http.Request, verb string) (*call, *apiError) {
 	return c, nil
 }
 
-// handle runs the handler under the lock. Waiting for an operation comes
-// before, without it.
+// handle calls the handler with the lock held. It waits for an operation before, without the lock.
 func (s *Sim) handle(c *call, handle handler) (any, *apiError) {
 	if c.verb == "globalOperations.wait" {
 		s.awaitOperation(c.http, c.name)
@@ -190,12 +170,30 @@ func (s *Sim) handle(c *call, handle handler) (any, *apiError) {
 	return handle(s, c)
 }
 
-// pause ends early if the client goes away.
+// pause waits for d, or until the client cancels its request.
 func (s *Sim) pause(r *http.Request, d time.Duration) {
 	select {
 	case <-s.clock.After(d):
 	case <-r.Context().Done():
 	}
+}
+
+// resource returns the path of the requested object.
+func (c *call) resource() string {
+	path := strings.TrimPrefix(c.http.URL.Path, basePath)
+	if c.verb == "firewalls.insert" && c.name != "" {
+		path += "/" + c.name
+	}
+	return path
+}
+
+func (s *Sim) log(call *call, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.requests) >= maxRequests {
+		s.requests = slices.Delete(s.requests, 0, maxRequests/2)
+	}
+	s.requests = append(s.requests, Request{call.verb, call.name, status, call.http.FormValue("requestId")})
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
@@ -212,7 +210,7 @@ func writeBody(w http.ResponseWriter, status int, body any, marshal func(any, st
 	}
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(data, '\n')) // A client that has gone away is no trouble of ours.
+	_, _ = w.Write(append(data, '\n')) // An error means that the client has gone away.
 }
 
 // Client returns an HTTP client whose requests, to any host, are served by s
@@ -221,7 +219,7 @@ func (s *Sim) Client() *http.Client { return &http.Client{Transport: inProcess{s
 
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip serves the request on the spot.
+// RoundTrip serves the request in the caller's goroutine.
 func (t inProcess) RoundTrip(r *http.Request) (reply *http.Response, err error) {
 	if err := r.Context().Err(); err != nil {
 		return nil, err
@@ -241,7 +239,7 @@ func (t inProcess) RoundTrip(r *http.Request) (reply *http.Response, err error) 
 	recorded := &recorder{header: http.Header{}}
 	t.handler.ServeHTTP(recorded, r)
 	if err := r.Context().Err(); err != nil {
-		return nil, err // The client has stopped listening.
+		return nil, err // The client has cancelled its request.
 	}
 	return &http.Response{
 		Status: http.StatusText(recorded.status), StatusCode: recorded.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -249,7 +247,7 @@ func (t inProcess) RoundTrip(r *http.Request) (reply *http.Response, err error) 
 	}, nil
 }
 
-// recorder is the least http.ResponseWriter.
+// recorder is a minimal http.ResponseWriter.
 type recorder struct {
 	header http.Header
 	status int

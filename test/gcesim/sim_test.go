@@ -26,7 +26,7 @@ const (
 
 var atOnce = Settings{OperationLatency: &metav1.Duration{}}
 
-// service is the real client, over a real connection.
+// service returns the real client over a real connection.
 func service(t *testing.T, sim *Sim) *compute.Service {
 	t.Helper()
 	server := httptest.NewServer(sim)
@@ -54,7 +54,7 @@ func webRule() *compute.Firewall {
 	}
 }
 
-// mustInsert creates a rule in a simulator that works at once.
+// mustInsert creates a rule in a simulator without latency.
 func mustInsert(t *testing.T, client *compute.Service, rule *compute.Firewall) {
 	t.Helper()
 	if _, err := client.Firewalls.Insert(project, rule).Do(); err != nil {
@@ -62,7 +62,7 @@ func mustInsert(t *testing.T, client *compute.Service, rule *compute.Firewall) {
 	}
 }
 
-func TestAnOperationGoesThroughItsStatesAndOnlyThenChangesAnything(t *testing.T) {
+func TestOperationChangesTheRuleInItsLastState(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	latency := Settings{OperationLatency: &metav1.Duration{Duration: 10 * time.Second}}
 	var snapshots []Snapshot
@@ -90,7 +90,7 @@ func TestAnOperationGoesThroughItsStatesAndOnlyThenChangesAnything(t *testing.T)
 			t.Fatalf("status %v, %v, want %s", op.Status, err, step.status)
 		}
 		if _, err := client.Firewalls.Get(project, "web").Do(); (err == nil) != step.exists {
-			t.Errorf("when %s: get says %v", step.status, err)
+			t.Errorf("when %s: get returns %v", step.status, err)
 		}
 	}
 	if op.Kind != "compute#operation" || op.Progress != 100 || op.OperationType != "insert" || op.EndTime == "" || op.TargetId == 0 {
@@ -112,7 +112,7 @@ func TestWaitReturnsWhenTheOperationIsDone(t *testing.T) {
 	}
 }
 
-func TestDefaultsAndZerosAreShown(t *testing.T) {
+func TestDefaultsAndZerosAreReturned(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	mustInsert(t, client, &compute.Firewall{Name: "plain", Allowed: []*compute.FirewallAllowed{{IPProtocol: "icmp"}}})
@@ -156,7 +156,7 @@ func TestPatchMergesAndUpdateReplaces(t *testing.T) {
 	}
 }
 
-// wantError checks an error as the real client sees it.
+// wantError checks an error of the real client.
 func wantError(t *testing.T, err error, code int, reason string) {
 	t.Helper()
 	var apiErr *googleapi.Error
@@ -165,7 +165,7 @@ func wantError(t *testing.T, err error, code int, reason string) {
 	}
 }
 
-func TestWrongRulesAreRefused(t *testing.T) {
+func TestInvalidRulesAreRefused(t *testing.T) {
 	client := service(t, newSim(t, Config{Settings: atOnce}))
 	for name, spoil := range map[string]func(*compute.Firewall){
 		"name with capitals":        func(f *compute.Firewall) { f.Name = "Web" },
@@ -200,7 +200,7 @@ func TestWrongRulesAreRefused(t *testing.T) {
 	}
 }
 
-func TestFieldsThatStayForLifeAreNotChanged(t *testing.T) {
+func TestUnchangeableFieldsAreNotChanged(t *testing.T) {
 	client := service(t, newSim(t, Config{Settings: atOnce, Instances: []Instance{{Name: "x", Zone: zoneA, Interface: Interface{Network: "second"}}}}))
 	mustInsert(t, client, webRule())
 	for _, patch := range []*compute.Firewall{
@@ -214,7 +214,7 @@ func TestFieldsThatStayForLifeAreNotChanged(t *testing.T) {
 	}
 }
 
-func TestAnUnknownFieldIsRefused(t *testing.T) {
+func TestUnknownFieldIsRefused(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	server := httptest.NewServer(sim)
 	defer server.Close()
@@ -227,7 +227,7 @@ func TestAnUnknownFieldIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheSameRequestIsNotServedTwice(t *testing.T) {
+func TestRepeatedRequestIsServedOnce(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	id := uuid.NewString()
@@ -245,7 +245,7 @@ func TestTheSameRequestIsNotServedTwice(t *testing.T) {
 	wantError(t, err, http.StatusBadRequest, "invalid")
 }
 
-func TestARuleBeingChangedIsNotReady(t *testing.T) {
+func TestRuleWithAnOperationIsNotReady(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	mustInsert(t, client, webRule())
@@ -258,11 +258,11 @@ func TestARuleBeingChangedIsNotReady(t *testing.T) {
 	_, err = client.Firewalls.Insert(project, webRule()).Do()
 	wantError(t, err, http.StatusBadRequest, "resourceNotReady")
 	if _, err := client.Firewalls.Get(project, "web").Do(); err != nil {
-		t.Errorf("a rule about to go is gone already: %v", err)
+		t.Errorf("a rule is gone before its deletion has ended: %v", err)
 	}
 }
 
-func TestTheQuotaCountsRulesOnTheirWay(t *testing.T) {
+func TestQuotaCountsRulesThatAreBeingCreated(t *testing.T) {
 	sim := newSim(t, Config{Settings: Settings{FirewallQuota: new(1), OperationLatency: &metav1.Duration{Duration: time.Hour}}})
 	client := service(t, sim)
 	mustInsert(t, client, webRule())
@@ -310,7 +310,7 @@ func TestListsAreFilteredAndPaged(t *testing.T) {
 	wantError(t, err, http.StatusBadRequest, "invalid")
 }
 
-func TestFaultsHitWhatTheyAreAimedAtAndEnd(t *testing.T) {
+func TestFaultsAffectMatchingRequestsAndEnd(t *testing.T) {
 	for kind, want := range map[FaultKind]struct {
 		code   int
 		reason string
@@ -331,7 +331,7 @@ func TestFaultsHitWhatTheyAreAimedAtAndEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := client.Firewalls.List(project).Do(); err != nil {
-				t.Errorf("a list was hit: %v", err)
+				t.Errorf("a list was affected: %v", err)
 			}
 			_, err := client.Firewalls.Insert(project, webRule()).Do()
 			wantError(t, err, want.code, want.reason)
@@ -340,7 +340,7 @@ func TestFaultsHitWhatTheyAreAimedAtAndEnd(t *testing.T) {
 	}
 }
 
-func TestALostReplyIsAChangeNonetheless(t *testing.T) {
+func TestRequestWithLostReplyIsServed(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	if err := sim.AddFault(Fault{Kind: FaultLostReply, Verb: "firewalls.insert", Count: 1}); err != nil {
@@ -358,7 +358,7 @@ func TestALostReplyIsAChangeNonetheless(t *testing.T) {
 	}
 }
 
-func TestAnOperationCanEndInAnError(t *testing.T) {
+func TestOperationEndsWithAnError(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	if err := sim.AddFault(Fault{Kind: FaultOperation, Code: "QUOTA_EXCEEDED", Count: 1}); err != nil {
@@ -376,7 +376,7 @@ func TestAnOperationCanEndInAnError(t *testing.T) {
 	wantError(t, err, http.StatusNotFound, "notFound")
 }
 
-func TestLatencyEndsWhenTheClientGivesUp(t *testing.T) {
+func TestLatencyEndsWhenTheClientCancels(t *testing.T) {
 	sim := newSim(t, Config{Settings: atOnce})
 	client := service(t, sim)
 	if err := sim.AddFault(Fault{Kind: FaultLatency, Latency: metav1.Duration{Duration: time.Hour}}); err != nil {

@@ -6,18 +6,25 @@ import (
 	"slices"
 )
 
-// Snapshot is the world at one moment. Nobody changes it any more.
+// Snapshot is the state at one moment. It is never changed.
 type Snapshot struct {
 	// NetworkProject holds the rules.
 	NetworkProject string `json:"networkProject"`
-	// Network is the network of instances that do not say otherwise.
+	// Network is the network of instances without one of their own.
 	Network   string     `json:"network"`
 	Firewalls []Firewall `json:"firewalls"`
 	Instances []Instance `json:"instances"`
 }
 
-// snapshot is called with mu held. Rules and instances are replaced, never
-// changed in place, so that it can share what they refer to.
+// Snapshot returns the current state.
+func (s *Sim) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot()
+}
+
+// snapshot must be called with mu held. Rules and instances are replaced, never changed in place,
+// so that snapshots can share them.
 func (s *Sim) snapshot() Snapshot {
 	snapshot := Snapshot{
 		NetworkProject: s.config.NetworkProject, Network: s.config.Network,
@@ -27,13 +34,6 @@ func (s *Sim) snapshot() Snapshot {
 		snapshot.Firewalls = append(snapshot.Firewalls, s.firewalls[path])
 	}
 	return snapshot
-}
-
-// Snapshot returns the world as it is.
-func (s *Sim) Snapshot() Snapshot {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.snapshot()
 }
 
 // PutInstance adds an instance, or replaces the one of its zone and name.
@@ -49,8 +49,8 @@ func (s *Sim) PutInstance(instance Instance) error {
 	return nil
 }
 
-// UpdateInstance changes an instance that is there. Change must not keep the
-// pointer, and must replace slices, not their elements.
+// UpdateInstance changes an existing instance. change must not keep the pointer, and must replace
+// slices instead of their elements.
 func (s *Sim) UpdateInstance(zone, name string, change func(*Instance)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Sim) without(zone, name string) []Instance {
 	return slices.DeleteFunc(slices.Clone(s.instances), func(in Instance) bool { return in.Zone == zone && in.Name == name })
 }
 
-// Settings returns the settings in force.
+// Settings returns the current settings.
 func (s *Sim) Settings() Settings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,7 +103,7 @@ func (s *Sim) Set(settings Settings) {
 	s.settings = s.settings.with(settings)
 }
 
-// AddFault switches a fault on.
+// AddFault injects a fault.
 func (s *Sim) AddFault(fault Fault) error {
 	if err := fault.validate(); err != nil {
 		return err
@@ -114,7 +114,7 @@ func (s *Sim) AddFault(fault Fault) error {
 	return nil
 }
 
-// Faults returns the faults that are on.
+// Faults returns the current faults.
 func (s *Sim) Faults() []Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,15 +125,15 @@ func (s *Sim) Faults() []Fault {
 	return faults
 }
 
-// ClearFaults switches all faults off.
+// ClearFaults removes all faults.
 func (s *Sim) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil
 }
 
-// Requests returns the requests served since the last ForgetRequests, oldest
-// first; of very many, only the later ones.
+// Requests returns the requests since the last ForgetRequests, oldest first. If there are more than
+// maxRequests, the oldest are missing.
 func (s *Sim) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()

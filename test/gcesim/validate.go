@@ -22,7 +22,7 @@ const (
 	defaultPriority = 1000
 )
 
-// decodeFirewall reads a request's body; unknown fields are errors.
+// decodeFirewall decodes a request's body. Unknown fields are errors.
 func decodeFirewall(body []byte) (firewallInput, *apiError) {
 	var input firewallInput
 	decoder := json.NewDecoder(bytes.NewReader(body))
@@ -37,7 +37,7 @@ func decodeFirewall(body []byte) (firewallInput, *apiError) {
 	return input, badRequest("Invalid JSON payload received. %v", err)
 }
 
-// newFirewall fills in defaults and validates as GCE does.
+// newFirewall returns a rule with GCE's defaults, validated as GCE does.
 func (s *Sim) newFirewall(project string, in firewallInput) (Firewall, *apiError) {
 	rule := Firewall{
 		Kind: "compute#firewall", Name: in.Name, Description: in.Description, Priority: defaultPriority,
@@ -116,7 +116,7 @@ func checkAction(rule Firewall) *apiError {
 	return nil
 }
 
-// withPorts are the protocols whose ports a rule can name.
+// withPorts are the protocols with ports.
 var withPorts = []string{"tcp", "udp", "sctp", "6", "17", "132"}
 
 var protocolNames = []string{"tcp", "udp", "icmp", "esp", "ah", "ipip", "sctp", "all"}
@@ -140,7 +140,7 @@ func checkMatch(field string, match FirewallMatch) *apiError {
 	return nil
 }
 
-// ParsePorts reads "80" or "80-90".
+// ParsePorts parses "80" or "80-90".
 func ParsePorts(s string) (from, to uint16, ok bool) {
 	low, high, isRange := strings.Cut(s, "-")
 	if !isRange {
@@ -173,7 +173,7 @@ func checkRanges(rule Firewall) *apiError {
 	return nil
 }
 
-// parseRange takes a bare address too. GCE refuses ranges with host bits set.
+// parseRange accepts an address too. GCE refuses ranges with host bits set.
 func parseRange(s string) (netip.Prefix, bool) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(addr, addr.BitLen()), true
@@ -183,7 +183,7 @@ func parseRange(s string) (netip.Prefix, bool) {
 }
 
 const (
-	maxPorts        = 100 // Not documented by Google; so to be on the safe side.
+	maxPorts        = 100 // Not documented by Google, so this is a conservative value.
 	maxTargetTags   = 70
 	maxSourceRanges = 5000
 )
@@ -207,7 +207,7 @@ func checkTargets(rule Firewall) *apiError {
 	return nil
 }
 
-// checkUnchangeable refuses edits of what a rule keeps for life.
+// checkUnchangeable refuses changes of fields that cannot be changed after a rule's creation.
 func checkUnchangeable(old, now Firewall) *apiError {
 	switch {
 	case now.Name != old.Name:

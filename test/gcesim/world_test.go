@@ -48,7 +48,7 @@ func sharedVPC() Config {
 	}
 }
 
-func TestInstancesReadAsOnComputeEngine(t *testing.T) {
+func TestInstancesAreReturnedAsByComputeEngine(t *testing.T) {
 	client := service(t, newSim(t, sharedVPC()))
 	got, err := client.Instances.Get(project, zoneA, "n1").Do()
 	if err != nil {
@@ -69,7 +69,7 @@ func TestInstancesReadAsOnComputeEngine(t *testing.T) {
 	}
 }
 
-func TestTheAggregatedListHasEveryZone(t *testing.T) {
+func TestAggregatedListHasEveryZone(t *testing.T) {
 	client := service(t, newSim(t, sharedVPC()))
 	var names []string
 	err := client.Instances.AggregatedList(project).MaxResults(1).Pages(t.Context(), func(page *compute.InstanceAggregatedList) error {
@@ -86,7 +86,7 @@ func TestTheAggregatedListHasEveryZone(t *testing.T) {
 	}
 }
 
-func TestASharedNetworkIsInItsHostProject(t *testing.T) {
+func TestSharedNetworkIsInItsHostProject(t *testing.T) {
 	client := service(t, newSim(t, sharedVPC()))
 	host, err := client.Projects.GetXpnHost(project).Do()
 	if err != nil || host.Name != "host" {
@@ -102,7 +102,7 @@ func TestASharedNetworkIsInItsHostProject(t *testing.T) {
 	if sub, err := client.Subnetworks.Get("host", "europe-west1", "vpc").Do(); err != nil || !strings.HasSuffix(sub.Network, "/vpc") {
 		t.Errorf("subnetwork %+v, %v", sub, err)
 	}
-	_, err = client.Firewalls.List("stranger").Do()
+	_, err = client.Firewalls.List("unknown").Do()
 	wantError(t, err, http.StatusNotFound, "notFound")
 	if p, err := client.Projects.Get("host").Do(); err != nil || p.Quotas[0].Metric != "FIREWALLS" {
 		t.Errorf("project %+v, %v", p, err)
@@ -125,7 +125,7 @@ func TestZonesComeFromConfigAndInstances(t *testing.T) {
 	wantError(t, err, http.StatusNotFound, "notFound")
 }
 
-func TestTheMetadataServerAnswersItsClient(t *testing.T) {
+func TestMetadataServerAnswersItsClient(t *testing.T) {
 	server := httptest.NewServer(newSim(t, sharedVPC()))
 	defer server.Close()
 	t.Setenv("GCE_METADATA_HOST", strings.TrimPrefix(server.URL, "http://"))
@@ -155,7 +155,7 @@ func TestTheMetadataServerAnswersItsClient(t *testing.T) {
 	}
 }
 
-func TestTheAdminClientChangesTheWorld(t *testing.T) {
+func TestAdminClientChangesTheState(t *testing.T) {
 	sim := newSim(t, sharedVPC())
 	server := httptest.NewServer(sim)
 	defer server.Close()
@@ -191,12 +191,12 @@ func TestTheAdminClientChangesTheWorld(t *testing.T) {
 	}
 }
 
-func TestTheAdminClientReadsTheLog(t *testing.T) {
+func TestAdminClientReadsTheLog(t *testing.T) {
 	sim := newSim(t, sharedVPC())
 	client, ctx := service(t, sim), t.Context()
 	admin := AdminClient{BaseURL: strings.TrimSuffix(client.BasePath, basePath)}
 	if _, err := client.Firewalls.Insert("host", &compute.Firewall{Name: "x"}).Do(); err == nil {
-		t.Fatal("an empty rule was taken")
+		t.Fatal("an empty rule was accepted")
 	}
 	requests, err := admin.Requests(ctx)
 	want := []Request{{Verb: "firewalls.insert", Resource: "x", Status: 400}}
@@ -208,7 +208,7 @@ func TestTheAdminClientReadsTheLog(t *testing.T) {
 	}
 }
 
-func TestWrongAdminRequestsAreErrors(t *testing.T) {
+func TestInvalidAdminRequestsAreErrors(t *testing.T) {
 	sim := newSim(t, sharedVPC())
 	server := httptest.NewServer(sim)
 	defer server.Close()
@@ -231,7 +231,7 @@ func TestWrongAdminRequestsAreErrors(t *testing.T) {
 	}
 }
 
-func TestAConfigFileIsReadStrictly(t *testing.T) {
+func TestConfigFileIsReadStrictly(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sim.yaml")
 	write := func(text string) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -14,16 +14,15 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-// Enforcer applies snapshots in the network namespace that it runs in. It
-// leaves its table behind: packets keep flowing if the simulator restarts.
+// Enforcer applies snapshots in its network namespace. It never removes its table: packets flow
+// while the simulator restarts.
 type Enforcer struct {
 	config  Config
 	applied []vm
 }
 
-// NewEnforcer prepares the namespace: it switches forwarding on, and ICMP
-// redirects off, which would tell a VM to send packets for an external address
-// straight to another VM.
+// NewEnforcer enables forwarding in the namespace and disables ICMP redirects: with a redirect, a
+// VM would send packets for an external address directly to another VM.
 func NewEnforcer(config Config) (*Enforcer, error) {
 	settings := map[string]string{"ipv4/ip_forward": "1", "ipv4/conf/all/send_redirects": "0"}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
@@ -40,8 +39,7 @@ func NewEnforcer(config Config) (*Enforcer, error) {
 	return &Enforcer{config: config}, nil
 }
 
-// writeSysctl leaves alone what has the value already: /proc/sys may be
-// read-only.
+// writeSysctl writes a setting unless it has the value already: /proc/sys may be read-only.
 func writeSysctl(path, value string) error {
 	file := "/proc/sys/net/" + path
 	have, err := os.ReadFile(file)
@@ -54,9 +52,9 @@ func writeSysctl(path, value string) error {
 	return nil
 }
 
-// Apply puts a snapshot in force. Connections over a mapping that is no more
-// are forgotten, so that their packets are judged anew; other established ones
-// stay, as on Compute Engine. Calls must not overlap.
+// Apply enforces a snapshot. It deletes connections over a removed mapping from connection
+// tracking, so that their packets are filtered as new ones; other established connections stay, as
+// on Compute Engine. Calls must not overlap.
 func (e *Enforcer) Apply(snapshot gcesim.Snapshot) error {
 	nft := exec.Command("nft", "-f", "-")
 	nft.Stdin = strings.NewReader(Ruleset(snapshot, e.config))
@@ -80,8 +78,8 @@ func (e *Enforcer) Apply(snapshot gcesim.Snapshot) error {
 	return nil
 }
 
-// forget deletes what connection tracking knows of a mapping: connections that
-// came to the external address, and those that went out from the internal one.
+// forget deletes the connections over a mapping from connection tracking: those to the external
+// address, and those from the internal one.
 func forget(v vm) error {
 	for _, end := range []struct {
 		kind netlink.ConntrackFilterType

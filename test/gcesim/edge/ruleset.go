@@ -9,23 +9,22 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-// Config names the sides of the host that stands between.
+// Config names the interfaces of the host and the network.
 type Config struct {
-	// Internet and VPC are the interfaces towards either.
+	// Internet and VPC are the interfaces towards each.
 	Internet, VPC string
-	// Network is the VPC network whose rules hold. Empty: the snapshot's.
+	// Network is the VPC network whose rules are enforced. Empty: the snapshot's.
 	Network string
 }
 
-// Table is the nftables table, of family inet, that holds everything.
+// Table is the nftables table, of family inet, with all rules.
 const Table = "gcesim"
 
-// Ruleset renders a snapshot as input of `nft -f -`. The table is replaced in
-// one transaction: no packet meets a half-made one.
+// Ruleset renders a snapshot as input of `nft -f -`, which replaces the table in one transaction.
 //
-// The filter stands behind both translations. There a packet has the source
-// that a firewall rule speaks of (for a VM that dials another VM's external
-// address, its own external address) and the VM's internal destination.
+// The filter comes after both translations. There a packet has the source that firewall rules refer
+// to (for a VM that dials another VM's external address, its own external address) and the VM's
+// internal destination.
 func Ruleset(snapshot gcesim.Snapshot, config Config) string {
 	network := config.Network
 	if network == "" {
@@ -74,10 +73,10 @@ table inet %[1]s {
 		elements(externalIPv6s(snapshot.Instances, network), func(address string) string { return address }))
 }
 
-// vm is one that has an address on both sides.
+// vm is a mapping of an internal and an external IPv4 address.
 type vm struct{ internal, external string }
 
-// vmsOf are the running VMs of network with an external IPv4 address.
+// vmsOf returns the running VMs of a network with an external IPv4 address.
 func vmsOf(instances []gcesim.Instance, network string) []vm {
 	var vms []vm
 	for _, in := range instances {
@@ -90,8 +89,7 @@ func vmsOf(instances []gcesim.Instance, network string) []vm {
 	return vms
 }
 
-// externalIPv6s are the addresses with which running VMs of network may speak to
-// the internet.
+// externalIPv6s returns the addresses from which running VMs of a network may reach the internet.
 func externalIPv6s(instances []gcesim.Instance, network string) []string {
 	var addresses []string
 	for _, in := range instances {
@@ -104,7 +102,7 @@ func externalIPv6s(instances []gcesim.Instance, network string) []string {
 	return addresses
 }
 
-// elements of a set or map; an empty one must not mention them.
+// elements renders the elements of a set or map. For an empty one the clause must be missing.
 func elements[T any](all []T, write func(T) string) string {
 	var written []string
 	for _, one := range all {
@@ -116,8 +114,8 @@ func elements[T any](all []T, write func(T) string) string {
 	return "elements = { " + strings.Join(written, ", ") + " }"
 }
 
-// ingress writes the rules of network in the order in which Compute Engine
-// judges: by priority, and deny before allow.
+// ingress renders the rules of a network in Compute Engine's order of evaluation: by priority, and
+// deny before allow.
 func ingress(snapshot gcesim.Snapshot, network string) string {
 	var lines strings.Builder
 	for _, rule := range ordered(snapshot.Firewalls) {
@@ -150,7 +148,7 @@ func denyFirst(rule gcesim.Firewall) int {
 	return 1
 }
 
-// family is an IP family in nftables' words.
+// family is an IP family in nftables' terms.
 type family struct {
 	keyword  string
 	nfproto  string
@@ -163,12 +161,11 @@ var (
 	v6 = family{"ip6", "ipv6", "ipv6-icmp", netip.Addr.Is6}
 )
 
-// lines writes a rule, one line per protocol; none if it matches no packet of
-// the family.
+// lines renders a rule with one line per protocol, and none if it matches no packet of the family.
 func (f family) lines(rule gcesim.Firewall, instances []gcesim.Instance, network string) []string {
-	sources, fromSomebody := f.match("saddr", f.ranges(rule.SourceRanges))
-	targets, toSomebody := f.match("daddr", f.targets(rule, instances, network))
-	if !fromSomebody || !toSomebody {
+	sources, hasSources := f.match("saddr", f.ranges(rule.SourceRanges))
+	targets, hasTargets := f.match("daddr", f.targets(rule, instances, network))
+	if !hasSources || !hasTargets {
 		return nil
 	}
 	var lines []string
@@ -181,8 +178,7 @@ func (f family) lines(rule gcesim.Firewall, instances []gcesim.Instance, network
 	return lines
 }
 
-// match writes a comparison of an address with prefixes; false if it can match
-// nothing.
+// match renders a comparison of an address with prefixes; false if there is no prefix to match.
 func (f family) match(what string, prefixes []netip.Prefix) (string, bool) {
 	if len(prefixes) == 0 {
 		return "", false
@@ -197,9 +193,8 @@ func (f family) match(what string, prefixes []netip.Prefix) (string, bool) {
 	return fmt.Sprintf("%s %s { %s } ", f.keyword, what, strings.Join(written, ", ")), true
 }
 
-// ranges parses those of the family, the widest first, without those that lie
-// in another: nftables refuses overlaps. Sources by tag match internal traffic
-// only, which does not come by here.
+// ranges parses the ranges of the family, the widest first, without those within another: nftables
+// refuses overlaps. Source tags match internal traffic only, which is not filtered here.
 func (f family) ranges(written []string) []netip.Prefix {
 	var parsed []netip.Prefix
 	for _, w := range written {
@@ -221,8 +216,8 @@ func (f family) ranges(written []string) []netip.Prefix {
 	return wide
 }
 
-// targets are the addresses of the VMs that the rule protects: all of the
-// network, or those that bear one of its tags.
+// targets returns the addresses of the VMs to which the rule applies: all of the network, or those
+// with one of its tags.
 func (f family) targets(rule gcesim.Firewall, instances []gcesim.Instance, network string) []netip.Prefix {
 	var written []string
 	for _, in := range instances {
@@ -239,7 +234,7 @@ func (f family) targets(rule gcesim.Firewall, instances []gcesim.Instance, netwo
 	return f.ranges(written)
 }
 
-// protocol writes the match of protocol and ports.
+// protocol renders the match of protocol and ports.
 func (f family) protocol(m gcesim.FirewallMatch) string {
 	name := m.IPProtocol
 	switch name {
@@ -256,7 +251,7 @@ func (f family) protocol(m gcesim.FirewallMatch) string {
 	return fmt.Sprintf("meta l4proto %s th dport { %s } ", name, strings.Join(mergedPorts(m.Ports), ", "))
 }
 
-// mergedPorts joins what overlaps, which nftables would refuse.
+// mergedPorts joins overlapping ranges, which nftables refuses.
 func mergedPorts(ports []string) []string {
 	type span struct{ from, to uint16 }
 	var spans []span

@@ -11,20 +11,7 @@ import (
 
 const networkURL = "https://www.googleapis.com/compute/v1/projects/p/global/networks/vpc"
 
-func instances() []gcesim.Instance {
-	return []gcesim.Instance{
-		{Name: "a", Status: "RUNNING", Tags: []string{"node"}, Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.1", NatIP: "203.0.113.1", ExternalIPv6: "2001:db8::1"}},
-		{Name: "b", Status: "RUNNING", Tags: []string{"node", "db"}, Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.2"}},
-		{Name: "c", Status: "RUNNING", Tags: []string{"node"}, Interface: gcesim.Interface{Network: "other", NetworkIP: "10.9.0.3", NatIP: "203.0.113.3"}},
-		{Name: "d", Status: "TERMINATED", Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.4", NatIP: "203.0.113.4"}},
-	}
-}
-
-func tcp(ports ...string) []gcesim.FirewallMatch {
-	return []gcesim.FirewallMatch{{IPProtocol: "tcp", Ports: ports}}
-}
-
-func TestRulesAreWrittenInTheOrderOfComputeEngine(t *testing.T) {
+func TestRulesAreInComputeEnginesOrderOfEvaluation(t *testing.T) {
 	anywhere := []string{"0.0.0.0/0"}
 	rules := []gcesim.Firewall{
 		{Name: "later", Priority: 1000, Direction: "INGRESS", Network: networkURL, SourceRanges: anywhere, Allowed: tcp("80"), TargetTags: []string{"node"}},
@@ -60,4 +47,17 @@ func TestOnlyRunningInstancesOfTheNetworkAreMapped(t *testing.T) {
 	if diff := cmp.Diff(want, vmsOf(instances(), "vpc"), cmp.AllowUnexported(vm{})); diff != "" {
 		t.Errorf("mappings (-want +got):\n%s", diff)
 	}
+}
+
+func instances() []gcesim.Instance {
+	return []gcesim.Instance{
+		{Name: "a", Status: "RUNNING", Tags: []string{"node"}, Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.1", NatIP: "203.0.113.1", ExternalIPv6: "2001:db8::1"}},
+		{Name: "b", Status: "RUNNING", Tags: []string{"node", "db"}, Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.2"}},
+		{Name: "c", Status: "RUNNING", Tags: []string{"node"}, Interface: gcesim.Interface{Network: "other", NetworkIP: "10.9.0.3", NatIP: "203.0.113.3"}},
+		{Name: "d", Status: "TERMINATED", Interface: gcesim.Interface{Network: "vpc", NetworkIP: "10.0.0.4", NatIP: "203.0.113.4"}},
+	}
+}
+
+func tcp(ports ...string) []gcesim.FirewallMatch {
+	return []gcesim.FirewallMatch{{IPProtocol: "tcp", Ports: ports}}
 }

@@ -1,5 +1,5 @@
-// Command gcesim runs the simulator of Compute Engine as a process and, if
-// told the interfaces of the host it runs on, enforces its firewall there.
+// Command gcesim runs the simulator of Compute Engine as a process. With the interfaces of its host
+// as flags, it enforces the firewall there.
 package main
 
 import (
@@ -91,8 +91,8 @@ func (o options) simulator() (*gcesim.Sim, error) {
 	return enforced(config, enforcer)
 }
 
-// enforced fails if the first snapshot cannot be put in force; later ones that
-// fail are reported, and the ones before stay.
+// enforced returns an error if the first snapshot cannot be enforced. An error of a later one is
+// logged, and the earlier snapshot stays in force.
 func enforced(config gcesim.Config, enforcer *edge.Enforcer) (*gcesim.Sim, error) {
 	var first error
 	starting := true
@@ -108,7 +108,7 @@ func enforced(config gcesim.Config, enforcer *edge.Enforcer) (*gcesim.Sim, error
 	return sim, errors.Join(err, first)
 }
 
-// serve listens everywhere before it says that it is ready.
+// serve listens on all addresses before it logs that it is ready.
 func serve(ctx context.Context, addresses []string, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	failed := make(chan error, len(addresses))

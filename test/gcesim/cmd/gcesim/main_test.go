@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-func TestItServesUntilToldToStop(t *testing.T) {
+func TestItServesUntilItIsStopped(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func stateWithin(t *testing.T, limit time.Duration, admin gcesim.AdminClient) gc
 	}
 }
 
-func TestBadFlagsAreExplained(t *testing.T) {
+func TestInvalidFlagsAreReported(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"", "--listen"},
 		{"--listen 127.0.0.1:0 extra", "extra"},
