@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a client's first byte asks of the backend.
+// A client's first byte selects what the backend does.
 const (
-	askEcho = 'e' // send back what comes
-	askSink = 's' // swallow what comes
-	askHold = 'h' // send one byte back, and forget the connection without a word
+	askEcho = 'e' // send back what it receives
+	askSink = 's' // discard what it receives
+	askHold = 'h' // send one byte back, and close the socket silently
 )
 
 func fetch(ctx context.Context, client *http.Client, url string) (string, error) {
@@ -81,8 +81,8 @@ func serve(conn *net.TCPConn) {
 	}
 }
 
-// forget makes the next close of a TCP socket silent: the connection lives on in
-// connection tracking, where it is counted, and costs no file descriptor.
+// forget makes the next close of a TCP socket silent: the connection stays in connection tracking,
+// where it is counted, and needs no file descriptor.
 func forget(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_ON)
 }

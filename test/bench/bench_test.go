@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestEveryWayIsMeasuredAndFilled(t *testing.T) {
+func TestEveryPathIsMeasuredAndFilled(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
@@ -17,7 +17,7 @@ func TestEveryWayIsMeasuredAndFilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", &out)
-	for _, w := range ways {
+	for _, w := range netPaths {
 		if !strings.Contains(out.String(), w.name+"  ") {
 			t.Errorf("%q is not in the table", w.name)
 		}
@@ -27,7 +27,7 @@ func TestEveryWayIsMeasuredAndFilled(t *testing.T) {
 		"proxy, 4 source addresses that nobody routes to the pod":   "0",
 		"proxy, 4 source addresses that the node routes to the pod": "500",
 	} {
-		_, ceilings, _ := strings.Cut(out.String(), "Connections at a time")
+		_, ceilings, _ := strings.Cut(out.String(), "Simultaneous connections")
 		_, row, _ := strings.Cut(ceilings, name+" ")
 		if fields := strings.Fields(row); len(fields) == 0 || fields[0] != want {
 			t.Errorf("%s: row %q, want %s connections", name, fields, want)

@@ -15,26 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ceiling is how many connections one way took at a time.
+// ceiling is how many simultaneous connections a path allowed.
 type ceiling struct {
 	name string
-	// connections were answered and not closed; tracked is what the node's and
-	// the pod's connection tracking held then.
-	connections       int64
-	nodeHeld, podHeld string
-	// resident is the proxy's memory then, and its peak after a change of config.
+	// connections were answered and not closed; the node's and the pod's connection
+	// tracking had these numbers of entries then.
+	connections             int64
+	nodeTracked, podTracked string
+	// resident is the proxy's memory then, peak its peak after a change of config.
 	resident, peak string
 }
 
-// enough failures show that a ceiling is reached.
-const enough = 128
+// maxFailures is the number of failures after which a ceiling is reached.
+const maxFailures = 128
 
-// measureCeilings fills each way with connections. The proxy is stopped in the
-// end, and its rules are then changed by hand, to see what they could do with
-// more addresses.
+// measureCeilings fills each path with connections. At the end it stops the proxy and changes its
+// rules, to measure what they allow with more source addresses.
 func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) ([]ceiling, error) {
 	var all []ceiling
-	count := func(name string, w way) error {
+	count := func(name string, w netPath) error {
 		c, err := l.fill(ctx, name, w, limit)
 		all = append(all, c)
 		return err
@@ -62,8 +61,8 @@ func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) (
 	return all, count("proxy, 4 source addresses that the node routes to the pod", proxy)
 }
 
-// fill opens connections until there are limit of them or enough have failed.
-func (l *lab) fill(ctx context.Context, name string, w way, limit int) (ceiling, error) {
+// fill opens connections until there are limit of them or maxFailures have failed.
+func (l *lab) fill(ctx context.Context, name string, w netPath, limit int) (ceiling, error) {
 	c := ceiling{name: name}
 	if err := l.flush(); err != nil {
 		return c, err
@@ -74,7 +73,7 @@ func (l *lab) fill(ctx context.Context, name string, w way, limit int) (ceiling,
 	for range 64 {
 		workers.Go(func() {
 			_ = l.on("client", func() error {
-				for failed.Load() < enough && ctx.Err() == nil {
+				for failed.Load() < maxFailures && ctx.Err() == nil {
 					i := next.Add(1) - 1
 					if i >= int64(limit) {
 						return nil
@@ -92,12 +91,12 @@ func (l *lab) fill(ctx context.Context, name string, w way, limit int) (ceiling,
 	workers.Wait()
 	c.connections = done.Load()
 	var nodeErr, podErr error
-	c.nodeHeld, nodeErr = l.tracked("node")
-	c.podHeld, podErr = l.tracked("pod")
+	c.nodeTracked, nodeErr = l.tracked("node")
+	c.podTracked, podErr = l.tracked("pod")
 	return c, errors.Join(nodeErr, podErr, ctx.Err())
 }
 
-// tracked returns how many entries a host's connection tracking holds.
+// tracked returns how many entries a host's connection tracking has.
 func (l *lab) tracked(host string) (count string, err error) {
 	err = l.on(host, func() error {
 		data, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
@@ -115,9 +114,8 @@ func (l *lab) tracked(host string) (count string, err error) {
 	return count, err
 }
 
-// holdOne opens the i-th connection, exchanges a byte and closes the socket
-// without a word to the other side. Address and port of the client are chosen
-// here, as the kernel would use them again.
+// holdOne opens the i-th connection, exchanges a byte and closes the socket silently. It chooses
+// the client's address and port, as the kernel would use the same ones again.
 func holdOne(i int, target netip.AddrPort) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -146,8 +144,8 @@ func holdOne(i int, target netip.AddrPort) error {
 	return forget(fd)
 }
 
-// addMemory notes what the proxy takes while connection tracking is full, and
-// its peak when a change makes it look through all of it.
+// addMemory measures the proxy's memory while connection tracking is full, and its peak when a
+// change makes it read all entries.
 func (p *runningProxy) addMemory(ctx context.Context, c *ceiling) (err error) {
 	if c.resident, err = p.memory("VmRSS:"); err != nil {
 		return err
@@ -175,11 +173,11 @@ func (p *runningProxy) memory(field string) (string, error) {
 }
 
 func printCeilings(out io.Writer, all []ceiling, limit int) {
-	fmt.Fprintf(out, "\nConnections at a time, at most %d tried:\n", limit)
+	fmt.Fprintf(out, "\nSimultaneous connections, at most %d tried:\n", limit)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "way\tconnections\ttracked on the node\ttracked in the pod\tproxy's memory, its peak at a change\t")
+	fmt.Fprintln(table, "path\tconnections\ttracked on the node\ttracked in the pod\tproxy's memory, its peak at a change\t")
 	for _, c := range all {
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t\n", c.name, c.connections, c.nodeHeld, c.podHeld, strings.TrimSpace(c.resident+" "+c.peak))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t\n", c.name, c.connections, c.nodeTracked, c.podTracked, strings.TrimSpace(c.resident+" "+c.peak))
 	}
 	table.Flush()
 	if data, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {

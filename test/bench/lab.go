@@ -18,42 +18,40 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// The lab's addresses. A client reaches the backend by the node in between:
-// directly, by a port of the node that leads to the backend, or by one that leads
-// to the proxy pod, whose rules send it to the cluster IP.
+// The lab's addresses. A client reaches the backend through the node: routed, by a port of the node
+// that is translated to the backend, or by one that is translated to the proxy pod, whose rules
+// translate it to the cluster IP.
 const (
 	nodeIP    = "198.51.100.1"
 	podIP     = "10.1.0.5"
 	backendIP = "10.2.0.5"
 	clusterIP = "10.96.0.7"
-	// clients is how many addresses 198.51.100.N, from 2 on, the client has: one
-	// has too few ports for what is tried here.
+	// clients is how many addresses 198.51.100.N, from 2 on, the client has: a single
+	// one has too few ports.
 	clients     = 64
 	backendPort = "8080"
 )
 
-// The ways to the backend.
+// The paths to the backend.
 var (
-	routed = way{"routed, no NAT", backendIP + ":" + backendPort}
-	direct = way{"direct: NAT on the node", nodeIP + ":81"}
-	proxy  = way{"proxy: hostPort, pod, cluster IP", nodeIP + ":80"}
+	routed = netPath{"routed, no NAT", backendIP + ":" + backendPort}
+	direct = netPath{"direct: NAT on the node", nodeIP + ":81"}
+	proxy  = netPath{"proxy: hostPort, pod, cluster IP", nodeIP + ":80"}
 )
 
-// way is what the client dials.
-type way struct{ name, address string }
+// netPath is a path to the backend and the address that the client dials.
+type netPath struct{ name, address string }
 
-// lab is the hosts client, node, pod and backend, each in a network namespace of
-// its own.
+// lab is the hosts client, node, pod and backend, each in its own network namespace.
 type lab struct {
 	prefix string
 	dir    string
 	hosts  []string
-	// closers end what runs in the lab.
+	// closers stop what runs in the lab.
 	closers []func()
 }
 
-// newLab makes the hosts and the node's rules. What was made has to be closed
-// even if there is an error.
+// newLab creates the hosts and the node's rules. The lab must be closed even after an error.
 func newLab() (*lab, error) {
 	l := &lab{prefix: fmt.Sprintf(prefixOf, os.Getpid())}
 	if os.Getuid() != 0 {
@@ -67,7 +65,7 @@ func newLab() (*lab, error) {
 		return l, err
 	}
 	for _, host := range []string{"client", "node", "pod", "backend"} {
-		if err := command("ip", "netns", "add", l.prefix+host); err != nil {
+		if err := ip("netns", "add", l.prefix+host); err != nil {
 			return l, err
 		}
 		l.hosts = append(l.hosts, host)
@@ -75,7 +73,7 @@ func newLab() (*lab, error) {
 	return l, l.configure()
 }
 
-// prefixOf is what the names of a process's network namespaces begin with.
+// prefixOf is the format of the prefix of a process's network namespaces.
 const prefixOf = "hpbench%d-"
 
 // removeStale removes the hosts of labs whose process was killed.
@@ -88,7 +86,7 @@ func removeStale() error {
 		var pid int
 		name := filepath.Base(path)
 		if n, _ := fmt.Sscanf(name, prefixOf, &pid); n == 1 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			if err := command("ip", "netns", "del", name); err != nil {
+			if err := ip("netns", "del", name); err != nil {
 				return err
 			}
 		}
@@ -101,8 +99,8 @@ func (l *lab) configure() error {
 	for i := range clients {
 		fmt.Fprintf(&addresses, "ip addr add 198.51.100.%d/24 dev eth0; ", 2+i)
 	}
-	// Sockets are closed behind TCP's back when connections are counted; what
-	// still arrives for them must not be answered by a reset.
+	// Counted connections have no sockets: without this rule, the kernel would answer
+	// their packets with resets.
 	const noResets = "; iptables-nft -A OUTPUT -p tcp --tcp-flags RST RST -j DROP"
 	for _, step := range [][2]string{
 		{"node", l.link("client", nodeIP) + l.link("pod", "10.1.0.1") + l.link("backend", "10.2.0.1")},
@@ -135,32 +133,14 @@ func dnat(address, port, target string) string {
 
 // do runs a shell command on a host.
 func (l *lab) do(host, line string) error {
-	return command("ip", "netns", "exec", l.prefix+host, "sh", "-ec", line)
+	return ip("netns", "exec", l.prefix+host, "sh", "-ec", line)
 }
 
-func command(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+func ip(args ...string) error {
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
-}
-
-// on calls f on a thread in the host's namespace. What f opens stays there.
-func (l *lab) on(host string, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(l.prefix + host)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
-	return <-result
 }
 
 func (l *lab) close() {
@@ -168,7 +148,7 @@ func (l *lab) close() {
 		c()
 	}
 	for _, host := range l.hosts {
-		_ = command("ip", "netns", "del", l.prefix+host)
+		_ = ip("netns", "del", l.prefix+host)
 	}
 	if l.dir != "" {
 		_ = os.RemoveAll(l.dir)
@@ -210,7 +190,7 @@ func (p *runningProxy) write(source string) error {
 	return os.Rename(p.config+".new", p.config)
 }
 
-// await waits until the proxy's answer at a path holds a text.
+// await waits until the proxy's reply at a path contains a text.
 func (p *runningProxy) await(ctx context.Context, path, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -228,7 +208,7 @@ func (p *runningProxy) await(ctx context.Context, path, want string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the proxy's %s does not say %q but %q, %v", path, want, body, err)
+			return fmt.Errorf("the proxy's %s does not contain %q but is %q, %v", path, want, body, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -240,4 +220,22 @@ func (p *runningProxy) stop() {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		_ = p.cmd.Wait()
 	}
+}
+
+// on calls f on a thread in the host's namespace. Sockets that f opens stay there.
+func (l *lab) on(host string, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := netns.GetFromName(l.prefix + host)
+		if err == nil {
+			defer ns.Close()
+			err = netns.Set(ns)
+		}
+		if err == nil {
+			err = f()
+		}
+		result <- err
+	}()
+	return <-result
 }

@@ -1,10 +1,9 @@
-// Command bench compares the ways that packets can take to a backend, in network
-// namespaces of its own: routed without NAT, by the node's own NAT (what the
-// direct datapath is), and through a proxy pod with the real proxy in it. All in
-// one run and in turns, so that the ratios mean something on any machine, which
-// the absolute figures do not.
+// Command bench compares paths of packets to a backend, in its own network namespaces: routed
+// without NAT, with the node's NAT (as with datapath direct), and through a proxy pod with the real
+// proxy. It measures them in turns in one run, so that the ratios are comparable between machines;
+// the absolute figures are not.
 //
-// It also counts how many connections fit through at a time.
+// It also counts how many simultaneous connections each path allows.
 package main
 
 import (
@@ -19,9 +18,9 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 5, "how often to measure each figure; the median counts")
+	rounds := flag.Int("rounds", 5, "how often to measure each figure; the median is printed")
 	period := flag.Duration("period", 1500*time.Millisecond, "how long one measurement takes")
-	limit := flag.Int("connections", 200_000, "how many connections at a time to try")
+	limit := flag.Int("connections", 200_000, "how many simultaneous connections to try")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -15,11 +15,11 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// figure is one thing that is measured on a way.
+// figure is a figure that is measured on each path.
 type figure struct {
 	name, unit string
-	// workers go at it side by side; each returns how much it did until the
-	// deadline.
+	// workers is how many workers run in parallel; each returns how much it did until
+	// the deadline.
 	workers int
 	work    func(dial dialer, deadline time.Time) (float64, error)
 	scale   float64
@@ -33,22 +33,22 @@ var figures = []figure{
 	{"throughput", "Gbit/s", 2, push, 8e-9},
 }
 
-// speed holds, for one figure, each way's median per second.
+// speed is, for one figure, each path's median per second.
 type speed struct {
 	figure
-	of map[way]float64
+	of map[netPath]float64
 }
 
-var ways = []way{routed, direct, proxy}
+var netPaths = []netPath{routed, direct, proxy}
 
-// measureSpeeds measures every figure on every way in turns, so that whatever
-// else the machine does falls on all of them.
+// measureSpeeds measures every figure on every path in turns, so that other load of the machine
+// affects all of them.
 func (l *lab) measureSpeeds(ctx context.Context, rounds int, period time.Duration) ([]speed, error) {
 	var all []speed
 	for _, f := range figures {
-		samples := map[way][]float64{}
+		samples := map[netPath][]float64{}
 		for range rounds {
-			for _, w := range ways {
+			for _, w := range netPaths {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -59,7 +59,7 @@ func (l *lab) measureSpeeds(ctx context.Context, rounds int, period time.Duratio
 				samples[w] = append(samples[w], rate)
 			}
 		}
-		s := speed{f, map[way]float64{}}
+		s := speed{f, map[netPath]float64{}}
 		for w, rates := range samples {
 			s.of[w] = median(rates)
 		}
@@ -68,9 +68,8 @@ func (l *lab) measureSpeeds(ctx context.Context, rounds int, period time.Duratio
 	return all, nil
 }
 
-// measure lets a figure's workers run for a period. It begins with empty
-// connection tracking.
-func (l *lab) measure(f figure, w way, period time.Duration) (float64, error) {
+// measure runs a figure's workers for a period, with empty connection tracking at the start.
+func (l *lab) measure(f figure, w netPath, period time.Duration) (float64, error) {
 	if err := l.flush(); err != nil {
 		return 0, err
 	}
@@ -107,8 +106,8 @@ func (l *lab) flush() error {
 	return nil
 }
 
-// dial connects from the calling thread's namespace. Closing the connection
-// resets it, so that neither ports nor tables fill up.
+// dial connects from the calling thread's namespace. Closing the connection resets it, so that
+// neither ports nor connection tracking run out.
 func dial(address string) (*net.TCPConn, error) {
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
@@ -134,7 +133,7 @@ func connect(dial dialer, deadline time.Time) (done float64, err error) {
 	return done, nil
 }
 
-// request sends single bytes to and fro on one connection.
+// request exchanges single bytes on one connection.
 func request(dial dialer, deadline time.Time) (done float64, err error) {
 	conn, err := dial()
 	if err != nil {
@@ -160,7 +159,7 @@ func exchange(conn net.Conn, message []byte) error {
 	return err
 }
 
-// push sends as many bytes as will go.
+// push sends as many bytes as possible.
 func push(dial dialer, deadline time.Time) (done float64, err error) {
 	conn, err := dial()
 	if err != nil {
@@ -190,12 +189,12 @@ func median(values []float64) float64 {
 
 func printSpeeds(out io.Writer, speeds []speed) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "way\t")
+	fmt.Fprint(table, "path\t")
 	for _, s := range speeds {
 		fmt.Fprintf(table, "%s, %s\tof routed\tof direct\t", s.name, s.unit)
 	}
 	fmt.Fprintln(table)
-	for _, w := range ways {
+	for _, w := range netPaths {
 		fmt.Fprintf(table, "%s\t", w.name)
 		for _, s := range speeds {
 			fmt.Fprintf(table, "%.4g\t%.2f\t%.2f\t", s.of[w], s.of[w]/s.of[routed], s.of[w]/s.of[direct])

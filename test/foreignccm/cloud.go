@@ -15,12 +15,11 @@ import (
 
 const providerName = "foreign"
 
-// cloud is the configuration file: machines, and where to write down the load
-// balancers.
+// cloud is the configuration file.
 type cloud struct {
 	Machines []machine `json:"machines"`
-	// Balancers is a file that lists the Services which have a load balancer,
-	// as a JSON list of namespace/name, always up to date.
+	// Balancers is the path of a file that always contains the Services with a load
+	// balancer, as a JSON list of namespace/name.
 	Balancers string `json:"balancers"`
 }
 
@@ -39,9 +38,9 @@ type foreign struct {
 	config cloud
 
 	mu sync.Mutex
-	// balancers' addresses by Service.
+	// balancers maps Services to the addresses of their load balancers.
 	balancers map[string]string
-	given     int
+	assigned  int
 }
 
 var (
@@ -59,11 +58,11 @@ func load(file string) (*foreign, error) {
 	if err := json.Unmarshal(data, &f.config); err != nil {
 		return nil, fmt.Errorf("reading --cloud-config %s: %w", file, err)
 	}
-	return f, f.writeDown()
+	return f, f.writeBalancers()
 }
 
-// writeDown is called with the lock held, or before there is anybody else.
-func (f *foreign) writeDown() error {
+// writeBalancers must be called with the lock held once the controllers run.
+func (f *foreign) writeBalancers() error {
 	services := slices.AppendSeq([]string{}, maps.Keys(f.balancers))
 	slices.Sort(services)
 	data, err := json.Marshal(services)
@@ -71,13 +70,6 @@ func (f *foreign) writeDown() error {
 		return err
 	}
 	return os.WriteFile(f.config.Balancers, data, 0o644)
-}
-
-func key(svc *v1.Service) string { return svc.Namespace + "/" + svc.Name }
-
-func status(ip string) *v1.LoadBalancerStatus {
-	mode := v1.LoadBalancerIPModeVIP
-	return &v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{{IP: ip, IPMode: &mode}}}
 }
 
 func (f *foreign) GetLoadBalancer(_ context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
@@ -91,15 +83,15 @@ func (f *foreign) GetLoadBalancerName(_ context.Context, _ string, svc *v1.Servi
 	return "foreign-" + string(svc.UID)
 }
 
-// EnsureLoadBalancer gives each Service an address of its own.
+// EnsureLoadBalancer assigns an address to each Service.
 func (f *foreign) EnsureLoadBalancer(_ context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, exists := f.balancers[key(svc)]; !exists {
-		f.given++
-		f.balancers[key(svc)] = fmt.Sprintf("192.0.2.%d", 1+f.given%254)
+		f.assigned++
+		f.balancers[key(svc)] = fmt.Sprintf("192.0.2.%d", 1+f.assigned%254)
 	}
-	return status(f.balancers[key(svc)]), f.writeDown()
+	return status(f.balancers[key(svc)]), f.writeBalancers()
 }
 
 func (f *foreign) UpdateLoadBalancer(context.Context, string, *v1.Service, []*v1.Node) error {
@@ -110,15 +102,14 @@ func (f *foreign) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *v1
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.balancers, key(svc))
-	return f.writeDown()
+	return f.writeBalancers()
 }
 
-func (f *foreign) find(node *v1.Node) (machine, bool) {
-	i := slices.IndexFunc(f.config.Machines, func(m machine) bool { return m.Name == node.Name })
-	if i < 0 {
-		return machine{}, false
-	}
-	return f.config.Machines[i], true
+func key(svc *v1.Service) string { return svc.Namespace + "/" + svc.Name }
+
+func status(ip string) *v1.LoadBalancerStatus {
+	mode := v1.LoadBalancerIPModeVIP
+	return &v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{{IP: ip, IPMode: &mode}}}
 }
 
 func (f *foreign) InstanceExists(_ context.Context, node *v1.Node) (bool, error) {
@@ -137,6 +128,14 @@ func (f *foreign) InstanceMetadata(_ context.Context, node *v1.Node) (*cloudprov
 		ProviderID: m.ProviderID, InstanceType: m.Type, Zone: m.Zone, Region: m.Region,
 		NodeAddresses: m.addresses(),
 	}, nil
+}
+
+func (f *foreign) find(node *v1.Node) (machine, bool) {
+	i := slices.IndexFunc(f.config.Machines, func(m machine) bool { return m.Name == node.Name })
+	if i < 0 {
+		return machine{}, false
+	}
+	return f.config.Machines[i], true
 }
 
 func (m machine) addresses() []v1.NodeAddress {

@@ -1,7 +1,7 @@
-// Command foreignccm is a cloud-controller-manager of somebody else, for tests
-// of life beside one: all of upstream's controllers, as Google's and others'
-// run them, with a small cloud behind. It initialises the nodes and serves
-// Services without a class, with addresses that lead nowhere.
+// Command foreignccm is another provider's cloud-controller-manager, for tests of hostport-ccm
+// beside one: all of upstream's controllers, as Google's and others' run them, with a simulated
+// cloud. It initialises the nodes and serves Services without a class with addresses that are not
+// reachable.
 package main
 
 import (

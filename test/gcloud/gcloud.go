@@ -1,8 +1,6 @@
-// Package gcloud understands the commands `gcloud compute firewall-rules
-// create|update|delete` as an administrator's shell and gcloud would, and turns
-// them into requests of the Compute API. It knows the flags that gcloud's
-// reference lists for them and refuses all others. For tests of commands that
-// users are told to run.
+// Package gcloud parses the commands `gcloud compute firewall-rules create|update|delete` as a
+// shell and gcloud do, and turns them into requests of the Compute API. It accepts the flags in
+// gcloud's reference and refuses all others. It is for tests of commands in messages to users.
 package gcloud
 
 import (
@@ -17,7 +15,7 @@ import (
 	"strings"
 )
 
-// Request is what a command sends.
+// Request is the request of a command.
 type Request struct {
 	Method, Project, Name string
 	Body                  map[string]any
@@ -64,7 +62,7 @@ func (r Request) send(client *http.Client, base string) error {
 
 var methods = map[string]string{"create": http.MethodPost, "update": http.MethodPatch, "delete": http.MethodDelete}
 
-// Parse reads one command.
+// Parse parses one command.
 func Parse(command string) (Request, error) {
 	words, err := split(command)
 	if err != nil {
@@ -88,7 +86,7 @@ func Parse(command string) (Request, error) {
 	return r, r.complete()
 }
 
-// complete adds the name, and refuses what lacks something.
+// complete adds the name, and returns an error if a required flag is missing.
 func (r *Request) complete() error {
 	if r.Project == "" {
 		return errors.New("no --project")
@@ -107,7 +105,7 @@ func (r *Request) complete() error {
 	return nil
 }
 
-// lists are the flags that take lists, and the fields of the API they set.
+// lists maps the flags with lists to fields of the API.
 var (
 	lists = map[string]string{
 		"--source-ranges": "sourceRanges", "--destination-ranges": "destinationRanges", "--source-tags": "sourceTags", "--target-tags": "targetTags",
@@ -119,10 +117,10 @@ var (
 func (r *Request) flag(verb, word string) error {
 	flag, value, hasValue := strings.Cut(word, "=")
 	if verb == "delete" && flag != "--project" && flag != "--quiet" || verb != "create" && slices.Contains(onlyCreate, flag) {
-		return fmt.Errorf("%s knows no %s", verb, flag)
+		return fmt.Errorf("%s has no flag %s", verb, flag)
 	}
 	if bare := []string{"--quiet", "--disabled", "--no-disabled"}; hasValue == slices.Contains(bare, flag) {
-		return fmt.Errorf("%s: a value is missing or too many", word)
+		return fmt.Errorf("%s: a value is missing or not allowed", word)
 	}
 	if field, isList := lists[flag]; isList {
 		if value == "" && verb == "create" {
@@ -143,7 +141,7 @@ func (r *Request) flag(verb, word string) error {
 	case flag == "--network":
 		r.Body["network"] = "global/networks/" + value
 	case flag == "--direction" && value != "INGRESS" && value != "EGRESS":
-		return fmt.Errorf("no direction: %s", word)
+		return fmt.Errorf("invalid direction: %s", word)
 	case flag == "--direction", flag == "--description":
 		r.Body[strings.TrimPrefix(flag, "--")] = value
 	case flag == "--priority":
@@ -160,10 +158,10 @@ func (r *Request) flag(verb, word string) error {
 	return nil
 }
 
-// allowance is one item of --allow, by gcloud's own pattern.
+// allowance matches an item of --allow with gcloud's own pattern.
 var allowance = regexp.MustCompile(`^([a-zA-Z0-9+.-]+)(?::(\d+(?:-\d+)?))?$`)
 
-// allowed reads "tcp:80,tcp:90-91,icmp".
+// allowed parses "tcp:80,tcp:90-91,icmp".
 func allowed(value string) ([]map[string]any, error) {
 	var list []map[string]any
 	for _, item := range strings.Split(value, ",") {
@@ -180,8 +178,8 @@ func allowed(value string) ([]map[string]any, error) {
 	return list, nil
 }
 
-// split reads words as a POSIX shell does: single quotes, and backslashes
-// outside of them. Whatever else means something to a shell is refused.
+// split splits a line into words as a POSIX shell does, with single quotes, and backslashes outside
+// of them. It refuses all other characters with a meaning to a shell.
 func split(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
@@ -204,14 +202,14 @@ func split(line string) ([]string, error) {
 			word.Reset()
 			begun = false
 		case strings.ContainsRune("\"`$&|;<>(){}[]*?!~#\n\t", c):
-			return nil, fmt.Errorf("the shell would not take %q as it is", c)
+			return nil, fmt.Errorf("character %q has a meaning to the shell: quote it", c)
 		default:
 			word.WriteRune(c)
 			begun = true
 		}
 	}
 	if quoted || escaped {
-		return nil, errors.New("the quotation does not end")
+		return nil, errors.New("unterminated quotation")
 	}
 	if begun {
 		words = append(words, word.String())

@@ -24,7 +24,7 @@ func TestCommandsBecomeRequests(t *testing.T) {
 	}
 }
 
-func TestWhatShellOrGcloudWouldNotTakeIsRefused(t *testing.T) {
+func TestCommandsThatShellOrGcloudRefusesAreRefused(t *testing.T) {
 	for _, command := range []string{
 		"", "gcloud compute instances delete r --project=p --quiet", "gcloud compute firewall-rules create r",
 		"gcloud compute firewall-rules update r --project=p --network=n", "gcloud compute firewall-rules delete r --project=p --priority=1",
@@ -38,7 +38,7 @@ func TestWhatShellOrGcloudWouldNotTakeIsRefused(t *testing.T) {
 		"gcloud compute firewall-rules delete r --project=p --project=q", "gcloud compute firewall-rules delete r --project=p --quiet=yes",
 	} {
 		if got, err := Parse(command); err == nil {
-			t.Errorf("%s was taken: %+v", command, got)
+			t.Errorf("%s was accepted: %+v", command, got)
 		}
 	}
 }

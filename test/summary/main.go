@@ -1,11 +1,10 @@
-// Command summary reads what `go test -json` writes, shows on standard error
-// how the tests get on, and writes one line to standard output at the end:
+// Command summary reads the output of `go test -json`, shows the progress of the tests on standard
+// error, and writes one line to standard output at the end:
 //
 //	12 passed, 0 failed
 //
-// It fails when a test failed, a package did not build, or nothing ran at all.
-// The output of tests is shown only where something failed, and what failed is
-// listed again before the last line.
+// It fails if a test failed, a package did not build, or no test ran. It shows the output of failed
+// tests only, and lists them again before the last line.
 package main
 
 import (

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// event is a line of `go test -json`, as `go doc test2json` and `go help
-// buildjson` describe it.
+// event is a line of `go test -json`. `go doc test2json` and `go help buildjson` describe it.
 type event struct {
 	Action     string
 	Package    string
@@ -22,7 +21,7 @@ type event struct {
 	Output     string
 }
 
-// unit is a test, or with an empty test a package.
+// unit is a test, or a package if test is empty.
 type unit struct{ pkg, test string }
 
 func (u unit) String() string {
@@ -32,23 +31,16 @@ func (u unit) String() string {
 	return u.test
 }
 
-// parent is the test that started this one; for a top-level test its package.
-func (u unit) parent() unit {
-	i := strings.LastIndex(u.test, "/")
-	return unit{u.pkg, u.test[:max(i, 0)]}
-}
-
-// report counts leaves: tests that started no others, so that one assertion
-// that fails is one failure.
+// report counts tests without subtests, so that one failed assertion is one failure.
 type report struct {
 	progress io.Writer
 	each     bool
 
 	running   map[unit]bool
 	hasTests  map[unit]bool // by parent
-	hasFailed map[unit]bool // by parent: a failure below it was counted
+	hasFailed map[unit]bool // by parent: a failure of a subtest was counted
 	output    map[unit][]string
-	failures  []string // of each that was counted, its name and its last words
+	failures  []string // name and last output line of each counted failure
 
 	passed, failed, skipped int
 }
@@ -76,7 +68,7 @@ func (r *report) read(events io.Reader) error {
 	}
 }
 
-// cutShort complains if something was still running at the end.
+// cutShort returns an error if a test was running when the events ended.
 func (r *report) cutShort() error {
 	for u := range r.running {
 		return fmt.Errorf("the test events end while %s is running: was go test stopped?", u)
@@ -84,8 +76,8 @@ func (r *report) cutShort() error {
 	return nil
 }
 
-// line takes one event. What is none, such as a complaint of the go command
-// itself, is shown as it is.
+// line processes one event. It shows a line that is no event, such as an error of the go command,
+// as it is.
 func (r *report) line(line []byte) {
 	var e event
 	if json.Unmarshal(line, &e) != nil {
@@ -113,6 +105,12 @@ func (r *report) line(line []byte) {
 	}
 }
 
+// parent returns the test that started this one; for a top-level test its package.
+func (u unit) parent() unit {
+	i := strings.LastIndex(u.test, "/")
+	return unit{u.pkg, u.test[:max(i, 0)]}
+}
+
 func (r *report) ended(u unit, action string, took time.Duration) {
 	switch {
 	case action == "fail":
@@ -135,7 +133,7 @@ func (r *report) ended(u unit, action string, took time.Duration) {
 	}
 }
 
-// fail counts the failure, unless it only tells of one below that was counted.
+// fail counts a failure unless it is only that of a subtest, which was counted.
 func (r *report) fail(u unit, took time.Duration) {
 	r.show("FAIL", took, u)
 	r.showOutput(u)
@@ -144,48 +142,46 @@ func (r *report) fail(u unit, took time.Duration) {
 		return
 	}
 	r.failed++
-	r.failures = append(r.failures, fmt.Sprintf("%s: %s", u, r.lastWords(u)))
+	r.failures = append(r.failures, fmt.Sprintf("%s: %s", u, r.lastLine(u)))
 	if u.test != "" {
 		r.hasFailed[u.parent()] = true
 	}
 }
 
-func (r *report) show(verdict string, took time.Duration, u unit) {
-	fmt.Fprintf(r.progress, "%-4s %7.1fs  %s\n", verdict, took.Seconds(), u)
+func (r *report) show(result string, took time.Duration, u unit) {
+	fmt.Fprintf(r.progress, "%-4s %7.1fs  %s\n", result, took.Seconds(), u)
 }
 
 func (r *report) showOutput(u unit) {
-	for _, line := range r.said(u) {
+	for _, line := range r.ownOutput(u) {
 		fmt.Fprint(r.progress, "        ", line)
 	}
 }
 
-// said is a test's output without what the testing package says of every test.
-func (r *report) said(u unit) []string {
+// ownOutput returns a test's output without the lines of the testing package.
+func (r *report) ownOutput(u unit) []string {
 	return slices.DeleteFunc(slices.Clone(r.output[u]), func(line string) bool {
 		text := strings.TrimSpace(line)
 		return strings.HasPrefix(text, "=== ") || strings.HasPrefix(text, "--- ")
 	})
 }
 
-// lastWords is the last line of a test's output: what made it give up, where it
-// did.
-func (r *report) lastWords(u unit) string {
-	if said := r.said(u); len(said) > 0 {
-		return strings.TrimSpace(said[len(said)-1])
+// lastLine returns the last line of a test's output, usually the cause of a failure.
+func (r *report) lastLine(u unit) string {
+	if lines := r.ownOutput(u); len(lines) > 0 {
+		return strings.TrimSpace(lines[len(lines)-1])
 	}
-	return "it said nothing"
+	return "no output"
 }
 
-// showFailures says again what failed, for a reader who starts at the end.
+// showFailures lists the failures again, for a reader who starts at the end.
 func (r *report) showFailures() {
 	if len(r.failures) > 0 {
 		fmt.Fprintf(r.progress, "failed:\n  %s\n", strings.Join(r.failures, "\n  "))
 	}
 }
 
-// failUnfinished counts the package's tests that never ended, as after a panic
-// or an exit.
+// failUnfinished counts a package's tests that did not end, because of a panic or an exit.
 func (r *report) failUnfinished(pkg string) {
 	unfinished := slices.SortedFunc(maps.Keys(r.running), func(a, b unit) int { return strings.Compare(a.test, b.test) })
 	for _, u := range unfinished {

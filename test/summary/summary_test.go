@@ -10,56 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// goTest runs the real go command on a module with one test file.
-func goTest(t *testing.T, source string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, content := range map[string]string{"go.mod": "module example\n", "x_test.go": source} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.Command("go", "test", "-json", "-timeout=30s", "./...")
-	cmd.Dir = dir
-	// Its exit code says nothing that the events do not.
-	out, _ := cmd.CombinedOutput()
-	return string(out)
-}
-
-// summaryCase is a test file, and what is to be said of running it.
-type summaryCase struct {
-	name, source string
-	total        string
-	ok           bool
-	shown        []string
-	hidden       []string
-}
-
-func (tt summaryCase) check(t *testing.T) {
-	t.Helper()
-	var progress, result strings.Builder
-	ok, err := summarize(strings.NewReader(goTest(t, tt.source)), &progress, &result, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(tt.total+"\n", result.String()); diff != "" {
-		t.Errorf("total (-want +got):\n%s\nprogress:\n%s", diff, progress.String())
-	}
-	if ok != tt.ok {
-		t.Errorf("ok = %t, want %t", ok, tt.ok)
-	}
-	for _, want := range tt.shown {
-		if !strings.Contains(progress.String(), want) {
-			t.Errorf("progress lacks %q:\n%s", want, progress.String())
-		}
-	}
-	for _, unwanted := range tt.hidden {
-		if strings.Contains(progress.String(), unwanted) {
-			t.Errorf("progress holds %q:\n%s", unwanted, progress.String())
-		}
-	}
-}
-
 func TestSummary(t *testing.T) {
 	const imports = "package x\nimport \"testing\"\n"
 	for _, tt := range []summaryCase{
@@ -84,7 +34,7 @@ func TestSummary(t *testing.T) {
 			shown:  []string{"the cause"},
 		},
 		{
-			name:   "a skipped test says why, and alone is not enough",
+			name:   "a skipped test has its reason, and alone is no success",
 			source: imports + `func TestA(t *testing.T) { t.Skip("no root") }`,
 			total:  "0 passed, 0 failed, 1 skipped",
 			shown:  []string{"SKIP", "no root"},
@@ -136,4 +86,54 @@ func TestEventsThatEndInTheMiddleAreNotSuccess(t *testing.T) {
 	if ok || err == nil || !strings.Contains(err.Error(), "is running") {
 		t.Errorf("summarize of cut events = %t, %v; want an error", ok, err)
 	}
+}
+
+// summaryCase is a test file and the expected summary of running it.
+type summaryCase struct {
+	name, source string
+	total        string
+	ok           bool
+	shown        []string
+	hidden       []string
+}
+
+func (tt summaryCase) check(t *testing.T) {
+	t.Helper()
+	var progress, result strings.Builder
+	ok, err := summarize(strings.NewReader(goTest(t, tt.source)), &progress, &result, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(tt.total+"\n", result.String()); diff != "" {
+		t.Errorf("total (-want +got):\n%s\nprogress:\n%s", diff, progress.String())
+	}
+	if ok != tt.ok {
+		t.Errorf("ok = %t, want %t", ok, tt.ok)
+	}
+	for _, want := range tt.shown {
+		if !strings.Contains(progress.String(), want) {
+			t.Errorf("progress lacks %q:\n%s", want, progress.String())
+		}
+	}
+	for _, unwanted := range tt.hidden {
+		if strings.Contains(progress.String(), unwanted) {
+			t.Errorf("progress holds %q:\n%s", unwanted, progress.String())
+		}
+	}
+}
+
+// goTest runs the real go command on a module with one test file.
+func goTest(t *testing.T, source string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{"go.mod": "module example\n", "x_test.go": source} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("go", "test", "-json", "-timeout=30s", "./...")
+	cmd.Dir = dir
+	// The events contain all that the exit code does.
+	out, _ := cmd.CombinedOutput()
+	return string(out)
 }
