@@ -22,7 +22,7 @@ var (
 )
 
 const demoEnd = `
-The cluster goes on running. Look around:
+The cluster keeps running. Try:
 
   go run ./test/sandbox status
   go run ./test/sandbox kubectl -n demo describe service web
@@ -35,14 +35,14 @@ Stop it:   make sandbox-down
 Read next: docs/tutorial.md
 `
 
-// demonstration shows one Service on its way from closed to served.
+// demonstration shows how one Service comes to be served.
 type demonstration struct {
 	ctx       context.Context
 	c         *cluster.Cluster
 	addresses []string
 }
 
-// demo prints each command before its output, so that it can be tried by hand.
+// demo prints each command before its output, so that users can run it themselves.
 func demo(ctx context.Context, c *cluster.Cluster) error {
 	d := &demonstration{ctx: ctx, c: c}
 	for _, n := range cluster.Nodes(c.Profile()) {
@@ -84,7 +84,7 @@ func initialiser(p cluster.Profile) string {
 }
 
 func (d *demonstration) closed() error {
-	d.title("Port 80 of the nodes, from the internet: nobody answers")
+	d.title("Port 80 of the nodes, from the internet: no answer")
 	for _, address := range d.addresses {
 		if err := d.curl(address); err == nil {
 			return fmt.Errorf("%s answers on port 80 although no Service asks for it", address)
@@ -108,8 +108,8 @@ func (d *demonstration) serve() error {
 	return d.kubectl("-n", "demo", "get", "service", "web")
 }
 
-// serviceFor returns the demo's Service. Where somebody else serves Services
-// without a class, it has ours.
+// serviceFor returns the demo's Service. Where another controller serves Services without a class,
+// it has the class of hostport-ccm.
 func serviceFor(p cluster.Profile) string {
 	if p != cluster.GKE {
 		return demoService

@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-func TestTheDemosServiceIsOursInEveryProfile(t *testing.T) {
+func TestDemoServiceIsServedByHostportCCMInEveryProfile(t *testing.T) {
 	ours := config.LoadBalancerClass
 	for profile, want := range map[cluster.Profile]*string{cluster.GCE: nil, cluster.BareMetal: nil, cluster.GKE: &ours} {
 		var svc v1.Service

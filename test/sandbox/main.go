@@ -1,5 +1,5 @@
-// Command sandbox runs the test cluster: a real Kubernetes cluster in network
-// namespaces of one machine, with hostport-ccm in it.
+// Command sandbox runs the test cluster: a real Kubernetes cluster with hostport-ccm, in network
+// namespaces of one machine.
 package main
 
 import (
@@ -17,12 +17,12 @@ import (
 
 const usage = `usage: go run ./test/sandbox COMMAND
 
-  up [FLAGS]                    start the cluster, or bring hostport-ccm in it up to date:
+  up [FLAGS]                    start the cluster, or update hostport-ccm in a running one:
                                 --profile gce|gke|baremetal, --kube-proxy-mode iptables|nftables,
                                 --ip-family ipv4|dual
-  down [--force]                stop it and remove all that it made; --force: also that of another checkout
+  down [--force]                stop it and remove all that it created; --force: also that of another checkout
   demo [FLAGS]                  start it and show a Service being served
-  status                        what runs where
+  status                        show what runs where
   kubectl ARG...                kubectl as the cluster's administrator
   exec HOST -- CMD ARG...       run a command on a host: gw, internet, internet2,
                                 control, node1, node2, node3
@@ -109,7 +109,7 @@ func execute(ctx context.Context, c *cluster.Cluster, args []string) error {
 		args = append(args[:1:1], args[2:]...)
 	}
 	if len(args) < 2 {
-		return errors.New("exec wants a host and a command: exec internet -- curl http://203.0.113.11")
+		return errors.New("exec needs a host and a command: exec internet -- curl http://203.0.113.11")
 	}
 	cmd, err := c.Command(ctx, args[0], args[1:]...)
 	if err != nil {
@@ -120,7 +120,7 @@ func execute(ctx context.Context, c *cluster.Cluster, args []string) error {
 
 func power(ctx context.Context, c *cluster.Cluster, command string, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("%s wants the name of one node", command)
+		return fmt.Errorf("%s needs the name of one node", command)
 	}
 	if command == "stop" {
 		return c.StopNode(ctx, args[0])
@@ -128,8 +128,7 @@ func power(ctx context.Context, c *cluster.Cluster, command string, args []strin
 	return c.StartNode(ctx, args[0])
 }
 
-// errChild marks the failure of a command that ran in our place and has said
-// itself what was wrong.
+// errChild marks the failure of a child process that has printed its error itself.
 var errChild = errors.New("command failed")
 
 func attach(cmd *exec.Cmd) error {

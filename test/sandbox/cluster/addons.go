@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// ErrNotRunning says that the checkout has no running cluster.
+// ErrNotRunning is the error for a checkout without a running cluster.
 var ErrNotRunning = errors.New("the sandbox is not running: start it with `make sandbox-up`")
 
 // The product's objects, as its manifests name them.
@@ -23,12 +23,11 @@ const (
 	ProductDeployment = "deployment/hostport-ccm"
 )
 
-// uninitialized is the taint that a kubelet with an external cloud provider
-// gives its node, for the cloud controller manager to take away.
+// uninitialized is the taint that a kubelet with an external cloud provider sets on its node. The
+// cloud controller manager removes it.
 const uninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
 
-// deploy applies what runs or lies in the cluster: kube-proxy's configuration,
-// CoreDNS, and the product's own manifests.
+// deploy applies kube-proxy's ConfigMap, CoreDNS, and the product's manifests.
 func (c *Cluster) deploy(ctx context.Context) error {
 	config, err := c.kubeProxyConfigMap()
 	if err != nil {
@@ -47,8 +46,8 @@ func (c *Cluster) deploy(ctx context.Context) error {
 	return err
 }
 
-// kubeProxyConfigMap shows how the nodes' kube-proxies are configured, as
-// kubeadm does. They themselves read a file.
+// kubeProxyConfigMap returns the ConfigMap with kube-proxy's configuration that kubeadm would
+// create. The nodes' kube-proxies read a file.
 func (c *Cluster) kubeProxyConfigMap() ([]byte, error) {
 	data, err := c.nodeData(Nodes(c.shape.Profile)[0])
 	if err != nil {
@@ -65,14 +64,12 @@ func (c *Cluster) kubeProxyConfigMap() ([]byte, error) {
 	})
 }
 
-// overlay is the kustomization that puts the product into a sandbox of this
-// profile.
+// overlay returns the folder of the kustomization for this profile.
 func (c *Cluster) overlay() string {
 	return filepath.Join(c.source, "test", "sandbox", "manifests", string(c.shape.Profile))
 }
 
-// restartProduct makes running pods use the images that were just loaded: the
-// tag is the same as before.
+// restartProduct makes pods use the images that were just loaded, whose tag has not changed.
 func (c *Cluster) restartProduct(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, "-n", ProductNamespace, "rollout", "restart", ProductDeployment); err != nil {
 		return err
@@ -80,8 +77,8 @@ func (c *Cluster) restartProduct(ctx context.Context) error {
 	return c.waitReady(ctx)
 }
 
-// waitReady waits until the nodes are ready and initialised, and
-// until what was deployed runs.
+// waitReady waits until the nodes are ready and initialised, and until hostport-ccm and CoreDNS
+// run.
 func (c *Cluster) waitReady(ctx context.Context) error {
 	if err := c.waitInitialized(ctx); err != nil {
 		return err

@@ -14,49 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every process of the sandbox lives in a cgroup under cgroupBase/HOST/PROGRAM,
-// the containers under cgroupBase/NODE/pods. That is how they are found again
-// when nothing else is known of them.
+// Every process of the sandbox is in a cgroup cgroupBase/HOST/PROGRAM, the containers in
+// cgroupBase/NODE/pods. So they can be found without any other state.
 const (
 	cgroupMount = "/sys/fs/cgroup"
 	cgroupBase  = "hostport-sandbox"
 )
 
-// cgroupV2 says whether the machine has the unified hierarchy only.
-func cgroupV2() bool {
-	_, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers"))
-	return err == nil
-}
-
-// hierarchies returns the mount points of all cgroup hierarchies.
-func hierarchies() ([]string, error) {
-	if cgroupV2() {
-		return []string{cgroupMount}, nil
-	}
-	entries, err := os.ReadDir(cgroupMount)
-	if err != nil {
-		return nil, fmt.Errorf("list cgroup hierarchies: %w", err)
-	}
-	var all []string
-	for _, e := range entries {
-		// Links such as cpu -> cpu,cpuacct lead to a hierarchy listed anyway.
-		if e.IsDir() {
-			all = append(all, filepath.Join(cgroupMount, e.Name()))
-		}
-	}
-	return all, nil
-}
-
-// trackingHierarchy is the one in which processes are looked for.
-func trackingHierarchy() string {
-	if cgroupV2() {
-		return cgroupMount
-	}
-	return filepath.Join(cgroupMount, "pids")
-}
-
-// makeCgroup makes a cgroup (a path below the hierarchies' roots) ready to hold
-// processes or further cgroups.
+// makeCgroup creates a cgroup (a path below the hierarchies' roots) for processes or further
+// cgroups.
 func makeCgroup(path string) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -95,34 +61,31 @@ func makeOneCgroup(parent, name string) error {
 	return nil
 }
 
-// enableControllers lets children of a v2 cgroup use what the kubelet needs.
-// A controller that the machine does not have is left out; the kubelet says so
-// if it cannot do without.
+// enableControllers enables the controllers that the kubelet needs for children of a v2 cgroup. It
+// ignores those that the machine lacks; the kubelet reports a missing one if it is required.
 func enableControllers(dir string) {
 	for _, controller := range []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"} {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 	}
 }
 
-// processes returns the process IDs in a cgroup and below it.
-func processes(path string) []int {
-	var pids []int
-	_ = filepath.WalkDir(filepath.Join(trackingHierarchy(), path), func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "cgroup.procs" {
-			return nil // gone meanwhile
+// hierarchies returns the mount points of all cgroup hierarchies.
+func hierarchies() ([]string, error) {
+	if cgroupV2() {
+		return []string{cgroupMount}, nil
+	}
+	entries, err := os.ReadDir(cgroupMount)
+	if err != nil {
+		return nil, fmt.Errorf("list cgroup hierarchies: %w", err)
+	}
+	var all []string
+	for _, e := range entries {
+		// Links such as cpu -> cpu,cpuacct lead to a hierarchy listed anyway.
+		if e.IsDir() {
+			all = append(all, filepath.Join(cgroupMount, e.Name()))
 		}
-		data, err := os.ReadFile(p)
-		if err != nil {
-			return nil
-		}
-		for field := range strings.FieldsSeq(string(data)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
-	})
-	return pids
+	}
+	return all, nil
 }
 
 // killAll kills every process in a cgroup and below it, and waits until they
@@ -143,9 +106,9 @@ func killAll(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	// The dead stay listed until the machine's init has asked for them. One
-	// that never does is no error of ours.
-	_ = waitFor(ctx, 5*time.Second, "the dead to be reaped", func() error {
+	// Killed processes stay listed until the machine's init reaps them. If it never
+	// does, that is no error.
+	_ = waitFor(ctx, 5*time.Second, "the killed processes to be reaped", func() error {
 		for pid := range killed {
 			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
 				return fmt.Errorf("process %d is a zombie", pid)
@@ -154,6 +117,35 @@ func killAll(ctx context.Context, path string) error {
 		return nil
 	})
 	return nil
+}
+
+// processes returns the process IDs in a cgroup and below it.
+func processes(path string) []int {
+	var pids []int
+	_ = filepath.WalkDir(filepath.Join(trackingHierarchy(), path), func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return nil // removed meanwhile
+		}
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return nil
+		}
+		for field := range strings.FieldsSeq(string(data)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// trackingHierarchy returns the hierarchy in which processes are looked up.
+func trackingHierarchy() string {
+	if cgroupV2() {
+		return cgroupMount
+	}
+	return filepath.Join(cgroupMount, "pids")
 }
 
 // removeCgroup removes a cgroup without processes, and those below it.
@@ -169,8 +161,8 @@ func removeCgroup(path string) error {
 	return errors.Join(errs...)
 }
 
-// removeCgroupDir tries for a while: the kernel lets go of the cgroup of a
-// killed process only some moments later.
+// removeCgroupDir retries for a while: the kernel releases the cgroup of a killed process with a
+// delay.
 func removeCgroupDir(dir string) error {
 	var err error
 	for range 100 {
@@ -201,4 +193,10 @@ func removeDirsBelow(dir string) error {
 		return err
 	}
 	return nil
+}
+
+// cgroupV2 reports whether the machine has the unified hierarchy only.
+func cgroupV2() bool {
+	_, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers"))
+	return err == nil
 }

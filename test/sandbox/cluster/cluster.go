@@ -24,16 +24,16 @@ type Cluster struct {
 	log *progress
 }
 
-// state is what is remembered between commands.
+// state is what is stored between commands.
 type state struct {
 	Shape
 	Bin []string `json:"bin"`
-	// Complete says that the cluster came up as a whole.
+	// Complete is true after the whole cluster has started.
 	Complete bool `json:"complete"`
 }
 
-// Open returns the cluster of the checkout that holds the working directory,
-// running or not. Progress is printed to out.
+// Open returns the cluster, running or not, of the checkout with the working directory. It prints
+// progress to out.
 func Open(out io.Writer) (*Cluster, error) {
 	source, err := checkoutRoot()
 	if err != nil {
@@ -48,7 +48,7 @@ func Open(out io.Writer) (*Cluster, error) {
 	return c, nil
 }
 
-// checkoutRoot is the nearest folder upwards with a go.mod of this project.
+// checkoutRoot returns the root of the checkout with the working directory.
 func checkoutRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -64,8 +64,6 @@ func checkoutRoot() (string, error) {
 	}
 }
 
-func (c *Cluster) stateFile() string { return filepath.Join(c.dir, "state.json") }
-
 func (c *Cluster) load() (state, error) {
 	var s state
 	data, err := os.ReadFile(c.stateFile())
@@ -75,7 +73,7 @@ func (c *Cluster) load() (state, error) {
 	if err != nil {
 		return s, err
 	}
-	// Half-written state is the state of a half-finished start.
+	// A file that was half written is from an unfinished start: as no state.
 	_ = json.Unmarshal(data, &s)
 	return s, nil
 }
@@ -88,24 +86,25 @@ func (c *Cluster) save(complete bool) error {
 	return os.WriteFile(c.stateFile(), data, 0o644)
 }
 
-// Profile returns the profile of the cluster; empty if it never came up.
+func (c *Cluster) stateFile() string { return filepath.Join(c.dir, "state.json") }
+
+// Profile returns the profile of the cluster; empty if it was never started.
 func (c *Cluster) Profile() Profile { return c.shape.Profile }
 
 // KubeProxyMode returns the mode of the nodes' kube-proxies.
 func (c *Cluster) KubeProxyMode() KubeProxyMode { return c.shape.KubeProxyMode }
 
-// IPFamily returns the IP families of the cluster; empty if it never came up.
+// IPFamily returns the IP families of the cluster; empty if it was never started.
 func (c *Cluster) IPFamily() IPFamily { return c.shape.IPFamily }
 
-// Running says whether this checkout's cluster is up as a whole.
+// Running reports whether the whole cluster of this checkout is running.
 func (c *Cluster) Running() bool {
 	s, err := c.load()
 	owner, _ := readOwner()
 	return err == nil && s.Complete && owner.Dir == c.dir && alive()
 }
 
-// alive says whether the heart of a cluster beats on this machine, whosever it
-// is.
+// alive reports whether the API server and etcd of a cluster, of any checkout, run on this machine.
 func alive() bool {
 	return len(processes(hostCgroup(Control, "kube-apiserver"))) > 0 && len(processes(hostCgroup(Control, "etcd"))) > 0
 }
@@ -122,15 +121,14 @@ func (c *Cluster) kubectlInput(ctx context.Context, in io.Reader, args ...string
 // KubectlPath returns the path of the cluster's kubectl.
 func (c *Cluster) KubectlPath() string { return c.program("kubectl") }
 
-// The machine has one sandbox at a time. This file says whose; it is locked
-// while anything is started or stopped.
+// The machine has one sandbox at a time. This file names its owner; it is locked while a command
+// starts or stops something.
 const ownerFile = "/run/hostport-sandbox.json"
 
 type owner struct {
 	// Dir is the .sandbox folder of the owning checkout.
 	Dir string `json:"dir"`
-	// UnmountNetns says that /run/netns was no mount before, and so must not
-	// stay one.
+	// UnmountNetns is true if /run/netns did not exist before and is to be removed.
 	UnmountNetns bool `json:"unmountNetns"`
 }
 
@@ -143,7 +141,7 @@ func readOwner() (owner, error) {
 		}
 		return o, err
 	}
-	_ = json.Unmarshal(data, &o) // half written: nobody's
+	_ = json.Unmarshal(data, &o) // half written: no owner
 	return o, nil
 }
 
@@ -155,10 +153,10 @@ func writeOwner(o owner) error {
 	return os.WriteFile(ownerFile, data, 0o644)
 }
 
-// lock keeps other commands from starting or stopping anything meanwhile.
+// lock prevents other commands from starting or stopping anything until unlock is called.
 func lock() (unlock func(), err error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("the sandbox makes network namespaces and mounts: run it as root")
+		return nil, errors.New("the sandbox creates network namespaces and mounts: run it as root")
 	}
 	f, err := os.OpenFile(ownerFile, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -167,7 +165,7 @@ func lock() (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another command is starting or stopping a sandbox on this machine (it holds %s): wait for it", ownerFile)
+			return nil, fmt.Errorf("another command is starting or stopping a sandbox on this machine (it has locked %s): wait for it", ownerFile)
 		}
 		return nil, fmt.Errorf("lock %s: %w", ownerFile, err)
 	}

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// startEtcd starts the cluster's store. It is gone with the cluster, so it does
-// not wait for the disk.
+// startEtcd starts etcd without fsync, as its data is deleted with the cluster.
 func (c *Cluster) startEtcd(context.Context) error {
 	return c.daemon(Control, "etcd", "etcd",
 		"--data-dir", c.hostDir(Control, "etcd"),
@@ -53,8 +52,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	})
 }
 
-// startControllers starts the controller manager, without cloud controllers,
-// and the scheduler.
+// startControllers starts the controller manager without cloud controllers, and the scheduler.
 func (c *Cluster) startControllers(context.Context) error {
 	err := c.daemon(Control, "kube-controller-manager", "kube-controller-manager",
 		"--kubeconfig", c.kubeconfig("kube-controller-manager"),

@@ -9,21 +9,20 @@ import (
 	vnetns "github.com/vishvananda/netns"
 )
 
-// Dial connects from a host of the cluster, as net.Dialer does. The address
-// must be an IP address with a port: names are the machine's, not the host's.
+// Dial connects from a host of the cluster, as net.Dialer does. The address must be an IP address
+// with a port: names would be resolved as on the machine.
 func (c *Cluster) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
 	return c.DialWith(ctx, new(net.Dialer), host, network, address)
 }
 
-// DialWith is Dial with a dialer of the caller's, who may want a source address
-// of the host's.
+// DialWith is Dial with a dialer, which may have a source address of the host.
 func (c *Cluster) DialWith(ctx context.Context, dialer *net.Dialer, host, network, address string) (conn net.Conn, err error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, err
 	}
 	done := make(chan struct{})
-	// A socket stays in the namespace of the thread that made it. The thread
-	// itself is thrown away with its goroutine: it is never unlocked.
+	// A socket stays in the namespace of the thread that created it. The thread is
+	// never unlocked, so it ends with its goroutine.
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()

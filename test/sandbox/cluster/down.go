@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Down stops the cluster and removes everything it made on the machine: its
-// processes, network namespaces, links, cgroups and files, but not its logs.
-// Mounts go with the processes whose namespaces hold them. With force, a
-// cluster of another checkout is stopped too.
+// Down stops the cluster and removes all that it created on the machine except for its logs:
+// processes, network namespaces, links, cgroups and files. Mounts end with the processes in their
+// namespaces. With force, it stops a cluster of another checkout too.
 func (c *Cluster) Down(ctx context.Context, force bool) error {
 	unlock, err := lock()
 	if err != nil {
@@ -34,7 +33,7 @@ func (c *Cluster) Down(ctx context.Context, force bool) error {
 	return os.Remove(ownerFile)
 }
 
-// clear removes whatever any sandbox has left on this machine.
+// clear removes all that any sandbox has created on this machine.
 func (c *Cluster) clear(ctx context.Context) error {
 	o, err := readOwner()
 	if err != nil {
@@ -78,8 +77,8 @@ func removeState(dir string) error {
 	return errors.Join(errs...)
 }
 
-// removeNetnsMount undoes the mount that `ip netns add` makes of its folder,
-// unless somebody else keeps a namespace there.
+// removeNetnsMount removes the mount that `ip netns add` makes of its folder, unless there are
+// other namespaces.
 func removeNetnsMount() error {
 	const dir = "/run/netns"
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {

@@ -9,8 +9,8 @@ import (
 
 const foreignProgram = "foreignccm"
 
-// startForeign starts the cloud controller manager of somebody else, on the
-// control host, as on a managed cluster: outside of the cluster, out of reach.
+// startForeign starts another provider's cloud controller manager on the control host: outside of
+// the cluster, as in a managed cluster.
 func (c *Cluster) startForeign(ctx context.Context) error {
 	binary := filepath.Join(c.dir, "bin", foreignProgram)
 	if err := c.goBuild(ctx, binary, "./test/foreignccm"); err != nil {
@@ -39,7 +39,7 @@ func (c *Cluster) foreignConfig() map[string]any {
 		machines = append(machines, map[string]any{
 			"name": n.Name, "providerID": "gce://" + Project + "/" + n.Zone + "/" + n.Name, "type": MachineType,
 			"zone": n.Zone, "region": Region, "externalIP": n.ExternalIP,
-			// External IPv6 addresses too, as Google's does.
+			// External IPv6 addresses too, as Google's controller has them.
 			"internalIPs": c.shape.of(n.addresses()),
 		})
 	}
@@ -48,8 +48,8 @@ func (c *Cluster) foreignConfig() map[string]any {
 
 func (c *Cluster) foreignBalancersFile() string { return c.hostDir(Control, "balancers.json") }
 
-// ForeignBalancers returns the Services, as namespace/name, that have a load
-// balancer of somebody else's cloud. There is one in profile GKE only.
+// ForeignBalancers returns the Services, as namespace/name, with a load balancer of the other
+// provider, which exists in profile GKE only.
 func (c *Cluster) ForeignBalancers() ([]string, error) {
 	data, err := os.ReadFile(c.foreignBalancersFile())
 	if err != nil {

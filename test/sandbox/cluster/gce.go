@@ -11,12 +11,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 )
 
-// Simulator returns a client that changes the simulated project: addresses,
-// instances, faults.
-func Simulator() gcesim.AdminClient { return gcesim.AdminClient{BaseURL: SimulatorURL} }
-
-// startSimulator starts the GCE simulator on the gateway, where it also
-// enforces its firewall rules and the nodes' external addresses.
+// startSimulator starts the GCE simulator on the gateway, where it enforces firewall rules and the
+// nodes' external addresses.
 func (c *Cluster) startSimulator(ctx context.Context) error {
 	binary := filepath.Join(c.dir, "bin", "gcesim")
 	if err := c.goBuild(ctx, binary, "./test/gcesim/cmd/gcesim"); err != nil {
@@ -46,7 +42,7 @@ func (c *Cluster) startSimulator(ctx context.Context) error {
 	})
 }
 
-// simulatorConfig describes the project: one instance per node.
+// simulatorConfig returns a project with one instance per node.
 func (c *Cluster) simulatorConfig() gcesim.Config {
 	config := gcesim.Config{Project: Project, Network: "default"}
 	for _, n := range Nodes(GCE) {
@@ -62,3 +58,6 @@ func (c *Cluster) simulatorConfig() gcesim.Config {
 	}
 	return config
 }
+
+// Simulator returns a client of the simulator's admin API.
+func Simulator() gcesim.AdminClient { return gcesim.AdminClient{BaseURL: SimulatorURL} }

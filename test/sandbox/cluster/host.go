@@ -14,25 +14,11 @@ import (
 	"time"
 )
 
-// A host is a network namespace, and a process ("init") that holds a mount and
-// a UTS namespace for it. Its /run, /var/lib and /var/log are its own, so that
-// programs with fixed paths there do not meet those of other hosts or of the
-// machine.
+// A host is a network namespace and a process ("init") with a mount and a UTS namespace. It has its
+// own /run, /var/lib and /var/log, so that programs with fixed paths there do not conflict with
+// those of other hosts or of the machine.
 
 const initProgram = "init"
-
-func netns(host string) string { return "hp-" + host }
-
-func netnsPath(host string) string { return "/run/netns/" + netns(host) }
-
-func hostCgroup(host, program string) string {
-	return cgroupBase + "/" + host + "/" + program
-}
-
-// hostDir is where a host keeps its files on the machine's disk.
-func (c *Cluster) hostDir(host string, elem ...string) string {
-	return filepath.Join(append([]string{c.dir, "hosts", host}, elem...)...)
-}
 
 // boot starts a host whose network namespace exists.
 func (c *Cluster) boot(ctx context.Context, host string) error {
@@ -63,9 +49,9 @@ exec sleep infinity`, c.hostDir(host, "lib"), c.hostDir(host, "log"), maskSysctl
 	})
 }
 
-// maskSysctls returns shell lines that show a kubelet the kernel settings that
-// it wants, so that it does not change those of the machine: they are not per
-// namespace. (The list is the kubelet's, in its container manager.)
+// maskSysctls returns shell lines that mount files with the kernel settings that a kubelet
+// requires, so that it does not change those of the machine, which are not per namespace. (The list
+// is from the kubelet's container manager.)
 func maskSysctls(dir string) string {
 	var b strings.Builder
 	for file, value := range map[string]string{
@@ -82,7 +68,7 @@ func maskSysctls(dir string) string {
 	return b.String()
 }
 
-// daemon starts a long-running program on a host, its output in logFile.
+// daemon starts a long-running program on a host with its output in logFile.
 func (c *Cluster) daemon(host, program string, argv ...string) error {
 	enter, err := c.enter(host)
 	if err != nil {
@@ -91,7 +77,7 @@ func (c *Cluster) daemon(host, program string, argv ...string) error {
 	return c.spawn(host, program, append(enter, argv...))
 }
 
-// spawn starts a program in a cgroup of its own and leaves it running.
+// spawn starts a program in its own cgroup.
 func (c *Cluster) spawn(host, program string, argv []string) error {
 	group := hostCgroup(host, program)
 	if err := makeCgroup(group); err != nil {
@@ -115,7 +101,7 @@ func (c *Cluster) spawn(host, program string, argv []string) error {
 	return nil
 }
 
-// environ puts the sandbox's programs before the machine's.
+// environ returns an environment with the sandbox's programs before the machine's in PATH.
 func (c *Cluster) environ() []string {
 	path := strings.Join(append(append([]string{}, c.bin...), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"), ":")
 	return append(os.Environ(), "PATH="+path)
@@ -125,7 +111,7 @@ func (c *Cluster) logFile(host, program string) string {
 	return filepath.Join(c.dir, "log", host+"-"+program+".log")
 }
 
-// enter returns the words that put a command before them on a host.
+// enter returns the prefix that runs a command on a host.
 func (c *Cluster) enter(host string) ([]string, error) {
 	pids := processes(hostCgroup(host, initProgram))
 	if len(pids) == 0 {
@@ -134,7 +120,7 @@ func (c *Cluster) enter(host string) ([]string, error) {
 	return []string{"nsenter", "-t", fmt.Sprint(pids[0]), "-m", "-u", "-n", "--"}, nil
 }
 
-// Command returns a command ready to run on a host of the cluster.
+// Command returns a command that runs on a host of the cluster.
 func (c *Cluster) Command(ctx context.Context, host string, argv ...string) (*exec.Cmd, error) {
 	enter, err := c.enter(host)
 	if err != nil {
@@ -146,8 +132,8 @@ func (c *Cluster) Command(ctx context.Context, host string, argv ...string) (*ex
 	return cmd, nil
 }
 
-// Exec runs a command on a host and returns what it printed on its standard
-// output. The error holds what it printed on its standard error.
+// Exec runs a command on a host and returns its standard output. The error contains its standard
+// error.
 func (c *Cluster) Exec(ctx context.Context, host string, argv ...string) (string, error) {
 	return c.execInput(ctx, host, nil, argv...)
 }
@@ -170,7 +156,7 @@ func (c *Cluster) run(ctx context.Context, in io.Reader, argv ...string) (string
 }
 
 func output(cmd *exec.Cmd, what string) (string, error) {
-	// A child that lives on with our pipe must not hold us.
+	// A child that keeps the pipe open must not block.
 	cmd.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -180,8 +166,8 @@ func output(cmd *exec.Cmd, what string) (string, error) {
 	return stdout.String(), nil
 }
 
-// waitFor tries until try succeeds; the error says what was waited for and what
-// was wrong last.
+// waitFor calls try until it succeeds. The error names what was waited for and wraps the last
+// error.
 func waitFor(ctx context.Context, limit time.Duration, what string, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -196,4 +182,17 @@ func waitFor(ctx context.Context, limit time.Duration, what string, try func() e
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+func netns(host string) string { return "hp-" + host }
+
+func netnsPath(host string) string { return "/run/netns/" + netns(host) }
+
+func hostCgroup(host, program string) string {
+	return cgroupBase + "/" + host + "/" + program
+}
+
+// hostDir returns the path of a host's files on the machine's disk.
+func (c *Cluster) hostDir(host string, elem ...string) string {
+	return filepath.Join(append([]string{c.dir, "hosts", host}, elem...)...)
 }

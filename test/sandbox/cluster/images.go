@@ -12,8 +12,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 )
 
-// Images of the cluster itself and of tests. They are in every node's store
-// before anything is scheduled, so that nothing is ever pulled.
+// Images of the cluster and of tests. They are in every node's store before pods are scheduled, so
+// that none is pulled.
 const (
 	pauseImage   = "registry.k8s.io/pause:3.10.2"
 	corednsImage = "registry.k8s.io/coredns/coredns:v1.15.0"
@@ -21,7 +21,7 @@ const (
 	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 )
 
-// testImages builds the archive of the images that are not ours.
+// testImages builds the archive of the images other than the product's.
 func (c *Cluster) testImages(ctx context.Context) (string, error) {
 	archive := filepath.Join(c.dir, "images.tar")
 	pause := filepath.Join(c.dir, "bin", "pause")
@@ -41,8 +41,7 @@ func (c *Cluster) testImages(ctx context.Context) (string, error) {
 	return archive, err
 }
 
-// productImages builds the archives of the product's own images as `make
-// images` does.
+// productImages builds the archives of the product's images as `make images` does.
 func (c *Cluster) productImages(ctx context.Context) ([]string, error) {
 	if _, err := c.goRun(ctx, "./internal/images", "-out", c.dist()); err != nil {
 		return nil, err
@@ -52,7 +51,7 @@ func (c *Cluster) productImages(ctx context.Context) ([]string, error) {
 
 func (c *Cluster) dist() string { return filepath.Join(c.source, "dist") }
 
-// importImages puts the archives into the store of every running node.
+// importImages loads the archives into the store of every running node.
 func (c *Cluster) importImages(ctx context.Context, archives ...string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, n := range Nodes(c.shape.Profile) {
@@ -71,8 +70,8 @@ func (c *Cluster) importImages(ctx context.Context, archives ...string) error {
 	return group.Wait()
 }
 
-// program returns the path of a built program, or its bare name if there is
-// none, so that starting it says what is missing.
+// program returns the path of a built program, or its bare name if there is none, so that the error
+// of starting it names it.
 func (c *Cluster) program(name string) string {
 	for _, dir := range c.bin {
 		if file := filepath.Join(dir, name); isFile(file) {

@@ -19,27 +19,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test starts and stops the machine's sandbox; it wants none to be running.
-func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
+// The test starts and stops the machine's sandbox. No sandbox may be running.
+func TestSandboxRecoversFromCrashesAndCleansUp(t *testing.T) {
 	c := openIdle(t)
 	ctx := t.Context()
 	before := footprint(t, c)
 
-	shape := Shape{Profile: BareMetal, KubeProxyMode: NFTables, IPFamily: DualStack} // whatever there is to leave behind
+	shape := Shape{Profile: BareMetal, KubeProxyMode: NFTables, IPFamily: DualStack} // with all that has to be cleaned up
 	if err := c.Up(ctx, shape); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("a second checkout is told whose sandbox is running", func(t *testing.T) {
-		stranger := &Cluster{source: c.source, dir: filepath.Join(t.TempDir(), ".sandbox"), log: newProgress(t.Output())}
-		wantError(t, stranger.Up(ctx, shape), c.dir, "make sandbox-down")
-		wantError(t, stranger.Down(ctx, false), c.dir, "--force")
+	t.Run("a second checkout gets an error with the owner of the sandbox", func(t *testing.T) {
+		second := &Cluster{source: c.source, dir: filepath.Join(t.TempDir(), ".sandbox"), log: newProgress(t.Output())}
+		wantError(t, second.Up(ctx, shape), c.dir, "make sandbox-down")
+		wantError(t, second.Down(ctx, false), c.dir, "--force")
 	})
 	t.Run("another shape is refused while one is up", func(t *testing.T) {
 		wantError(t, c.Up(ctx, Shape{GCE, NFTables, DualStack}), "profile baremetal", "profile gce", "make sandbox-down")
 		wantError(t, c.Up(ctx, Shape{BareMetal, IPTables, DualStack}), "nftables mode", "iptables mode")
 		wantError(t, c.Up(ctx, Shape{BareMetal, NFTables, IPv4Only}), "IP family dual", "IP family ipv4")
 	})
-	t.Run("two commands at once do not meet", func(t *testing.T) {
+	t.Run("two commands do not run at the same time", func(t *testing.T) {
 		unlock, err := lock()
 		if err != nil {
 			t.Fatal(err)
@@ -47,15 +47,15 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 		defer unlock()
 		wantError(t, c.Down(ctx, false), "another command")
 	})
-	t.Run("a host or node that does not exist is named", func(t *testing.T) {
+	t.Run("an unknown host or node is named in the error", func(t *testing.T) {
 		_, err := c.Exec(ctx, "node9", "true")
 		wantError(t, err, "node9")
 		wantError(t, c.StopNode(ctx, "node9"), "node9", "node1")
 	})
-	t.Run("it comes up again after its processes were killed", func(t *testing.T) {
+	t.Run("it starts again after its processes were killed", func(t *testing.T) {
 		crash(t)
 		if c.Running() {
-			t.Fatal("it is said to run although etcd and a node are dead")
+			t.Fatal("it is reported as running although etcd and a node are dead")
 		}
 		if err := c.Up(ctx, shape); err != nil {
 			t.Fatal(err)
@@ -64,7 +64,7 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 			t.Fatal("it does not run")
 		}
 	})
-	t.Run("down clears what a half-finished start has left", func(t *testing.T) {
+	t.Run("down cleans up after an unfinished start", func(t *testing.T) {
 		crash(t)
 		for _, file := range []string{c.stateFile(), ownerFile} {
 			if err := os.WriteFile(file, []byte(`{"prof`), 0o644); err != nil {
@@ -76,7 +76,7 @@ func TestSandboxSurvivesCrashesAndLeavesNothingBehind(t *testing.T) {
 		}
 	})
 	if diff := cmp.Diff(before, footprint(t, c)); diff != "" {
-		t.Errorf("something is left on the machine (-before +after):\n%s", diff)
+		t.Errorf("the machine has changed (-before +after):\n%s", diff)
 	}
 }
 
@@ -89,7 +89,7 @@ func openIdle(t *testing.T) *Cluster {
 	if alive() {
 		t.Fatal("a sandbox is running on this machine: stop it first")
 	}
-	if err := c.Down(t.Context(), false); err != nil { // leftovers of something earlier
+	if err := c.Down(t.Context(), false); err != nil { // cleans up after an earlier sandbox
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -107,13 +107,12 @@ func wantError(t *testing.T, err error, words ...string) {
 	}
 	for _, word := range words {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("error %q does not say %q", err, word)
+			t.Errorf("error %q does not contain %q", err, word)
 		}
 	}
 }
 
-// crash kills the control plane's heart and a node's programs, but neither its
-// pods nor the other hosts.
+// crash kills etcd, a node's containerd and another node's init, but neither pods nor other hosts.
 func crash(t *testing.T) {
 	t.Helper()
 	for _, group := range []string{hostCgroup(Control, "etcd"), hostCgroup("node1", "containerd"), hostCgroup("node2", initProgram)} {
@@ -127,7 +126,7 @@ func crash(t *testing.T) {
 	}
 	err := waitFor(t.Context(), 30*time.Second, "etcd to die", func() error {
 		if alive() {
-			return errors.New("it lives")
+			return errors.New("it is alive")
 		}
 		return nil
 	})
@@ -136,7 +135,7 @@ func crash(t *testing.T) {
 	}
 }
 
-// footprint lists what a sandbox makes on a machine.
+// footprint lists what a sandbox creates on a machine.
 func footprint(t *testing.T, c *Cluster) map[string][]string {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())

@@ -7,25 +7,24 @@ import (
 	"strings"
 )
 
-// machineLink is the machine's own end of its link to the gateway.
+// machineLink is the machine's end of its link to the gateway.
 const machineLink = "hp-machine"
 
-// Bridges on the gateway: the VPC with the nodes, the internet, and the
-// machine's own way in.
+// Bridges on the gateway: the VPC with the nodes, the internet, and the machine's access.
 const (
 	vpcBridge     = "vpc0"
 	inetBridge    = "inet0"
 	machineBridge = "machine0"
 )
 
-// Kernel settings of a host that forwards, and of one whose bridges are switches
-// that know nothing of firewalls.
+// Kernel settings of a host that forwards, and of one whose bridges do not pass packets to
+// iptables.
 var (
 	forwarding        = both{"net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"}
 	unfilteredBridges = both{"net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"}
 )
 
-// makeNetwork makes the gateway, its bridges and the machine's link to it.
+// makeNetwork creates the gateway, its bridges and the machine's link to it.
 func (c *Cluster) makeNetwork(ctx context.Context) error {
 	if err := c.addNamespace(ctx, Gateway); err != nil {
 		return err
@@ -56,8 +55,8 @@ func (c *Cluster) makeNetwork(ctx context.Context) error {
 	return c.linkMachine(ctx)
 }
 
-// linkMachine lets the machine's own shell reach the simulator on the gateway
-// and, once it is there, the API server on the control host.
+// linkMachine connects the machine to the gateway, with the simulator, and to the control host with
+// the API server once that exists.
 func (c *Cluster) linkMachine(ctx context.Context) error {
 	if _, err := c.run(ctx, nil, "ip", "link", "add", machineLink, "type", "veth", "peer", "name", "machine", "netns", netns(Gateway)); err != nil {
 		return err
@@ -76,7 +75,7 @@ func (c *Cluster) linkMachine(ctx context.Context) error {
 		"link set machine up")
 }
 
-// addControl makes the control host, with a second address for the machine.
+// addControl creates the control host, with a second address for the machine.
 func (c *Cluster) addControl(ctx context.Context) error {
 	if err := c.addHost(ctx, Control, vpcBridge, both{controlIP, controlIPv6}, vpcGateways); err != nil {
 		return err
@@ -90,7 +89,7 @@ func (c *Cluster) addControl(ctx context.Context) error {
 	return c.ip(ctx, Control, "addr add "+machineControl+"/29 dev eth1", "link set eth1 up")
 }
 
-// addHost makes a host's network namespace and plugs it into a bridge.
+// addHost creates a host's network namespace and connects it to a bridge.
 func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, gateways both) error {
 	if err := c.addNamespace(ctx, host); err != nil {
 		return err
@@ -108,7 +107,7 @@ func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, g
 	return c.ip(ctx, host, lines...)
 }
 
-// onLink gives an interface addresses in its network.
+// onLink returns ip commands that add addresses with their network to an interface.
 func (c *Cluster) onLink(addresses both, device string) []string {
 	var lines []string
 	for i, address := range c.shape.of(addresses) {
@@ -130,8 +129,8 @@ const masqueradeFormat = `table %[1]s vm_masquerade {
 	}
 }`
 
-// addNode makes a node's namespace as a GCE node has it: it forwards, and what
-// its pods send beyond the private networks leaves with the node's address.
+// addNode creates a node's namespace like a node on GCE: it forwards, and packets of its pods to
+// addresses outside of the private networks get the node's address as source.
 func (c *Cluster) addNode(ctx context.Context, n Node) error {
 	if err := c.addHost(ctx, n.Name, vpcBridge, n.addresses(), vpcGateways); err != nil {
 		return err
@@ -151,7 +150,7 @@ func (c *Cluster) addNamespace(ctx context.Context, host string) error {
 		return err
 	}
 	if c.shape.IPFamily == DualStack {
-		// Nobody else has our addresses, and to find out takes a second each.
+		// The addresses are unique, and detecting duplicates takes a second each.
 		if err := c.sysctl(ctx, host, "net.ipv6.conf.default.accept_dad=0"); err != nil {
 			return err
 		}
@@ -179,7 +178,7 @@ func (c *Cluster) deleteHostNetwork(ctx context.Context, host string) error {
 		return nil
 	}
 	if _, err := os.Stat(netnsPath(Gateway)); err == nil && host != Gateway {
-		// The namespace may live on for moments, its peer must not.
+		// The namespace may exist for a moment longer, its peer must not.
 		_ = c.ip(ctx, Gateway, "link del "+host)
 	}
 	_, err := c.run(ctx, nil, "ip", "netns", "del", netns(host))

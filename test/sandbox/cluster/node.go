@@ -18,7 +18,7 @@ var files embed.FS
 
 var templates = template.Must(template.ParseFS(files, "files/*.tmpl"))
 
-// nodeFiles are the configuration files of a node, by template.
+// nodeFiles maps the configuration files of a node to their templates.
 var nodeFiles = map[string]string{
 	"containerd.toml": "containerd.toml.tmpl",
 	"cni.conflist":    "cni.conflist.tmpl",
@@ -26,7 +26,7 @@ var nodeFiles = map[string]string{
 	"kube-proxy.yaml": "kube-proxy.yaml.tmpl",
 }
 
-// nodeData is what the templates are filled with.
+// nodeData is the data of the templates.
 type nodeData struct {
 	Node
 	Etc, CABundle, CNIBin, Kubeconfig string
@@ -36,7 +36,7 @@ type nodeData struct {
 	KubeProxyMode                     KubeProxyMode
 }
 
-// bootNode makes a node's network and starts its containerd.
+// bootNode creates a node's network and starts its containerd.
 func (c *Cluster) bootNode(ctx context.Context, n Node) error {
 	if err := c.addNode(ctx, n); err != nil {
 		return err
@@ -58,9 +58,9 @@ func (c *Cluster) bootNode(ctx context.Context, n Node) error {
 	})
 }
 
-// isBooted looks in containerd's log, which is new with each start, for what it
-// says once all plugins are ready. Others answer before the one that the kubelet
-// needs, which ends if it does not.
+// isBooted looks in containerd's log, which is new with each start, for the line that it writes
+// when all plugins are ready. Others are ready before the one that the kubelet needs, and the
+// kubelet ends if it does not answer.
 func (c *Cluster) isBooted(n Node) error {
 	log, err := os.ReadFile(c.logFile(n.Name, "containerd"))
 	if err == nil && !bytes.Contains(log, []byte("containerd successfully booted")) {
@@ -129,7 +129,7 @@ func render(template string, data nodeData) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// cniPluginDir is the folder of the CNI plugins among the built programs.
+// cniPluginDir returns the folder of the CNI plugins among the built programs.
 func (c *Cluster) cniPluginDir() (string, error) {
 	for _, dir := range c.bin {
 		if _, err := exec.LookPath(filepath.Join(dir, "portmap")); err == nil {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// wanted are the programs and headers that the sandbox takes from the machine,
-// and the Debian packages that bring them.
+// wanted are the programs and headers of the machine that the sandbox needs, and their Debian
+// packages.
 var wanted = []struct{ item, pkg string }{
 	{"ip", "iproute2"},
 	{"iptables", "iptables"},
@@ -27,14 +27,14 @@ var wanted = []struct{ item, pkg string }{
 	{"/usr/include/seccomp.h", "libseccomp-dev"},
 }
 
-// installPackages installs what is missing, where apt-get can.
+// installPackages installs missing packages if there is apt-get.
 func installPackages(ctx context.Context, log *progress) error {
 	missing := missingPackages()
 	if len(missing) == 0 {
 		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("missing on this machine: %s (Debian's names; install what brings them here)", strings.Join(missing, " "))
+		return fmt.Errorf("missing on this machine: %s (names of Debian packages: install the equivalent ones)", strings.Join(missing, " "))
 	}
 	return log.step("installing "+strings.Join(missing, " "), func() error {
 		if err := aptGet(ctx, "update"); err != nil {

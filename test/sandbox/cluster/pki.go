@@ -21,15 +21,48 @@ import (
 	"k8s.io/client-go/util/keyutil"
 )
 
-// authority signs the cluster's certificates. They are good for a year; the
-// cluster is not.
+// makePKI creates the certificates, the key that signs service account tokens, and a kubeconfig for
+// each client of the API server.
+func (c *Cluster) makePKI() error {
+	a, err := newAuthority(c.pki(""))
+	if err != nil {
+		return fmt.Errorf("make the cluster's certificate authority: %w", err)
+	}
+	if err := a.issue("apiserver", pkix.Name{CommonName: "kube-apiserver"}, controlIP, machineControl, apiService, "127.0.0.1",
+		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+clusterZone); err != nil {
+		return err
+	}
+	if err := a.issue("front-proxy-client", pkix.Name{CommonName: "front-proxy-client"}); err != nil {
+		return err
+	}
+	clients := map[string]pkix.Name{
+		"admin":                   {CommonName: "admin", Organization: []string{"system:masters"}},
+		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
+		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
+		foreignProgram:            {CommonName: foreignProgram, Organization: []string{"system:masters"}},
+		"kube-proxy":              {CommonName: "system:kube-proxy"},
+		"kubelet-client":          {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
+	}
+	for _, n := range Nodes(c.shape.Profile) {
+		clients["kubelet-"+n.Name] = pkix.Name{CommonName: "system:node:" + n.Name, Organization: []string{"system:nodes"}}
+	}
+	for name, subject := range clients {
+		if err := a.issue(name, subject); err != nil {
+			return err
+		}
+		if err := c.writeKubeconfig(c.kubeconfig(name), name, controlIP); err != nil {
+			return err
+		}
+	}
+	return c.writeKubeconfig(c.Kubeconfig(), "admin", machineControl)
+}
+
+// authority signs the cluster's certificates, which are valid for a year.
 type authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
 }
-
-func (c *Cluster) pki(name string) string { return filepath.Join(c.dir, "pki", name) }
 
 func newAuthority(dir string) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -88,51 +121,13 @@ func (a *authority) write(name string, raw []byte, key crypto.Signer) error {
 	return keyutil.WriteKey(filepath.Join(a.dir, name+".key"), data)
 }
 
-// makePKI makes the certificates, the key that signs service account tokens,
-// and a kubeconfig for everyone who talks to the API server.
-func (c *Cluster) makePKI() error {
-	a, err := newAuthority(c.pki(""))
-	if err != nil {
-		return fmt.Errorf("make the cluster's certificate authority: %w", err)
-	}
-	if err := a.issue("apiserver", pkix.Name{CommonName: "kube-apiserver"}, controlIP, machineControl, apiService, "127.0.0.1",
-		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+clusterZone); err != nil {
-		return err
-	}
-	if err := a.issue("front-proxy-client", pkix.Name{CommonName: "front-proxy-client"}); err != nil {
-		return err
-	}
-	clients := map[string]pkix.Name{
-		"admin":                   {CommonName: "admin", Organization: []string{"system:masters"}},
-		"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
-		"kube-scheduler":          {CommonName: "system:kube-scheduler"},
-		foreignProgram:            {CommonName: foreignProgram, Organization: []string{"system:masters"}},
-		"kube-proxy":              {CommonName: "system:kube-proxy"},
-		"kubelet-client":          {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
-	}
-	for _, n := range Nodes(c.shape.Profile) {
-		clients["kubelet-"+n.Name] = pkix.Name{CommonName: "system:node:" + n.Name, Organization: []string{"system:nodes"}}
-	}
-	for name, subject := range clients {
-		if err := a.issue(name, subject); err != nil {
-			return err
-		}
-		if err := c.writeKubeconfig(c.kubeconfig(name), name, controlIP); err != nil {
-			return err
-		}
-	}
-	return c.writeKubeconfig(c.Kubeconfig(), "admin", machineControl)
-}
-
 // kubeconfig returns the path of a client's kubeconfig for use on a host.
 func (c *Cluster) kubeconfig(client string) string { return c.pki(client + ".kubeconfig") }
 
-// Kubeconfig returns the path of the administrator's kubeconfig, for use on the
-// machine itself.
+// Kubeconfig returns the path of the administrator's kubeconfig, for use on the machine.
 func (c *Cluster) Kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
 
-// writeKubeconfig embeds the certificates, so that the file works wherever it
-// is copied.
+// writeKubeconfig writes a kubeconfig with embedded certificates, so that the file can be copied.
 func (c *Cluster) writeKubeconfig(file, client, server string) error {
 	const name = "hostport-sandbox"
 	var data [3][]byte
@@ -149,3 +144,5 @@ func (c *Cluster) writeKubeconfig(file, client, server string) error {
 	config.CurrentContext = name
 	return clientcmd.WriteToFile(*config, file)
 }
+
+func (c *Cluster) pki(name string) string { return filepath.Join(c.dir, "pki", name) }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// StopNode powers a node off: everything on it dies at once, its address falls
-// silent, and the simulator says TERMINATED. Its disk stays.
+// StopNode powers a node off: all its processes are killed, its address does not answer any more,
+// and its instance is TERMINATED. Its disk stays.
 func (c *Cluster) StopNode(ctx context.Context, name string) error {
 	n, unlock, err := c.lockNode(name)
 	if err != nil {
@@ -50,7 +50,7 @@ func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	return c.startNode(ctx, n)
 }
 
-// RestartKubeProxy kills a node's kube-proxy without warning and starts another.
+// RestartKubeProxy kills a node's kube-proxy and starts another.
 func (c *Cluster) RestartKubeProxy(ctx context.Context, name string) error {
 	n, unlock, err := c.lockNode(name)
 	if err != nil {
@@ -75,7 +75,7 @@ func (c *Cluster) lockNode(name string) (Node, func(), error) {
 	return n, unlock, err
 }
 
-// setInstanceStatus tells the simulator what became of a node's instance.
+// setInstanceStatus sets the status of a node's instance in the simulator.
 func (c *Cluster) setInstanceStatus(ctx context.Context, n Node, status string) error {
 	if !c.shape.Profile.OnGCE() {
 		return nil

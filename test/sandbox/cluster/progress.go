@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// progress prints what is being done and how long it took. Steps may overlap.
+// progress prints steps and how long they take. Steps may overlap.
 type progress struct {
 	mu    sync.Mutex
 	out   io.Writer
@@ -16,14 +16,16 @@ type progress struct {
 
 func newProgress(out io.Writer) *progress { return &progress{out: out, start: time.Now()} }
 
-func (p *progress) printf(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "%6.1fs  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+// step runs one step.
+func (p *progress) step(what string, do func() error) error {
+	done := p.begin(what)
+	err := do()
+	done(err)
+	return err
 }
 
-// begin announces a step and says every while that it still runs. The function
-// it returns ends the step.
+// begin prints the start of a step, and every 30 seconds that it still runs. The function that it
+// returns ends the step.
 func (p *progress) begin(what string) func(error) {
 	began := time.Now()
 	p.printf("%s ...", what)
@@ -50,10 +52,8 @@ func (p *progress) begin(what string) func(error) {
 	}
 }
 
-// step runs one step.
-func (p *progress) step(what string, do func() error) error {
-	done := p.begin(what)
-	err := do()
-	done(err)
-	return err
+func (p *progress) printf(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, "%6.1fs  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
 }

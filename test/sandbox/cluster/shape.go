@@ -7,30 +7,29 @@ import (
 	"strings"
 )
 
-// Shape is what one sandbox may differ in from another. It stays the same while
-// the cluster runs.
+// Shape is the configurable properties of a sandbox. They cannot change while it runs.
 type Shape struct {
 	Profile       Profile       `json:"profile"`
 	KubeProxyMode KubeProxyMode `json:"kubeProxyMode"`
 	IPFamily      IPFamily      `json:"ipFamily"`
 }
 
-// Profile says in what surroundings the cluster runs.
+// Profile is the environment of the cluster.
 type Profile string
 
 const (
 	// GCE puts the nodes behind a 1:1 NAT with a firewall, both driven by the
 	// GCE simulator.
 	GCE Profile = "gce"
-	// GKE is the same beside the cloud controller manager of somebody else, which
-	// initialises the nodes and serves Services without a class.
+	// GKE is GCE with another provider's cloud controller manager, which initialises
+	// the nodes and serves Services without a class.
 	GKE Profile = "gke"
 	// BareMetal has node addresses that the internet host reaches directly, and
 	// no cloud API.
 	BareMetal Profile = "baremetal"
 )
 
-// OnGCE says whether there is a Compute API.
+// OnGCE reports whether there is a Compute API.
 func (p Profile) OnGCE() bool { return p != BareMetal }
 
 // KubeProxyMode is the part of the kernel that kube-proxy programs.
@@ -42,30 +41,22 @@ const (
 	NFTables KubeProxyMode = "nftables"
 )
 
-// IPFamily says which addresses there are.
+// IPFamily is the IP families of the cluster.
 type IPFamily string
 
 const (
 	IPv4Only IPFamily = "ipv4"
-	// DualStack gives every host, node, pod and Service an IPv6 address beside
-	// the IPv4 one. A node's is external and its own: on GCE too, external IPv6
-	// addresses are not translated.
+	// DualStack gives every host, node, pod and Service an IPv6 address in addition to
+	// the IPv4 one. A node's IPv6 address is external and on its interface: GCE does
+	// not translate external IPv6 addresses either.
 	DualStack IPFamily = "dual"
 )
 
-// both is an address, or a range of them, in each IP family.
-type both struct{ v4, v6 string }
-
-// of returns what of it there is in a cluster of that shape, IPv4 first.
-func (s Shape) of(b both) []string {
-	if s.IPFamily == DualStack {
-		return []string{b.v4, b.v6}
-	}
-	return []string{b.v4}
-}
-
-// list writes the same as most programs take it.
+// list returns the same as a comma-separated list.
 func (s Shape) list(b both) string { return strings.Join(s.of(b), ",") }
+
+// both is an address or a range in each IP family.
+type both struct{ v4, v6 string }
 
 // AddFlags adds a flag for each property, with its default.
 func (s *Shape) AddFlags(flags *flag.FlagSet) {
@@ -86,7 +77,15 @@ func addFlag[T ~string](flags *flag.FlagSet, value *T, name string, values ...T)
 	})
 }
 
-// String describes the cluster in words that follow "with".
+// String describes the shape in words that can follow "with".
 func (s Shape) String() string {
 	return fmt.Sprintf("profile %s, kube-proxy in %s mode, IP family %s", s.Profile, s.KubeProxyMode, s.IPFamily)
+}
+
+// of returns the values in the cluster's IP families, IPv4 first.
+func (s Shape) of(b both) []string {
+	if s.IPFamily == DualStack {
+		return []string{b.v4, b.v6}
+	}
+	return []string{b.v4}
 }

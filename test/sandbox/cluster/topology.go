@@ -1,9 +1,9 @@
-// Package cluster runs a real Kubernetes cluster on one machine: a network
-// namespace for every host, the real etcd, control plane, kubelets, containerd
-// and kube-proxies inside, and a gateway between the "internet" and the nodes.
+// Package cluster runs a real Kubernetes cluster on one machine: a network namespace for every
+// host, with the real etcd, control plane, kubelets, containerd and kube-proxies, and a gateway
+// between the "internet" and the nodes.
 //
-// It is for tests and demonstrations. It needs root, and it leaves nothing
-// behind when it goes down, also after a crash.
+// It is for tests and demonstrations. It needs root. When it stops, also after a crash, it removes
+// all that it has created.
 package cluster
 
 import (
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// The hosts. Every one has a network namespace of its own.
+// The hosts. Each has its own network namespace.
 const (
 	Gateway   = "gw"
 	Internet  = "internet"
@@ -25,17 +25,17 @@ const (
 	controlIP   = "10.142.0.2"
 	vpcIPv6     = "2001:db8:142::/64"
 	controlIPv6 = "2001:db8:142::2"
-	// InternetIP is the address of the internet host, which a backend sees when
-	// the client's address is preserved.
+	// InternetIP is the address of the internet host, which a backend sees if the
+	// client's address is preserved.
 	InternetIP = "198.51.100.10"
-	// Internet2IP is that of another one, for what may differ by client.
+	// Internet2IP is the address of another internet host.
 	Internet2IP = "198.51.100.11"
-	// InternetIPv6 and Internet2IPv6 are theirs in a dual-stack cluster.
+	// InternetIPv6 and Internet2IPv6 are their addresses in a dual-stack cluster.
 	InternetIPv6  = "2001:db8:51:100::10"
 	Internet2IPv6 = "2001:db8:51:100::11"
 
-	// The machine itself reaches the cluster over a network of its own.
-	// Link-local addresses, so that it hides no network of the machine.
+	// The network between the machine and the cluster has link-local addresses, so
+	// that it does not conflict with networks of the machine.
 	machineIP      = "169.254.77.1"
 	machineGateway = "169.254.77.2"
 	machineControl = "169.254.77.3"
@@ -45,12 +45,11 @@ const (
 	dnsService  = "10.96.0.10"
 	clusterZone = "cluster.local"
 
-	// SimulatorURL is where the GCE simulator answers from the machine itself.
+	// SimulatorURL is the URL of the GCE simulator for the machine.
 	SimulatorURL = "http://" + machineGateway + ":8080"
 )
 
-// Addresses and ranges that a dual-stack cluster has in both families. Those of
-// pods and Services are private in both.
+// Addresses and ranges in both IP families. Those of pods and Services are private in both.
 var (
 	vpcGateways  = both{vpcGateway, "2001:db8:142::1"}
 	inetGateways = both{"198.51.100.1", "2001:db8:51:100::1"}
@@ -63,7 +62,7 @@ const (
 	Project = "sandbox-project"
 	NodeTag = "sandbox-node"
 	Region  = "us-east1"
-	// MachineType is that of every instance.
+	// MachineType is the machine type of every instance.
 	MachineType = "e2-medium"
 )
 
@@ -71,34 +70,16 @@ const (
 type Node struct {
 	Name       string
 	InternalIP string
-	// ExternalIP exists as a 1:1 NAT on the gateway only; empty on bare metal.
+	// ExternalIP is a 1:1 NAT on the gateway; empty on bare metal.
 	ExternalIP string
-	// IPv6 is the node's own address and external, in a dual-stack cluster.
+	// IPv6 is external and on the node's interface, in a dual-stack cluster.
 	IPv6    string
 	Zone    string
 	podCIDR both
 }
 
-// addresses are those that the node itself knows.
+// addresses returns the addresses on the node's interface.
 func (n Node) addresses() both { return both{n.InternalIP, n.IPv6} }
-
-// Nodes returns the nodes of a cluster of that profile.
-func Nodes(p Profile) []Node {
-	nodes := make([]Node, 3)
-	for i := range nodes {
-		nodes[i] = Node{
-			Name:       fmt.Sprintf("node%d", i+1),
-			InternalIP: fmt.Sprintf("10.142.0.%d", 11+i),
-			IPv6:       fmt.Sprintf("2001:db8:142:0:%d::", 11+i), // the first of a /96, as a VM's is
-			Zone:       fmt.Sprintf("%s-%c", Region, 'b'+rune(i)),
-			podCIDR:    both{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
-		}
-		if p.OnGCE() {
-			nodes[i].ExternalIP = fmt.Sprintf("203.0.113.%d", 11+i)
-		}
-	}
-	return nodes
-}
 
 func findNode(p Profile, name string) (Node, error) {
 	var names []string
@@ -118,4 +99,22 @@ func hostNames(p Profile) []string {
 		names = append(names, n.Name)
 	}
 	return names
+}
+
+// Nodes returns the nodes of a cluster of that profile.
+func Nodes(p Profile) []Node {
+	nodes := make([]Node, 3)
+	for i := range nodes {
+		nodes[i] = Node{
+			Name:       fmt.Sprintf("node%d", i+1),
+			InternalIP: fmt.Sprintf("10.142.0.%d", 11+i),
+			IPv6:       fmt.Sprintf("2001:db8:142:0:%d::", 11+i), // the first of a /96, as a VM's is
+			Zone:       fmt.Sprintf("%s-%c", Region, 'b'+rune(i)),
+			podCIDR:    both{fmt.Sprintf("10.244.%d.0/24", i+1), fmt.Sprintf("fd00:10:244:%d::/64", i+1)},
+		}
+		if p.OnGCE() {
+			nodes[i].ExternalIP = fmt.Sprintf("203.0.113.%d", 11+i)
+		}
+	}
+	return nodes
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
 )
 
-// Up starts the cluster, or brings the product in a running one up to date.
-// What an earlier cluster left behind is cleared first.
+// Up starts the cluster, or updates the product in a running one. It first cleans up after an
+// earlier cluster.
 func (c *Cluster) Up(ctx context.Context, shape Shape) error {
 	unlock, err := lock()
 	if err != nil {
@@ -26,7 +26,7 @@ func (c *Cluster) Up(ctx context.Context, shape Shape) error {
 		return err
 	}
 	if c.Running() {
-		c.log.printf("the cluster is up already; bringing hostport-ccm in it up to date")
+		c.log.printf("the cluster is running already; updating hostport-ccm in it")
 		return c.refresh(ctx)
 	}
 	if err := c.clear(ctx); err != nil {
@@ -42,7 +42,7 @@ func (c *Cluster) Up(ctx context.Context, shape Shape) error {
 	return c.save(true)
 }
 
-// claim refuses what would collide with a running cluster.
+// claim returns an error if the cluster would conflict with a running one or cannot run here.
 func (c *Cluster) claim(shape Shape) error {
 	o, err := readOwner()
 	if err != nil {
@@ -52,20 +52,20 @@ func (c *Cluster) claim(shape Shape) error {
 		return fmt.Errorf("a sandbox of another checkout is running on this machine (%s): stop it there with `make sandbox-down`, or from here with `go run ./test/sandbox down --force`", o.Dir)
 	}
 	if c.Running() && c.shape != shape {
-		return fmt.Errorf("the cluster is up with %s: run `make sandbox-down` before starting one with %s", c.shape, shape)
+		return fmt.Errorf("the cluster is running with %s: run `make sandbox-down` before starting one with %s", c.shape, shape)
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil && shape.IPFamily == DualStack {
-		return errors.New("this machine's kernel has no IPv6, so there can be no IP family dual: boot it without ipv6.disable=1, or choose ipv4")
+		return errors.New("this machine's kernel has no IPv6, which IP family dual needs: boot it without ipv6.disable=1, or choose ipv4")
 	}
 	for _, hidden := range []string{"/run/", "/var/lib/", "/var/log/"} {
 		if strings.HasPrefix(c.dir+"/", hidden) {
-			return fmt.Errorf("the checkout lies below %s, which every host of the sandbox has for itself: move it elsewhere", hidden)
+			return fmt.Errorf("the checkout is below %s, which every host of the sandbox replaces by its own: move it elsewhere", hidden)
 		}
 	}
 	return nil
 }
 
-// prepare installs and builds everything that is missing.
+// prepare installs missing packages and builds missing programs.
 func (c *Cluster) prepare(ctx context.Context) error {
 	for _, dir := range []string{"bin", "log", "pki", "hosts"} {
 		if err := os.MkdirAll(filepath.Join(c.dir, dir), 0o755); err != nil {
@@ -82,13 +82,12 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	return c.save(false)
 }
 
-// start starts the hosts, the control plane and the nodes, as much of it side
-// by side as can be.
+// start starts the hosts, the control plane and the nodes, in parallel where possible.
 func (c *Cluster) start(ctx context.Context) error {
 	if err := c.claimMachine(); err != nil {
 		return err
 	}
-	if err := c.log.step("making hosts, network and certificates", func() error { return c.makeHosts(ctx) }); err != nil {
+	if err := c.log.step("creating hosts, network and certificates", func() error { return c.makeHosts(ctx) }); err != nil {
 		return err
 	}
 	var archives []string
@@ -118,7 +117,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	return c.join(ctx)
 }
 
-// join makes the nodes members and deploys what runs in the cluster.
+// join starts the nodes' kubelets and kube-proxies, and deploys the pods of the cluster.
 func (c *Cluster) join(ctx context.Context) error {
 	err := c.log.step("starting kubelets and kube-proxies", func() error {
 		for _, n := range Nodes(c.shape.Profile) {
@@ -200,7 +199,7 @@ func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {
 	return append(product, test), err
 }
 
-// refresh puts freshly built images and manifests into a running cluster.
+// refresh builds and deploys the product's images and manifests in a running cluster.
 func (c *Cluster) refresh(ctx context.Context) error {
 	var archives []string
 	err := c.log.step("building and loading the images of hostport-ccm", func() (err error) {
@@ -220,7 +219,7 @@ func (c *Cluster) refresh(ctx context.Context) error {
 	})
 }
 
-// waitRegistered waits until every kubelet has made its Node.
+// waitRegistered waits until every kubelet has created its Node.
 func (c *Cluster) waitRegistered(ctx context.Context) error {
 	return waitFor(ctx, 60*time.Second, "the nodes to register", func() error {
 		out, err := c.Kubectl(ctx, "get", "nodes", "-o", "name")

@@ -1,5 +1,5 @@
-// Command pause holds a pod's namespaces: it does nothing until it is told to
-// stop, and reaps the processes that are left to it.
+// Command pause keeps a pod's namespaces: it waits for a signal to stop, and reaps orphaned
+// processes.
 package main
 
 import (

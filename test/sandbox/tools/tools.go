@@ -1,10 +1,8 @@
-// Package tools builds the programs of the sandbox cluster (Kubernetes, etcd,
-// containerd and the like) from their Go modules, once, into a cache outside
-// the tree.
+// Package tools builds the programs of the sandbox cluster (Kubernetes, etcd, containerd and
+// others) from their Go modules, once, into a cache outside the tree.
 //
-// Each folder here is a Go module of its own with committed sums, so that none
-// of this reaches the product's go.mod. Its `tool` lines name what is built,
-// which may be its own main.
+// Each folder here is a Go module with committed sums, so that the product's go.mod has none of
+// their dependencies. Its `tool` lines name what is built, which may be its own main.
 package tools
 
 import (
@@ -23,17 +21,17 @@ import (
 	"strings"
 )
 
-// KubernetesVersion is what the cluster says it is; the module's version
-// cannot be read from inside a binary built as a dependency.
+// KubernetesVersion is the version that the cluster reports. A binary that is built as a dependency
+// cannot read its module's version.
 const KubernetesVersion = "v1.36.3"
 
-// module is one folder here and how its programs are built.
+// module is a folder here and how its programs are built.
 type module struct {
 	dir     string
 	ldflags string
-	// cgo names the programs that need cgo, with the build tags they want.
+	// cgo maps the programs that need cgo to their build tags.
 	cgo map[string]string
-	// rename gives a program another file name than the last part of its path.
+	// rename maps a program to a file name other than the last part of its path.
 	rename map[string]string
 }
 
@@ -44,12 +42,12 @@ var modules = []module{
 	{dir: "kubernetes", ldflags: versionFlags(KubernetesVersion)},
 }
 
-// Progress is told what is being built: begin is called with what, and the
-// function it returns when that is done.
+// Progress is called with what is being built, before it begins. The function that it returns is
+// called when the build is done.
 type Progress func(what string) (done func(error))
 
-// Ensure builds what is not in the cache yet. source is this folder in the
-// checkout. It returns the folders with the programs, for a PATH.
+// Ensure builds the programs that are not in the cache. source is this folder in the checkout. It
+// returns the folders of the programs, for a PATH.
 func Ensure(ctx context.Context, source string, progress Progress) ([]string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -82,7 +80,7 @@ func Ensure(ctx context.Context, source string, progress Progress) ([]string, er
 	return dirs, nil
 }
 
-// folder is where a module's programs are in the cache once they are built.
+// folder returns the folder of a module's programs in the cache.
 func (m module) folder(src, cache string) (string, error) {
 	key, err := m.key(src)
 	return filepath.Join(cache, m.dir+"-"+key), err
@@ -99,8 +97,8 @@ func (m module) make(ctx context.Context, src, out string, progress Progress) er
 	return err
 }
 
-// buildInto builds into a temporary folder that is renamed when all is there, so
-// that an interrupted build leaves nothing that looks finished.
+// buildInto builds into a temporary folder and renames it at the end, so that an interrupted build
+// does not look finished.
 func (m module) buildInto(ctx context.Context, src, out string, programs []string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
@@ -128,8 +126,8 @@ func (m module) buildInto(ctx context.Context, src, out string, programs []strin
 	return nil
 }
 
-// build builds the programs without cgo in one go, so that the Go command can
-// use every core, and those with cgo one by one.
+// build builds the programs without cgo with one command, so that the Go command can use all cores,
+// and those with cgo one by one.
 func (m module) build(ctx context.Context, src, out string, programs []string) error {
 	plain := slices.DeleteFunc(slices.Clone(programs), func(p string) bool { _, ok := m.cgo[p]; return ok })
 	if err := m.goBuild(ctx, src, out, "0", "", plain...); err != nil {
@@ -153,7 +151,7 @@ func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, program
 	return nil
 }
 
-// key changes whenever the programs could.
+// key returns a hash of all that determines the programs.
 func (m module) key(src string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo)
@@ -183,8 +181,8 @@ func (m module) names(programs []string) []string {
 	return names
 }
 
-// defaultName is the file name the Go command gives a program: the last part
-// of its path that is not a major version.
+// defaultName returns the file name that the Go command gives a program: the last part of its path
+// that is not a major version.
 func defaultName(pkg string) string {
 	if base := path.Base(pkg); !strings.HasPrefix(base, "v") {
 		return base
@@ -192,8 +190,8 @@ func defaultName(pkg string) string {
 	return path.Base(path.Dir(pkg))
 }
 
-// listTools reads the `tool` lines. The Go command would also list them as
-// packages, but not before it has downloaded their modules, without a word.
+// listTools reads the `tool` lines. To list them as packages, the Go command would first download
+// their modules, without any output.
 func listTools(ctx context.Context, src string) ([]string, error) {
 	out, err := goCommand(ctx, src, "mod", "edit", "-json").Output()
 	if err != nil {
@@ -210,9 +208,8 @@ func listTools(ctx context.Context, src string) ([]string, error) {
 	return programs, nil
 }
 
-// prefetch downloads what building will need, for the product's own images last,
-// so that the machine compiles and downloads at the same time. What fails here
-// fails there too, and is told there.
+// prefetch downloads the modules that the builds need, those of the product's images last, so that
+// the machine compiles and downloads at the same time. It ignores errors: the builds report them.
 func prefetch(ctx context.Context, source string, missing []string) {
 	for _, src := range missing {
 		_ = goCommand(ctx, src, "list", "-deps", "tool").Run()

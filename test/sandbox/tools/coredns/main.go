@@ -1,6 +1,5 @@
-// Command coredns is CoreDNS with the plugins that the sandbox cluster's
-// Corefile uses. The usual one also has those of the big clouds, whose client
-// libraries take longer to build than all the rest.
+// Command coredns is CoreDNS with the plugins in the sandbox cluster's Corefile. The released
+// CoreDNS also has those of the big clouds, whose client libraries take most of the time to build.
 package main
 
 import (
