@@ -19,7 +19,7 @@ import (
 
 const iamRole = "iam-role.yaml"
 
-// permissionsOf are the permissions that a method of the Compute API needs, by
+// permissionsOf maps methods of the Compute API to the permissions that they need, from
 // https://cloud.google.com/compute/docs/reference/rest/v1.
 var permissionsOf = map[string][]string{
 	"Firewalls.Get":            {"compute.firewalls.get"},
@@ -55,8 +55,8 @@ func TestTheIAMRoleHasExactlyThePermissionsUsed(t *testing.T) {
 	}
 }
 
-// calledMethods reads from the product's source which methods of the Compute
-// API it calls, as "Firewalls.Get", each once.
+// calledMethods returns the methods of the Compute API that the product's source calls, as
+// "Firewalls.Get", each once.
 func calledMethods(t *testing.T) []string {
 	t.Helper()
 	found := map[string]bool{}
@@ -74,8 +74,7 @@ func calledMethods(t *testing.T) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// apiMethod recognises x.Firewalls.Get by the fields of compute.Service and
-// their methods.
+// apiMethod recognises x.Firewalls.Get by the fields of compute.Service and their methods.
 func apiMethod(n ast.Node) (string, bool) {
 	method, ok := n.(*ast.SelectorExpr)
 	if !ok {
@@ -119,7 +118,7 @@ func imports(file *ast.File, path string) bool {
 	return slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"`+path+`"` })
 }
 
-// A resource kept in a variable would hide its methods from calledMethods.
+// calledMethods does not find calls of a resource in a variable.
 func TestComputeCallsAreWrittenOut(t *testing.T) {
 	for _, file := range computeUsers(t) {
 		uses, calls := 0, 0

@@ -84,7 +84,7 @@ func TestCloudConfigExamplesLoad(t *testing.T) {
 			t.Errorf("%s: provider %q, want %q", path, got.Provider, want)
 		}
 		if got.LoadBalancer.Namespace != namespace {
-			t.Errorf("%s: the proxies' namespace is %s, the rights are given in %s", path, got.LoadBalancer.Namespace, namespace)
+			t.Errorf("%s: the proxies' namespace is %s, the rights are granted in %s", path, got.LoadBalancer.Namespace, namespace)
 		}
 	}
 }
@@ -102,7 +102,7 @@ func TestAllVersionsAreTheSame(t *testing.T) {
 	}
 }
 
-func TestEverythingIsInOurNamespace(t *testing.T) {
+func TestAllObjectsAreInTheProductsNamespace(t *testing.T) {
 	for _, object := range objects(t) {
 		o := object.(metav1.Object)
 		if o.GetNamespace() == v1.NamespaceNodeLease { // the rights to read there
@@ -132,7 +132,7 @@ func TestEverythingIsInOurNamespace(t *testing.T) {
 	}
 }
 
-// kubeProxyConfig is all that may be read in kube-system by a role of ours.
+// kubeProxyConfig is the only right of the product's own roles in kube-system.
 var kubeProxyConfig = []rbacv1.PolicyRule{{
 	APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-proxy"}, Verbs: []string{"get"},
 }}
@@ -153,22 +153,22 @@ func TestOnlyTheComponentDirectMayWriteServices(t *testing.T) {
 	}
 }
 
-func TestThePolicyForMirrorsNamesThemAndUs(t *testing.T) {
+func TestPolicyForMirrorsNamesTheirClassAndTheServiceAccount(t *testing.T) {
 	policy, binding := of[*admissionv1.ValidatingAdmissionPolicy](t)[0], of[*admissionv1.ValidatingAdmissionPolicyBinding](t)[0]
 	account := of[*v1.ServiceAccount](t)[0]
 	user := fmt.Sprintf("%q", "system:serviceaccount:"+account.Namespace+":"+account.Name)
 	if got := policy.Spec.Validations[0].Expression; !strings.Contains(got, user) {
-		t.Errorf("it does not let %s write: %s", user, got)
+		t.Errorf("it does not allow %s to write: %s", user, got)
 	}
 	if got := policy.Spec.MatchConditions[0].Expression; !strings.Contains(got, fmt.Sprintf("%q", plan.MirrorClass)) {
-		t.Errorf("it is not about class %s: %s", plan.MirrorClass, got)
+		t.Errorf("it does not match class %s: %s", plan.MirrorClass, got)
 	}
 	if binding.Spec.PolicyName != policy.Name {
-		t.Errorf("the binding is of policy %s, there is %s", binding.Spec.PolicyName, policy.Name)
+		t.Errorf("the binding is of policy %s, not of %s", binding.Spec.PolicyName, policy.Name)
 	}
 }
 
-func TestRightsAreNamedOneByOne(t *testing.T) {
+func TestRolesHaveNoWildcardsOrPrivilegedRights(t *testing.T) {
 	var rules []rbacv1.PolicyRule
 	roles := []string{"system:auth-delegator", "extension-apiserver-authentication-reader"}
 	for _, r := range of[*rbacv1.ClusterRole](t) {
@@ -180,7 +180,7 @@ func TestRightsAreNamedOneByOne(t *testing.T) {
 	for _, rule := range rules {
 		for _, forbidden := range []string{"*", "secrets", "escalate", "bind", "impersonate", "pods/exec", "serviceaccounts/token"} {
 			if slices.Contains(slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs), forbidden) {
-				t.Errorf("rule %v gives %q", rule, forbidden)
+				t.Errorf("rule %v grants %q", rule, forbidden)
 			}
 		}
 	}
@@ -192,11 +192,11 @@ func TestRightsAreNamedOneByOne(t *testing.T) {
 	}
 }
 
-func TestNoRightIsGivenTwice(t *testing.T) {
+func TestNoRightIsGrantedTwice(t *testing.T) {
 	everywhere := map[string]string{} // role by right
 	check := func(role, right string) {
 		if before, twice := everywhere[right]; twice {
-			t.Errorf("role %s gives %q, as does role %s", role, right, before)
+			t.Errorf("role %s grants %q, as does role %s", role, right, before)
 		}
 	}
 	for _, r := range of[*rbacv1.ClusterRole](t) {
@@ -218,19 +218,6 @@ func TestNoRightIsGivenTwice(t *testing.T) {
 	}
 }
 
-// rights of a rule are its combinations of API group, resource and verb.
-func rights(rule rbacv1.PolicyRule) []string {
-	var all []string
-	for _, group := range rule.APIGroups {
-		for _, resource := range rule.Resources {
-			for _, verb := range rule.Verbs {
-				all = append(all, fmt.Sprintf("%s %s/%s", verb, group, resource))
-			}
-		}
-	}
-	return all
-}
-
 func checkBinding(t *testing.T, name string, role rbacv1.RoleRef, subjects []rbacv1.Subject, roles []string) {
 	t.Helper()
 	if !slices.Contains(roles, role.Name) {
@@ -241,6 +228,19 @@ func checkBinding(t *testing.T, name string, role rbacv1.RoleRef, subjects []rba
 	if diff := cmp.Diff(want, subjects); diff != "" {
 		t.Errorf("binding %s: subjects (-want +got):\n%s", name, diff)
 	}
+}
+
+// rights returns the combinations of API group, resource and verb of a rule.
+func rights(rule rbacv1.PolicyRule) []string {
+	var all []string
+	for _, group := range rule.APIGroups {
+		for _, resource := range rule.Resources {
+			for _, verb := range rule.Verbs {
+				all = append(all, fmt.Sprintf("%s %s/%s", verb, group, resource))
+			}
+		}
+	}
+	return all
 }
 
 func TestPodsHaveNoPrivileges(t *testing.T) {
@@ -268,7 +268,7 @@ func TestPodsHaveNoPrivileges(t *testing.T) {
 	}
 }
 
-func TestSelectorsMeetTheirPods(t *testing.T) {
+func TestSelectorsMatchTheirPods(t *testing.T) {
 	var deployment *appsv1.Deployment
 	for _, d := range of[*appsv1.Deployment](t) {
 		if d.Spec.Selector != nil { // the other one is a patch

@@ -1,6 +1,5 @@
-// Package manifests holds no code: these tests check the manifests without a
-// cluster, so that a typo, a right too many or an example that does not load is
-// found before anybody applies them.
+// Package manifests has tests only: they check the manifests without a cluster, so that typing
+// errors, superfluous rights and invalid examples are found before the manifests are applied.
 package manifests
 
 import (
@@ -30,39 +29,22 @@ const (
 	cloudConfig   = "cloud-config.yaml"
 )
 
-// files returns the paths of all manifests with that name, or with the empty
-// name of all that hold Kubernetes objects.
-func files(t *testing.T, name string) []string {
+// of returns the objects of one kind.
+func of[T runtime.Object](t *testing.T) []T {
 	t.Helper()
-	var found []string
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		base := filepath.Base(path)
-		isObject := strings.HasSuffix(base, ".yaml") && !slices.Contains([]string{kustomization, cloudConfig, iamRole}, base)
-		if err == nil && !d.IsDir() && (base == name || (name == "" && isObject)) {
-			found = append(found, path)
+	var some []T
+	for _, object := range objects(t) {
+		if o, ok := object.(T); ok {
+			some = append(some, o)
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	if len(found) == 0 {
-		t.Fatalf("no %s found", name)
+	if len(some) == 0 {
+		t.Fatalf("no %T in the manifests", *new(T))
 	}
-	return found
+	return some
 }
 
-func read(t *testing.T, path string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-// objects decodes all manifests. A field that its kind does not have is an
-// error.
+// objects decodes all manifests. An unknown field is an error.
 func objects(t *testing.T) []runtime.Object {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -104,17 +86,33 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// of returns the objects of one kind.
-func of[T runtime.Object](t *testing.T) []T {
+// files returns the paths of all manifests with a name; with the empty name, of all with Kubernetes
+// objects.
+func files(t *testing.T, name string) []string {
 	t.Helper()
-	var some []T
-	for _, object := range objects(t) {
-		if o, ok := object.(T); ok {
-			some = append(some, o)
+	var found []string
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		base := filepath.Base(path)
+		isObject := strings.HasSuffix(base, ".yaml") && !slices.Contains([]string{kustomization, cloudConfig, iamRole}, base)
+		if err == nil && !d.IsDir() && (base == name || (name == "" && isObject)) {
+			found = append(found, path)
 		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(some) == 0 {
-		t.Fatalf("no %T in the manifests", *new(T))
+	if len(found) == 0 {
+		t.Fatalf("no %s found", name)
 	}
-	return some
+	return found
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
