@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"net/netip"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -53,7 +54,7 @@ func internetIPs() []string {
 func externalIPs(except ...string) []string {
 	var ips []string
 	for _, n := range cluster.Nodes(cluster.GCE) {
-		if !contains(except, n.Name) {
+		if !slices.Contains(except, n.Name) {
 			ips = append(ips, n.ExternalIP)
 		}
 	}

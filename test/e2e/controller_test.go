@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -104,7 +104,7 @@ func wantNoWrites(t *testing.T, rules []string) {
 	}
 	for _, r := range requests {
 		reads := r.Verb == "firewalls.get" || r.Verb == "firewalls.list"
-		if contains(rules, r.Resource) && !reads {
+		if slices.Contains(rules, r.Resource) && !reads {
 			t.Errorf("a firewall rule that did not change was written: %s %s", r.Verb, r.Resource)
 		}
 	}

@@ -102,7 +102,7 @@ func waitIPv6Added(t *testing.T, svc *v1.Service, want []string) {
 		if err != nil || slices.Equal(got, want) {
 			return err
 		}
-		kept := slices.DeleteFunc(externalIPs(), func(ip string) bool { return !contains(got, ip) })
+		kept := slices.DeleteFunc(externalIPs(), func(ip string) bool { return !slices.Contains(got, ip) })
 		if len(kept) < len(externalIPs())-1 {
 			t.Fatalf("it has %v, too few of IPv4", got)
 		}

@@ -58,17 +58,6 @@ func TestFailedNodeOfTheLeaderIsWithdrawnBeforeKubernetesNotices(t *testing.T) {
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 }
 
-// newWeb creates a Service and waits until all nodes serve it.
-func newWeb(t *testing.T) *v1.Service {
-	t.Helper()
-	ns := newNamespace(t)
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	return svc
-}
-
 // waitWithdrawnWhileReady waits until the address of a node that was just powered off is withdrawn,
 // and checks that the Node is Ready until then. Kubernetes needs at least 40 seconds to notice, so
 // this is no race on a slow machine.

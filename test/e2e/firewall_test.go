@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/api/compute/v1"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
@@ -22,8 +23,10 @@ func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	const other = "manually-created"
-	asAdministrator(t, http.MethodPost, "", `{"name":"`+other+`","description":"not yours","targetTags":["`+cluster.NodeTag+`"],"allowed":[{"IPProtocol":"tcp","ports":["7777"]}]}`)
-	t.Cleanup(func() { deleteOtherRule(t, other) })
+	insertRule(t, &compute.Firewall{
+		Name: other, Description: "not yours", TargetTags: []string{cluster.NodeTag},
+		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"7777"}}},
+	})
 	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
 	rule := ruleNames(t, svc)[0]
@@ -44,16 +47,6 @@ func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 	}
 	if len(state.Firewalls) != 1 || state.Firewalls[0].Name != other || state.Firewalls[0].Description != "not yours" {
 		t.Errorf("rules %+v", state.Firewalls)
-	}
-}
-
-func deleteOtherRule(t *testing.T, name string) {
-	request, err := http.NewRequest(http.MethodDelete, sim.BaseURL+"/compute/v1/projects/"+cluster.Project+"/global/firewalls/"+name, nil)
-	if err == nil {
-		_, err = http.DefaultClient.Do(request)
-	}
-	if err != nil {
-		t.Errorf("clean up: %v", err)
 	}
 }
 

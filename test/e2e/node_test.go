@@ -147,10 +147,7 @@ func powerCycle(t *testing.T, node cluster.Node, between func()) {
 }
 
 func TestNewExternalIPOfANodeReachesTheService(t *testing.T) {
-	ns := newNamespace(t)
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc := newWeb(t)
 
 	const fresh = "203.0.113.112" // sorts last
 	node := cluster.Nodes(cluster.GCE)[1]
@@ -174,10 +171,7 @@ func setExternalIP(t *testing.T, node cluster.Node, ip string) {
 }
 
 func TestAddressOfANodeThatIsPoweredOffLeavesTheStatus(t *testing.T) {
-	ns := newNamespace(t)
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc := newWeb(t)
 
 	node := nodeWithoutController(t)
 	powerCycle(t, node, func() {

@@ -176,6 +176,17 @@ func newService(t *testing.T, namespace, name string, change func(*v1.Service), 
 	return svc
 }
 
+// newWeb creates a Service and waits until all nodes serve it.
+func newWeb(t *testing.T) *v1.Service {
+	t.Helper()
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	return svc
+}
+
 // editService changes a live Service.
 func editService(t *testing.T, svc *v1.Service, change func(*v1.Service)) {
 	t.Helper()
@@ -306,5 +317,3 @@ func withAnnotation(key, value string) func(*v1.Service) {
 }
 
 const drainSeconds = "hostport-ccm.io/drain-seconds"
-
-func contains(list []string, s string) bool { return slices.Contains(list, s) }

@@ -54,7 +54,7 @@ func (w *published) check(ctx context.Context, svc *v1.Service, port int) {
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		if after, e := addresses(ctx, svc); e == nil && contains(after, address) {
+		if after, e := addresses(ctx, svc); e == nil && slices.Contains(after, address) {
 			w.failures = append(w.failures, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), address, err))
 		}
 	}

@@ -26,42 +26,6 @@ const (
 
 var atOnce = Settings{OperationLatency: &metav1.Duration{}}
 
-// service returns the real client over a real connection.
-func service(t *testing.T, sim *Sim) *compute.Service {
-	t.Helper()
-	server := httptest.NewServer(sim)
-	t.Cleanup(server.Close)
-	client, err := compute.NewService(t.Context(), option.WithEndpoint(server.URL+basePath), option.WithoutAuthentication())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client
-}
-
-func newSim(t *testing.T, config Config) *Sim {
-	t.Helper()
-	sim, err := New(config, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sim
-}
-
-func webRule() *compute.Firewall {
-	return &compute.Firewall{
-		Name: "web", Network: "global/networks/default", SourceRanges: []string{"198.51.100.0/24"}, TargetTags: []string{"node"},
-		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"80", "443"}}, {IPProtocol: "udp"}},
-	}
-}
-
-// mustInsert creates a rule in a simulator without latency.
-func mustInsert(t *testing.T, client *compute.Service, rule *compute.Firewall) {
-	t.Helper()
-	if _, err := client.Firewalls.Insert(project, rule).Do(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestOperationChangesTheRuleInItsLastState(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	latency := Settings{OperationLatency: &metav1.Duration{Duration: 10 * time.Second}}
@@ -153,15 +117,6 @@ func TestPatchMergesAndUpdateReplaces(t *testing.T) {
 	got, err = client.Firewalls.Get(project, "web").Do()
 	if err != nil || got.Description != "" || got.SourceRanges[0] != "0.0.0.0/0" {
 		t.Errorf("after update: %+v, %v", got, err)
-	}
-}
-
-// wantError checks an error of the real client.
-func wantError(t *testing.T, err error, code int, reason string) {
-	t.Helper()
-	var apiErr *googleapi.Error
-	if !errors.As(err, &apiErr) || apiErr.Code != code || len(apiErr.Errors) == 0 || apiErr.Errors[0].Reason != reason {
-		t.Errorf("error %v, want %d %s", err, code, reason)
 	}
 }
 
@@ -386,5 +341,50 @@ func TestLatencyEndsWhenTheClientCancels(t *testing.T) {
 	defer cancel()
 	if _, err := client.Firewalls.List(project).Context(ctx).Do(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want a deadline", err)
+	}
+}
+
+// service returns the real client over a real connection.
+func service(t *testing.T, sim *Sim) *compute.Service {
+	t.Helper()
+	server := httptest.NewServer(sim)
+	t.Cleanup(server.Close)
+	client, err := compute.NewService(t.Context(), option.WithEndpoint(server.URL+basePath), option.WithoutAuthentication())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func newSim(t *testing.T, config Config) *Sim {
+	t.Helper()
+	sim, err := New(config, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sim
+}
+
+func webRule() *compute.Firewall {
+	return &compute.Firewall{
+		Name: "web", Network: "global/networks/default", SourceRanges: []string{"198.51.100.0/24"}, TargetTags: []string{"node"},
+		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"80", "443"}}, {IPProtocol: "udp"}},
+	}
+}
+
+// mustInsert creates a rule in a simulator without latency.
+func mustInsert(t *testing.T, client *compute.Service, rule *compute.Firewall) {
+	t.Helper()
+	if _, err := client.Firewalls.Insert(project, rule).Do(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantError checks an error of the real client.
+func wantError(t *testing.T, err error, code int, reason string) {
+	t.Helper()
+	var apiErr *googleapi.Error
+	if !errors.As(err, &apiErr) || apiErr.Code != code || len(apiErr.Errors) == 0 || apiErr.Errors[0].Reason != reason {
+		t.Errorf("error %v, want %d %s", err, code, reason)
 	}
 }

@@ -14,40 +14,6 @@ import (
 	"google.golang.org/api/compute/v1"
 )
 
-func post(t *testing.T, url, body string) (int, string) {
-	t.Helper()
-	reply, err := http.Post(url, "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reply.Body.Close()
-	text, err := io.ReadAll(reply.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return reply.StatusCode, squeeze(string(text))
-}
-
-// squeeze removes the indentation of JSON.
-func squeeze(s string) string {
-	var b strings.Builder
-	for line := range strings.Lines(s) {
-		b.WriteString(strings.Replace(strings.TrimSpace(line), `": `, `":`, 1))
-	}
-	return b.String()
-}
-
-func sharedVPC() Config {
-	return Config{
-		NetworkProject: "host", Network: "vpc", Zones: []string{zoneB}, Settings: atOnce,
-		Instances: []Instance{
-			{Name: "n2", Zone: zoneA, MachineType: "n1-standard-1", Status: "TERMINATED", Interface: Interface{NetworkIP: "10.0.0.2"}},
-			{Name: "n1", Zone: zoneA, Tags: []string{"node"}, Interface: Interface{NetworkIP: "10.0.0.1", NatIP: "203.0.113.1", ExternalIPv6: "2001:db8::1"},
-				MoreInterfaces: []Interface{{Network: "second", NetworkIP: "10.1.0.1", IPv6Address: "fd00::1"}}},
-		},
-	}
-}
-
 func TestInstancesAreReturnedAsByComputeEngine(t *testing.T) {
 	client := service(t, newSim(t, sharedVPC()))
 	got, err := client.Instances.Get(project, zoneA, "n1").Do()
@@ -247,4 +213,38 @@ func TestConfigFileIsReadStrictly(t *testing.T) {
 	if _, err := LoadConfig(file); err == nil || !strings.Contains(err.Error(), "projekt") {
 		t.Errorf("error %v, want the unknown field named", err)
 	}
+}
+
+func sharedVPC() Config {
+	return Config{
+		NetworkProject: "host", Network: "vpc", Zones: []string{zoneB}, Settings: atOnce,
+		Instances: []Instance{
+			{Name: "n2", Zone: zoneA, MachineType: "n1-standard-1", Status: "TERMINATED", Interface: Interface{NetworkIP: "10.0.0.2"}},
+			{Name: "n1", Zone: zoneA, Tags: []string{"node"}, Interface: Interface{NetworkIP: "10.0.0.1", NatIP: "203.0.113.1", ExternalIPv6: "2001:db8::1"},
+				MoreInterfaces: []Interface{{Network: "second", NetworkIP: "10.1.0.1", IPv6Address: "fd00::1"}}},
+		},
+	}
+}
+
+func post(t *testing.T, url, body string) (int, string) {
+	t.Helper()
+	reply, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	text, err := io.ReadAll(reply.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply.StatusCode, squeeze(string(text))
+}
+
+// squeeze removes the indentation of JSON.
+func squeeze(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString(strings.Replace(strings.TrimSpace(line), `": `, `":`, 1))
+	}
+	return b.String()
 }

@@ -184,9 +184,9 @@ func waitFor(ctx context.Context, limit time.Duration, what string, try func() e
 	}
 }
 
-func netns(host string) string { return "hp-" + host }
-
 func netnsPath(host string) string { return "/run/netns/" + netns(host) }
+
+func netns(host string) string { return "hp-" + host }
 
 func hostCgroup(host, program string) string {
 	return cgroupBase + "/" + host + "/" + program
