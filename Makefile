@@ -1,4 +1,4 @@
-# Targets are one line each; what they run is under test/ and internal/.
+# Targets are short; the programs that they run are in test/ and internal/.
 VERSION ?= v0.1.0-dev
 ARCH ?= amd64
 PROFILE ?= gce
@@ -22,20 +22,21 @@ help: ## Print this list
 	@echo "           for the sandbox, VERSION= and ARCH= for the images."
 
 .PHONY: demo
-demo: ## Start the sandbox cluster, serve a Service there, show it (as root)
+demo: ## Start the sandbox cluster and show a Service being served (as root)
 	@$(SANDBOX) demo $(SHAPE)
 
 .PHONY: test
-test: lint unit images e2e ## Run everything there is, set-up included (as root)
+test: lint unit images e2e ## Run all checks and tests, set-up included (as root)
 
 .PHONY: lint
-lint: ## Check format, vet, staticcheck
+lint: ## Check format; run vet, staticcheck and unparam
 	@echo "== lint"
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "run gofmt -w on:" $$files; exit 1; fi
 	@go vet -tags e2e ./...
 	@go run -modfile=$(LINT) honnef.co/go/tools/cmd/staticcheck -tags e2e ./...
+	@GOFLAGS=-tags=e2e go run -modfile=$(LINT) mvdan.cc/unparam ./...
 
-# The race detector would make them take minutes.
+# Without the race detector, with which they take minutes.
 SCHEDULES := go test -json -count=1 -run '^TestWhateverFails' ./firewall/gce -schedules=10000
 
 .PHONY: unit
@@ -51,7 +52,7 @@ images: ## Build both images into dist/ as OCI archives
 E2E := go test -json -tags e2e -count=1 -timeout 60m
 
 .PHONY: e2e
-e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
+e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	@echo "== end-to-end tests"
 	@$(SANDBOX) down
 	@status=0; total=$$({ set +e; \
@@ -65,14 +66,14 @@ e2e: ## Run the end-to-end tests, in sandboxes of their own (as root)
 	echo "$$total"; exit $$status
 
 .PHONY: bench
-bench: ## Measure: from an event to the status; the datapaths' speed and limits (as root)
+bench: ## Measure the time from an event to the status, and the datapaths' speed and limits (as root)
 	@go test -count=1 -v -run '^TestEveryCause' ./provider -latency-services=50 -latency-nodes=20 -latency-rounds=10 | grep -v '^[IWE][0-9]'
 	@go run ./test/bench
 
 .PHONY: sandbox-up
-sandbox-up: ## Start the sandbox cluster alone (as root)
+sandbox-up: ## Start the sandbox cluster without a demo (as root)
 	@$(SANDBOX) up $(SHAPE)
 
 .PHONY: sandbox-down
-sandbox-down: ## Stop the sandbox cluster and leave nothing behind (as root)
+sandbox-down: ## Stop the sandbox cluster and remove all that it created (as root)
 	@$(SANDBOX) down
