@@ -1,4 +1,5 @@
-// Package docs holds no code: these tests keep the pages true.
+// Package docs holds no code. Its tests check the pages: links, word limits, the package map, and
+// names that must agree with the sources.
 package docs
 
 import (
@@ -23,10 +24,10 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-// pages returns the paths of all pages, the README of the repository included.
+// pages returns the paths of all pages, including those at the top of the repository.
 func pages(t *testing.T) []string {
 	t.Helper()
-	found := []string{"../README.md"}
+	found := []string{"../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md"}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".md") {
 			found = append(found, path)
@@ -44,7 +45,7 @@ var (
 	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
 )
 
-// anchors are what GitHub makes of a page's headings.
+// anchors returns the anchors that GitHub generates for a page's headings.
 func anchors(page string) []string {
 	var all []string
 	for _, h := range heading.FindAllStringSubmatch(page, -1) {
@@ -91,8 +92,37 @@ func TestLinksLeadSomewhere(t *testing.T) {
 func TestEveryPageIsInTheIndex(t *testing.T) {
 	index := read(t, "README.md")
 	for _, page := range pages(t) {
-		if !strings.HasSuffix(page, "README.md") && !strings.Contains(index, "("+page+")") {
+		if !strings.HasPrefix(page, "../") && page != "README.md" && !strings.Contains(index, "("+page+")") {
 			t.Errorf("%s is not in docs/README.md", page)
+		}
+	}
+}
+
+func TestPagesKeepTheirWordLimits(t *testing.T) {
+	for page, limit := range map[string]int{"../README.md": 900, "explanation/architecture.md": 1000} {
+		if words := len(strings.Fields(read(t, page))); words > limit {
+			t.Errorf("%s has %d words, the limit is %d", page, words, limit)
+		}
+	}
+}
+
+func TestArchitectureListsEveryPackage(t *testing.T) {
+	page := read(t, "explanation/architecture.md")
+	for _, root := range []string{"cmd", "firewall", "internal", "nodeproxy", "provider"} {
+		checked := map[string]bool{}
+		err := filepath.WalkDir(filepath.Join("..", root), func(path string, _ fs.DirEntry, err error) error {
+			dir := filepath.ToSlash(strings.TrimPrefix(filepath.Dir(path), "../"))
+			if err != nil || checked[dir] || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			checked[dir] = true
+			if !regexp.MustCompile("[`\\s]" + regexp.QuoteMeta(dir) + "[`\\s]").MatchString(page) {
+				t.Errorf("architecture.md does not list package %s", dir)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -124,8 +154,15 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		},
 		{
 			name:      "the events",
-			inSources: []string{"../provider/events.go", "../provider/publish/trouble.go"}, sourcePattern: `(?m)^\s+[rR]eason\w+\s+= "(\w+)"`,
-			page: observability, inPattern: "(?m)^\\| (?:Normal|Warning) \\| `(\\w+)`",
+			inSources: []string{"../provider/events/events.go", "../provider/publish/problems.go"}, sourcePattern: `(?m)^\s+\w+\s+= "([A-Z]\w+)"`,
+			page: observability, inPattern: "(?:Normal|Warning)(?: \\|)? `(\\w+)`",
+		},
+		{
+			name:      "the controller manager's metrics",
+			inSources: []string{"../internal/gce/metrics.go", "../provider/failover/metrics.go", "../provider/garbage/garbage.go"},
+			// The page has the full names; the sources have them in parts.
+			sourcePattern: `(?m)^\s+Name:\s+"(\w+)"`,
+			page:          observability, inPattern: "(?m)^\\| `hostport_ccm_(?:gce_|failover_)?(\\w+)`",
 		},
 		{
 			name:      "the proxy's flags",
