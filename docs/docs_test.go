@@ -127,6 +127,16 @@ func TestArchitectureListsEveryPackage(t *testing.T) {
 	}
 }
 
+// A path may be relative to provider.
+func TestGoFilesThatPagesNameExist(t *testing.T) {
+	for _, path := range mentioned(t, "`([\\w/]+/\\w+\\.go)`", "explanation/architecture.md", "../CONTRIBUTING.md") {
+		_, err := os.Stat(filepath.Join("..", path))
+		if _, inProvider := os.Stat(filepath.Join("../provider", path)); err != nil && inProvider != nil {
+			t.Errorf("there is no file %s", path)
+		}
+	}
+}
+
 // mentioned returns what the pattern's group finds in the files, sorted.
 func mentioned(t *testing.T, pattern string, files ...string) []string {
 	t.Helper()
@@ -154,7 +164,7 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		},
 		{
 			name:      "the events",
-			inSources: []string{"../provider/events/events.go", "../provider/publish/problems.go"}, sourcePattern: `(?m)^\s+\w+\s+= "([A-Z]\w+)"`,
+			inSources: []string{"../provider/events/events.go", "../provider/nodeaddress/nodeaddress.go", "../provider/publish/problems.go"}, sourcePattern: `(?m)^(?:const)?\s+\w+\s+= "([A-Z]\w+)"`,
 			page: observability, inPattern: "(?:Normal|Warning)(?: \\|)? `(\\w+)`",
 		},
 		{
