@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,7 +16,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 )
 
-// repository is a package repository in a folder, to which apt-get is pointed.
+// repository is a package repository in a folder, which apt-get is configured to use.
 type repository struct{ dir string }
 
 func newRepository(t *testing.T) repository {
@@ -25,6 +26,7 @@ func newRepository(t *testing.T) repository {
 	write(t, filepath.Join(r.dir, "sources.list"), "deb [trusted=yes] copy:"+r.dir+" ./\n")
 	write(t, filepath.Join(r.dir, "apt.conf"), fmt.Sprintf("Dir::Etc::sourcelist %q;\nDir::Etc::sourceparts \"/dev/null\";\n", filepath.Join(r.dir, "sources.list")))
 	t.Setenv("APT_CONFIG", filepath.Join(r.dir, "apt.conf"))
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	return r
 }
 
@@ -95,9 +97,9 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-func fetch(t *testing.T, s Source, names ...string) *Tree {
+func fetch(t *testing.T, pkg string) *Tree {
 	t.Helper()
-	tree, err := s.Fetch(context.Background(), names...)
+	tree, err := Fetch(context.Background(), "amd64", pkg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +107,7 @@ func fetch(t *testing.T, s Source, names ...string) *Tree {
 }
 
 // addTool adds the package tool, with a program linked as dpkg-deb is, and the
-// package libs with what it is linked against, less what is left out.
+// package libs with what it is linked against, except for the library leaveOut.
 func (r repository) addTool(t *testing.T, leaveOut string) {
 	t.Helper()
 	dpkgDeb, err := exec.LookPath("dpkg-deb")
@@ -113,16 +115,17 @@ func (r repository) addTool(t *testing.T, leaveOut string) {
 		t.Fatal(err)
 	}
 	program := read(t, dpkgDeb)
-	linked, err := linkedAgainst([]byte(program))
+	linked, err := file{File: oci.File{Data: []byte(program)}}.needs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	libs := map[string]string{"/usr/share/doc/libs": "-> tool"}
-	for _, lib := range linked {
+	for _, need := range linked {
+		dir, lib := path.Split(need)
 		switch {
-		case strings.Contains(lib, leaveOut) && leaveOut != "":
-		case strings.HasPrefix(lib, "/"):
-			libs[lib] = "-> /lib/x86_64-linux-gnu/loader"
+		case lib == leaveOut:
+		case dir == "/usr/lib64/": // as packages of Debian 12 have it
+			libs["/lib64/"+lib] = "-> /lib/x86_64-linux-gnu/loader"
 			libs["/lib/x86_64-linux-gnu/loader"] = "the loader"
 		default:
 			libs["/usr/lib/x86_64-linux-gnu/"+lib] = "-> " + lib + ".1.2.3"
@@ -151,22 +154,24 @@ func paths(files []oci.File) []string {
 	return out
 }
 
-func TestPickBringsWhatAProgramNeeds(t *testing.T) {
-	newRepository(t).addTool(t, "")
-	tree := fetch(t, Source{Dir: t.TempDir()}, "tool")
-	if diff := cmp.Diff([]string{"libs 1", "tool 1:2.3-4"}, tree.Versions()); diff != "" {
-		t.Errorf("versions (-want +got):\n%s", diff)
-	}
-	files, err := tree.Pick("/usr/bin/tool-*")
+func pick(t *testing.T, tree *Tree, patterns ...string) []oci.File {
+	t.Helper()
+	files, err := tree.Pick(patterns...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := strings.Join(paths(files), "\n") + "\n"
+	return files
+}
+
+func TestPickAddsWhatAProgramNeeds(t *testing.T) {
+	newRepository(t).addTool(t, "")
+	got := strings.Join(paths(pick(t, fetch(t, "tool"), "/usr/bin/tool-*")), "\n") + "\n"
 	for _, want := range []string{
 		"/bin -> usr/bin\n", "/lib -> usr/lib\n", "/lib64 -> usr/lib64\n",
 		"/usr/bin/tool\n", "/usr/bin/tool-alias -> tool\n",
+		"/usr/lib64/ld-linux-x86-64.so.2 -> /lib/x86_64-linux-gnu/loader\n", "/usr/lib/x86_64-linux-gnu/loader\n",
 		"/usr/lib/x86_64-linux-gnu/libc.so.6 -> libc.so.6.1.2.3\n", "/usr/lib/x86_64-linux-gnu/libc.so.6.1.2.3\n",
-		"/usr/lib/x86_64-linux-gnu/loader\n", "/usr/share/doc/tool/copyright\n",
+		"/usr/share/doc/tool/copyright\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("picked files lack %q, are:\n%s", want, got)
@@ -179,21 +184,21 @@ func TestPickBringsWhatAProgramNeeds(t *testing.T) {
 	}
 }
 
-func TestAllFilesMakeAnImage(t *testing.T) {
+func TestPickedFilesMakeAnImage(t *testing.T) {
 	newRepository(t).addTool(t, "")
-	files := fetch(t, Source{Dir: t.TempDir()}, "tool").All()
+	files := pick(t, fetch(t, "tool"), "/usr/bin/*", "/usr/lib/*/*", "/usr/share/doc/*/*")
 	if _, err := oci.Build(oci.Image{Name: "registry.example/tool:v1", Files: files}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestPickRefuses(t *testing.T) {
-	newRepository(t).addTool(t, "libc.so")
-	tree := fetch(t, Source{Dir: t.TempDir()}, "tool")
+	newRepository(t).addTool(t, "libc.so.6")
+	tree := fetch(t, "tool")
 	for pattern, want := range map[string]string{
-		"/usr/bin/nothing": `pattern "/usr/bin/nothing": no such file in the packages libs 1, tool 1:2.3-4`,
+		"/usr/bin/nothing": "no file /usr/bin/nothing in the packages libs, tool",
 		"/usr/bin/[":       `pattern "/usr/bin/[": syntax error`,
-		"/usr/bin/tool":    "/usr/bin/tool needs libc.so.6, which is in none of the packages",
+		"/usr/bin/tool":    "/usr/bin/tool needs libc.so.6: no file /usr/lib/*-linux-gnu*/libc.so.6 in the packages libs, tool",
 	} {
 		if _, err := tree.Pick(pattern); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Pick(%s) error = %v, want one with %q", pattern, err, want)
@@ -201,39 +206,56 @@ func TestPickRefuses(t *testing.T) {
 	}
 }
 
+func TestPickRefusesAPackageWithoutCopyrightFile(t *testing.T) {
+	newRepository(t).add(t, "thing", "1", "", map[string]string{"/etc/thing": "one"})
+	_, err := fetch(t, "thing").Pick("/etc/thing")
+	if want := "no file /usr/share/doc/thing/copyright in the packages thing"; err == nil || err.Error() != want {
+		t.Errorf("Pick() error = %v, want %q", err, want)
+	}
+}
+
+func (r repository) addThing(t *testing.T, version string) {
+	t.Helper()
+	r.add(t, "thing", version, "", map[string]string{
+		"/etc/thing":                     "version " + version,
+		"/usr/share/doc/thing/copyright": "GPL",
+	})
+}
+
 func TestFetchNeedsNoNetworkTheSecondTime(t *testing.T) {
-	r, cache := newRepository(t), Source{Dir: t.TempDir()}
-	r.add(t, "thing", "1", "", map[string]string{"/etc/thing": "one"})
-	fetch(t, cache, "thing")
+	r := newRepository(t)
+	r.addThing(t, "1")
+	want := pick(t, fetch(t, "thing"), "/etc/*")
 	r.clear(t)
-	if diff := cmp.Diff([]string{"/etc/thing"}, paths(fetch(t, cache, "thing").All())); diff != "" {
+	if diff := cmp.Diff(want, pick(t, fetch(t, "thing"), "/etc/*")); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 
-func TestFetchLooksAgainWhenTheKnownVersionIsGone(t *testing.T) {
-	r, cache := newRepository(t), Source{Dir: t.TempDir()}
+func TestFetchUpdatesPackageListsWhenTheKnownVersionIsGone(t *testing.T) {
+	r := newRepository(t)
 	r.add(t, "known", "1", "", nil)
-	r.add(t, "thing", "1", "", nil)
-	fetch(t, cache, "known")
+	r.addThing(t, "1")
+	fetch(t, "known")
 	r.clear(t)
-	r.add(t, "thing", "2", "", nil)
-	if diff := cmp.Diff([]string{"thing 2"}, fetch(t, cache, "thing").Versions()); diff != "" {
-		t.Errorf("versions (-want +got):\n%s", diff)
+	r.addThing(t, "2")
+	if got := string(pick(t, fetch(t, "thing"), "/etc/thing")[0].Data); got != "version 2" {
+		t.Errorf("fetched %q, want version 2", got)
 	}
 }
 
 func TestFetchOfAnUnknownPackageNamesIt(t *testing.T) {
 	newRepository(t).add(t, "thing", "1", "", nil)
-	_, err := Source{Dir: t.TempDir()}.Fetch(context.Background(), "thong")
+	_, err := Fetch(context.Background(), "amd64", "thong")
 	if err == nil || !strings.Contains(err.Error(), "Unable to locate package thong") {
 		t.Errorf("Fetch() error = %v, want one that names the package", err)
 	}
 }
 
-func TestFetchWithoutAptSaysSo(t *testing.T) {
+func TestFetchWithoutAptNamesIt(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := Source{Dir: t.TempDir()}.Fetch(context.Background(), "thing")
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	_, err := Fetch(context.Background(), "amd64", "thing")
 	if err == nil || !strings.Contains(err.Error(), `"apt-get": executable file not found`) {
 		t.Errorf("Fetch() error = %v, want one that names apt-get", err)
 	}

@@ -74,8 +74,6 @@ func (o options) image(name, description string) oci.Image {
 	}
 }
 
-func (o options) debs() debs.Source { return debs.Source{Arch: o.arch} }
-
 // withProgram builds the command of the image's name and adds it at the root.
 func (o options) withProgram(ctx context.Context, img oci.Image, files []oci.File) (oci.Image, error) {
 	program, err := o.build(ctx, "./cmd"+img.Entrypoint[0])
@@ -109,7 +107,7 @@ func (o options) build(ctx context.Context, command string) ([]byte, error) {
 // certificates makes of the single ones in Debian's package the bundle that
 // its installation script would make: the place where Go programs look.
 func (o options) certificates(ctx context.Context) ([]oci.File, error) {
-	tree, err := o.debs().Fetch(ctx, "ca-certificates")
+	tree, err := debs.Fetch(ctx, o.arch, "ca-certificates")
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +131,7 @@ func (o options) certificates(ctx context.Context) ([]oci.File, error) {
 // for arp and ebtables stay behind. Plain iptables means the nft flavour, as on
 // Debian.
 func (o options) iptables(ctx context.Context) ([]oci.File, error) {
-	tree, err := o.debs().Fetch(ctx, "iptables")
+	tree, err := debs.Fetch(ctx, o.arch, "iptables")
 	if err != nil {
 		return nil, err
 	}
