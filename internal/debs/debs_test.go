@@ -1,6 +1,7 @@
 package debs
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -187,7 +188,7 @@ func TestPickAddsWhatAProgramNeeds(t *testing.T) {
 func TestPickedFilesMakeAnImage(t *testing.T) {
 	newRepository(t).addTool(t, "")
 	files := pick(t, fetch(t, "tool"), "/usr/bin/*", "/usr/lib/*/*", "/usr/share/doc/*/*")
-	if _, err := oci.Build(oci.Image{Name: "registry.example/tool:v1", Files: files}); err != nil {
+	if _, err := oci.Build(oci.Image{Files: files}, gzip.DefaultCompression); err != nil {
 		t.Error(err)
 	}
 }

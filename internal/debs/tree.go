@@ -149,12 +149,12 @@ func (t *Tree) unpack(ctx context.Context, archive string) error {
 		if err != nil {
 			return err
 		}
-		f := file{File: oci.File{Path: usrMerge(h.Name), Mode: h.FileInfo().Mode()}, pkg: pkg}
+		f := file{File: oci.File{Path: usrMerge(h.Name), Mode: h.Mode}, pkg: pkg}
 		switch h.Typeflag {
 		case tar.TypeDir:
 			continue
 		case tar.TypeSymlink:
-			f.Symlink, f.Mode = h.Linkname, 0
+			f.Symlink = h.Linkname
 		case tar.TypeLink:
 			f.Data = t.files[usrMerge(h.Linkname)].Data
 		case tar.TypeReg:

@@ -4,110 +4,53 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/hostport-ccm/hostport-ccm/internal/debs"
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 )
 
-// Where the images live, and what they may weigh compressed.
 const (
 	registry = "ghcr.io/hostport-ccm"
-
-	mib            = 1 << 20
-	ccmLimit       = 35 * mib
-	nodeProxyLimit = 15 * mib
+	mib      = 1 << 20
 )
 
-// options say for what machine the images are built.
-type options struct {
-	// version tags the images and is what their programs report.
-	version string
-	// arch is the architecture as Go names it.
-	arch string
-	// module is this module's folder.
-	module string
+// product is one of the images, with the program of its name at the root.
+type product struct {
+	name, description string
+	// user runs the program; empty means root.
+	user string
+	// limit is the compressed size that the image may have, in bytes.
+	limit int64
+	// files returns what the program needs.
+	files func(ctx context.Context, arch string) ([]oci.File, error)
 }
 
-// ccm returns the controller manager's image: the program, the certificates
-// with which it trusts the cloud's API, and a user that is not root.
-func ccm(ctx context.Context, o options) (oci.Image, error) {
-	files, err := o.certificates(ctx)
-	if err != nil {
-		return oci.Image{}, err
-	}
-	img := o.image("hostport-ccm", "Cloud controller manager that gives LoadBalancer Services the nodes' addresses.")
-	img.User = "65532:65532"
-	return o.withProgram(ctx, img, append(files,
-		oci.File{Path: "/etc/passwd", Data: []byte("root:x:0:0:root:/:/none\nnonroot:x:65532:65532:nonroot:/:/none\n")},
-		oci.File{Path: "/etc/group", Data: []byte("root:x:0:\nnonroot:x:65532:\n")},
-	))
+var products = []product{
+	{
+		name:        "hostport-ccm",
+		description: "Cloud controller manager that gives LoadBalancer Services the nodes' addresses.",
+		user:        "65532:65532",
+		limit:       35 * mib,
+		files:       ccmFiles,
+	},
+	{
+		name:        "hostport-nodeproxy",
+		description: "Forwards a Service's ports from the nodes' addresses to its cluster IP.",
+		limit:       15 * mib,
+		files:       nodeproxyFiles,
+	},
 }
 
-// nodeProxy returns the proxy's image: the program and both flavours of
-// iptables. There is no shell in it.
-func nodeProxy(ctx context.Context, o options) (oci.Image, error) {
-	files, err := o.iptables(ctx)
-	if err != nil {
-		return oci.Image{}, err
-	}
-	img := o.image("hostport-nodeproxy", "Forwards a Service's ports from the nodes' addresses to its cluster IP.")
-	return o.withProgram(ctx, img, files)
-}
-
-func (o options) image(name, description string) oci.Image {
-	return oci.Image{
-		Name: registry + "/" + name + ":" + o.version,
-		Arch: o.arch,
-		Labels: map[string]string{
-			"org.opencontainers.image.title":       name,
-			"org.opencontainers.image.description": description,
-			"org.opencontainers.image.version":     o.version,
-			"org.opencontainers.image.licenses":    "Apache-2.0",
-			"org.opencontainers.image.source":      "https://github.com/hostport-ccm/hostport-ccm",
-		},
-		Entrypoint: []string{"/" + name},
-	}
-}
-
-// withProgram builds the command of the image's name and adds it at the root.
-func (o options) withProgram(ctx context.Context, img oci.Image, files []oci.File) (oci.Image, error) {
-	program, err := o.build(ctx, "./cmd"+img.Entrypoint[0])
-	if err != nil {
-		return oci.Image{}, err
-	}
-	img.Files = append(files, oci.File{Path: img.Entrypoint[0], Mode: 0o755, Data: program})
-	return img, nil
-}
-
-// build compiles a command into a static program whose bytes depend on the
-// sources and the Go release only, not on the folder, the clock or git.
-func (o options) build(ctx context.Context, command string) ([]byte, error) {
-	tmp, err := os.MkdirTemp("", "hostport-image-*")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(tmp)
-	program := filepath.Join(tmp, "program")
-	const version = "k8s.io/component-base/version."
-	ldflags := "-s -w -X main.version=" + o.version + " -X " + version + "gitVersion=" + o.version + " -X " + version + "gitCommit= -X " + version + "gitTreeState="
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", program, command)
-	cmd.Dir = o.module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+o.arch, "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building %s: %w\n%s", command, err, out)
-	}
-	return os.ReadFile(program)
-}
-
-// certificates makes of the single ones in Debian's package the bundle that
-// its installation script would make: the place where Go programs look.
-func (o options) certificates(ctx context.Context) ([]oci.File, error) {
-	tree, err := debs.Fetch(ctx, o.arch, "ca-certificates")
+// ccmFiles returns the certificates with which the program verifies the cloud's API, as the bundle
+// that the installation script of Debian's package makes, and a user that is not root.
+func ccmFiles(ctx context.Context, arch string) ([]oci.File, error) {
+	tree, err := debs.Fetch(ctx, arch, "ca-certificates")
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +58,11 @@ func (o options) certificates(ctx context.Context) ([]oci.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	files := []oci.File{
+		{Path: "/etc/passwd", Data: []byte("root:x:0:0:root:/:/none\nnonroot:x:65532:65532:nonroot:/:/none\n")},
+		{Path: "/etc/group", Data: []byte("root:x:0:\nnonroot:x:65532:\n")},
+	}
 	var bundle bytes.Buffer
-	var files []oci.File
 	for _, f := range picked {
 		if strings.HasSuffix(f.Path, ".crt") {
 			bundle.Write(f.Data)
@@ -127,11 +73,10 @@ func (o options) certificates(ctx context.Context) ([]oci.File, error) {
 	return append(files, oci.File{Path: "/etc/ssl/certs/ca-certificates.crt", Data: bundle.Bytes()}), nil
 }
 
-// iptables takes both flavours and all their extensions, IPv4 and IPv6; those
-// for arp and ebtables stay behind. Plain iptables means the nft flavour, as on
-// Debian.
-func (o options) iptables(ctx context.Context) ([]oci.File, error) {
-	tree, err := debs.Fetch(ctx, o.arch, "iptables")
+// nodeproxyFiles returns both flavours of iptables with all extensions, for IPv4 and IPv6. Plain
+// iptables is the nft flavour, as on Debian. There is no shell.
+func nodeproxyFiles(ctx context.Context, arch string) ([]oci.File, error) {
+	tree, err := debs.Fetch(ctx, arch, "iptables")
 	if err != nil {
 		return nil, err
 	}
@@ -147,5 +92,52 @@ func (o options) iptables(ctx context.Context) ([]oci.File, error) {
 			files = append(files, oci.File{Path: "/usr/sbin/" + family + suffix, Symlink: family + "-nft" + suffix})
 		}
 	}
-	return append(files, oci.File{Path: "/run", Mode: fs.ModeDir}), nil
+	// The legacy flavour has its lock file there.
+	return append(files, oci.File{Path: "/run", Dir: true}), nil
+}
+
+func (p product) image(ctx context.Context, o options) (oci.Image, error) {
+	files, err := p.files(ctx, o.arch)
+	if err != nil {
+		return oci.Image{}, err
+	}
+	program, err := compile(ctx, o, "./cmd/"+p.name)
+	if err != nil {
+		return oci.Image{}, err
+	}
+	return oci.Image{
+		Arch: o.arch,
+		Config: v1.Config{
+			Entrypoint: []string{"/" + p.name},
+			User:       p.user,
+			Labels: map[string]string{
+				"org.opencontainers.image.title":       p.name,
+				"org.opencontainers.image.description": p.description,
+				"org.opencontainers.image.version":     o.version,
+				"org.opencontainers.image.licenses":    "Apache-2.0",
+				"org.opencontainers.image.source":      "https://github.com/hostport-ccm/hostport-ccm",
+			},
+		},
+		Files: append(files, oci.File{Path: "/" + p.name, Mode: 0o755, Data: program}),
+	}, nil
+}
+
+// compile returns a command as a static program. Its bytes depend on the sources, the version and
+// the Go release only, not on the folder, the time or git.
+func compile(ctx context.Context, o options, command string) ([]byte, error) {
+	tmp, err := os.MkdirTemp("", "hostport-image-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	program := filepath.Join(tmp, "program")
+	const version = "k8s.io/component-base/version."
+	ldflags := "-s -w -X main.version=" + o.version + " -X " + version + "gitVersion=" + o.version + " -X " + version + "gitCommit= -X " + version + "gitTreeState="
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", program, command)
+	cmd.Dir = o.module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+o.arch, "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("compiling %s: %w\n%s", command, err, out)
+	}
+	return os.ReadFile(program)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
@@ -22,7 +24,7 @@ import (
 
 const testVersion = "v1.2.3-test"
 
-// The archives of two runs of this command, for all tests to look at.
+// The archives of two runs of this command.
 var first, second string
 
 func TestMain(m *testing.M) {
@@ -48,39 +50,53 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	first, second = filepath.Join(dir, "first"), filepath.Join(dir, "second")
 	for _, out := range []string{first, second} {
-		said, err := exec.Command(program, "-module", "../..", "-version", testVersion, "-out", out).CombinedOutput()
+		printed, err := exec.Command(program, "-module", "../..", "-version", testVersion, "-out", out).CombinedOutput()
 		if err != nil {
-			return 1, fmt.Errorf("building the images: %w\n%s", err, said)
+			return 1, fmt.Errorf("building the images: %w\n%s", err, printed)
 		}
 	}
 	return m.Run(), nil
 }
 
 func TestSameSourcesGiveTheSameArchives(t *testing.T) {
-	for _, k := range kinds {
-		a, err := os.ReadFile(filepath.Join(first, k.archive))
+	for _, p := range products {
+		a, err := os.ReadFile(filepath.Join(first, p.name+".tar"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := os.ReadFile(filepath.Join(second, k.archive))
+		b, err := os.ReadFile(filepath.Join(second, p.name+".tar"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(a, b) {
-			t.Errorf("%s: built twice, the bytes differ", k.archive)
+			t.Errorf("%s: built twice, the bytes differ", p.name)
 		}
 	}
 }
 
 func TestAnImageThatIsTooLargeIsRefused(t *testing.T) {
-	b := built{Written: oci.Written{Name: "registry.example/thing:v1", Size: 16 * mib}, limit: 15 * mib}
+	const name = "registry.example/thing:v1"
 	want := "image registry.example/thing:v1 has 16.0 MiB compressed, but may have 15: look for a new dependency, or raise the limit in internal/images"
-	if err := b.err(); err == nil || err.Error() != want {
-		t.Errorf("err() = %v, want %s", err, want)
+	if err := checkSize(name, 16*mib, 15*mib); err == nil || err.Error() != want {
+		t.Errorf("checkSize() = %v, want %s", err, want)
 	}
-	b.Size = 15 * mib
-	if err := b.err(); err != nil {
-		t.Errorf("err() at the limit = %v", err)
+	if err := checkSize(name, 15*mib, 15*mib); err != nil {
+		t.Errorf("checkSize() at the limit = %v", err)
+	}
+}
+
+func TestPullSizeIsThatOfAllBlobs(t *testing.T) {
+	img, err := oci.Build(oci.Image{Arch: "amd64", Files: []oci.File{{Path: "/a", Data: []byte("a")}}}, gzip.DefaultCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	if err := oci.WriteFile(archive, map[string]v1.Image{"registry.example/thing:v1": img}); err != nil {
+		t.Fatal(err)
+	}
+	blobs := len(output(t, exec.Command("tar", "-xOf", archive, "blobs")))
+	if got, err := pullSize(img); err != nil || got != int64(blobs) {
+		t.Errorf("pullSize() = %d, %v, want %d", got, err, blobs)
 	}
 }
 
@@ -129,7 +145,7 @@ func needRoot(t *testing.T) {
 }
 
 // proxyRules is what the proxy feeds to iptables-restore: every match and target
-// in it is a library of its own, which the image has to hold.
+// in it is a library of its own, which the image must have.
 func proxyRules(family config.Family, own, target string) string {
 	c := config.Config{
 		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}, {Protocol: "SCTP", Port: 9}},
@@ -164,9 +180,9 @@ func TestBothFlavoursOfIptablesRunInTheImage(t *testing.T) {
 
 func TestProgramsRunInTheirImagesAndKnowTheirVersion(t *testing.T) {
 	needRoot(t)
-	for _, k := range kinds {
-		program := "/" + strings.TrimSuffix(k.archive, ".tar")
-		if out := output(t, inImage(unpack(t, k.archive), program, "--version")); !strings.Contains(string(out), testVersion) {
+	for _, p := range products {
+		program := "/" + p.name
+		if out := output(t, inImage(unpack(t, p.name+".tar"), program, "--version")); !strings.Contains(string(out), testVersion) {
 			t.Errorf("%s --version: %s; want %s", program, out, testVersion)
 		}
 	}

@@ -1,45 +1,111 @@
-// Command images builds hostport-ccm's two container images without a container
-// engine: Go programs from this module, and what else they need from Debian
-// packages. It writes an archive of each, prints what came out, and fails when
-// an image is larger than it may be.
+// Command images builds hostport-ccm's two container images without a container engine: static
+// programs of this module, and files of Debian packages. It writes each image to an archive, prints
+// its size and digest, and fails if an image is larger than its limit.
 //
-// Pushing the archives to a registry is left to tools made for it.
+// It does not push the images to a registry.
 package main
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 )
+
+type options struct {
+	// out is the folder for the archives.
+	out string
+	// version is the tag of the images, and the version that their programs report.
+	version string
+	// arch is the architecture as Go names it.
+	arch string
+	// module is this module's folder.
+	module string
+}
 
 func main() {
 	var o options
-	dir := flag.String("out", "dist", "folder for the archives")
-	flag.StringVar(&o.version, "version", "v0.1.0-dev", "tag of the images, and what their programs report")
+	flag.StringVar(&o.out, "out", "dist", "folder for the archives")
+	flag.StringVar(&o.version, "version", "v0.1.0-dev", "tag of the images, and the version that their programs report")
 	flag.StringVar(&o.arch, "arch", "amd64", "architecture, as Go names it")
 	flag.StringVar(&o.module, "module", ".", "this module's folder")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, *dir); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o options, dir string) error {
+// run builds and writes all images, also if one is too large.
+func run(ctx context.Context, o options) error {
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
 	const row = "%-30s %-52s %10s %8s  %s\n"
 	fmt.Printf(row, "ARCHIVE", "IMAGE", "COMPRESSED", "TOOK", "DIGEST")
 	var tooLarge []error
-	err := writeAll(ctx, o, dir, func(b built) {
-		fmt.Printf(row, b.archive, b.Name, fmt.Sprintf("%.1f MiB", float64(b.Size)/(1<<20)), b.took.Round(100*time.Millisecond), b.Digest)
-		tooLarge = append(tooLarge, b.err())
-	})
-	return errors.Join(err, errors.Join(tooLarge...))
+	for _, p := range products {
+		start := time.Now()
+		name, archive := registry+"/"+p.name+":"+o.version, filepath.Join(o.out, p.name+".tar")
+		img, err := p.image(ctx, o)
+		if err != nil {
+			return fmt.Errorf("image %s: %w", name, err)
+		}
+		built, err := oci.Build(img, gzip.DefaultCompression)
+		if err != nil {
+			return fmt.Errorf("building image %s: %w", name, err)
+		}
+		if err := oci.WriteFile(archive, map[string]v1.Image{name: built}); err != nil {
+			return fmt.Errorf("writing image %s: %w", name, err)
+		}
+		size, err := pullSize(built)
+		if err != nil {
+			return fmt.Errorf("size of image %s: %w", name, err)
+		}
+		digest, err := built.Digest()
+		if err != nil {
+			return fmt.Errorf("digest of image %s: %w", name, err)
+		}
+		fmt.Printf(row, archive, name, fmt.Sprintf("%.1f MiB", float64(size)/mib), time.Since(start).Round(100*time.Millisecond), digest)
+		tooLarge = append(tooLarge, checkSize(name, size, p.limit))
+	}
+	return errors.Join(tooLarge...)
+}
+
+// pullSize returns what a node downloads, in bytes: manifest, config and compressed layers.
+func pullSize(img v1.Image) (int64, error) {
+	size, err := img.Size()
+	if err != nil {
+		return 0, err
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		return 0, err
+	}
+	size += manifest.Config.Size
+	for _, layer := range manifest.Layers {
+		size += layer.Size
+	}
+	return size, nil
+}
+
+func checkSize(name string, size, limit int64) error {
+	if size <= limit {
+		return nil
+	}
+	return fmt.Errorf("image %s has %.1f MiB compressed, but may have %.0f: look for a new dependency, or raise the limit in internal/images",
+		name, float64(size)/mib, float64(limit)/mib)
 }

@@ -1,139 +1,65 @@
-// Package oci puts files into container images without a container engine,
-// and writes the images into archives that `ctr images import`, `skopeo copy`,
-// `crane push` and `docker load` read.
+// Package oci builds container images from lists of files, and writes them as archives that
+// `ctr images import`, `skopeo copy`, `crane push` and `docker load` read. It needs no container
+// engine, no base image and no network.
 //
-// Same input, same bytes: every time stamp is the Unix epoch, every owner is
-// root, and files are sorted. There are no base images and no network: what an
-// image holds is what the caller lists. An image has one layer.
+// The same input gives the same bytes: every time is the Unix epoch, every owner is root, and
+// files are sorted.
 package oci
 
 import (
-	"compress/gzip"
+	"bytes"
 	"fmt"
-	"io/fs"
-	"slices"
-	"strings"
+	"io"
 	"time"
 
-	reference "github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// File is one file, directory or symbolic link of an image. At most one of
-// Source, Data and Symlink is set; none of them is an empty file.
-type File struct {
-	// Path in the image, absolute or relative to its root. Directories above it
-	// come by themselves, with mode 0755.
-	Path string
-	// Mode holds the permission bits, and fs.ModeDir for a directory. Setuid,
-	// setgid and sticky are kept. Permission bits that are all zero become 0755
-	// for a directory, 0644 for a file.
-	Mode fs.FileMode
-	// Source is a file on this machine whose content is taken.
-	Source string
-	// Data is the content itself.
-	Data []byte
-	// Symlink is the target of a symbolic link.
-	Symlink string
-}
-
-// Image describes an image to be built.
+// Image describes a Linux image of one layer.
 type Image struct {
-	// Name is the full reference, such as registry.example/group/name:tag.
-	Name string
-	// Arch is the architecture as Go names it; empty means amd64. The operating
-	// system is always Linux.
-	Arch       string
-	Files      []File
-	Entrypoint []string
-	Cmd        []string
-	// Env holds NAME=value entries. Without a PATH among them the usual one is
-	// added.
-	Env []string
-	// User runs the entry point, as uid or uid:gid; empty means root.
-	User       string
-	WorkingDir string
-	Labels     map[string]string
-	// Compression is a gzip level. The zero value means gzip's usual one; images
-	// that never travel are built faster with gzip.BestSpeed.
-	Compression int
+	// Arch is the architecture as Go names it.
+	Arch string
+	// Config is the configuration of containers. Without Env, they get the usual PATH.
+	Config v1.Config
+	Files  []File
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// epoch stamps everything, so that the clock leaves no trace in an image.
-var epoch = time.Unix(0, 0).UTC()
+var epoch = v1.Time{Time: time.Unix(0, 0).UTC()}
 
-// Build assembles the image in memory.
-func Build(img Image) (v1.Image, error) {
-	if err := checkName(img.Name); err != nil {
+// Build builds the image in memory. The compression is a level of compress/gzip.
+func Build(img Image, compression int) (v1.Image, error) {
+	files, err := tarOf(img.Files)
+	if err != nil {
 		return nil, err
 	}
-	layer, err := newLayer(img.Files, img.level())
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil }
+	layer, err := tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer),
+		tarball.WithCompressionLevel(compression), tarball.WithCompressedCaching)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", img.Name, err)
+		return nil, fmt.Errorf("compressing the layer: %w", err)
 	}
-	built := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	if built, err = mutate.ConfigFile(built, img.configFile()); err != nil {
-		return nil, fmt.Errorf("image %s: setting the config: %w", img.Name, err)
+	if img.Config.Env == nil {
+		img.Config.Env = []string{defaultPath}
 	}
-	built, err = mutate.Append(built, mutate.Addendum{
-		Layer:     layer,
-		MediaType: types.OCILayer,
-		History:   v1.History{Created: v1.Time{Time: epoch}, CreatedBy: "hostport-ccm/internal/oci"},
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	built, err := mutate.ConfigFile(base, &v1.ConfigFile{
+		OS:           "linux",
+		Architecture: img.Arch,
+		Created:      epoch,
+		RootFS:       v1.RootFS{Type: "layers"},
+		Config:       img.Config,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("image %s: adding the layer: %w", img.Name, err)
+		return nil, fmt.Errorf("setting the config: %w", err)
 	}
-	return built, nil
-}
-
-func (i Image) level() int {
-	if i.Compression == 0 {
-		return gzip.DefaultCompression
-	}
-	return i.Compression
-}
-
-func (i Image) configFile() *v1.ConfigFile {
-	return &v1.ConfigFile{
-		Architecture: i.architecture(),
-		OS:           "linux",
-		Created:      v1.Time{Time: epoch},
-		RootFS:       v1.RootFS{Type: "layers"},
-		Config: v1.Config{
-			Entrypoint: i.Entrypoint,
-			Cmd:        i.Cmd,
-			Env:        i.environment(),
-			User:       i.User,
-			WorkingDir: i.WorkingDir,
-			Labels:     i.Labels,
-		},
-	}
-}
-
-func (i Image) architecture() string {
-	if i.Arch == "" {
-		return "amd64"
-	}
-	return i.Arch
-}
-
-func (i Image) environment() []string {
-	if slices.ContainsFunc(i.Env, func(e string) bool { return strings.HasPrefix(e, "PATH=") }) {
-		return i.Env
-	}
-	return append([]string{defaultPath}, i.Env...)
-}
-
-// checkName wants a registry's host and a tag in the name: container runtimes
-// complete a shorter one, each in its own way, and then do not find the image.
-func checkName(name string) error {
-	if _, err := reference.NewTag(name, reference.StrictValidation); err != nil {
-		return fmt.Errorf("image name %q: want a full one, such as registry.example/group/name:tag: %w", name, err)
-	}
-	return nil
+	return mutate.Append(built, mutate.Addendum{
+		Layer:   layer,
+		History: v1.History{Created: epoch, CreatedBy: "hostport-ccm/internal/oci"},
+	})
 }

@@ -3,10 +3,13 @@ package cluster
 import (
 	"compress/gzip"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
@@ -28,17 +31,27 @@ func (c *Cluster) testImages(ctx context.Context) (string, error) {
 	if err := c.goBuild(ctx, pause, "./test/sandbox/pause"); err != nil {
 		return "", err
 	}
-	binary := func(file, path string) oci.File { return oci.File{Path: path, Mode: 0o755, Source: file} }
-	images := []oci.Image{
-		{Name: pauseImage, Files: []oci.File{binary(pause, "/pause")}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
-		{Name: corednsImage, Files: []oci.File{binary(c.program("coredns"), "/coredns")}, Entrypoint: []string{"/coredns"}},
-		{Name: AgnhostImage, Files: []oci.File{binary(c.program("agnhost"), "/agnhost")}, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
+	images := map[string]v1.Image{}
+	for _, i := range []struct {
+		name, program string
+		config        v1.Config
+	}{
+		{pauseImage, pause, v1.Config{User: "65535:65535"}},
+		{corednsImage, c.program("coredns"), v1.Config{}},
+		{AgnhostImage, c.program("agnhost"), v1.Config{Cmd: []string{"pause"}}},
+	} {
+		data, err := os.ReadFile(i.program)
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", i.name, err)
+		}
+		entrypoint := "/" + filepath.Base(i.program)
+		i.config.Entrypoint = []string{entrypoint}
+		img := oci.Image{Arch: runtime.GOARCH, Config: i.config, Files: []oci.File{{Path: entrypoint, Mode: 0o755, Data: data}}}
+		if images[i.name], err = oci.Build(img, gzip.BestSpeed); err != nil {
+			return "", fmt.Errorf("image %s: %w", i.name, err)
+		}
 	}
-	for i := range images {
-		images[i].Compression = gzip.BestSpeed
-	}
-	_, err := oci.WriteFile(archive, images...)
-	return archive, err
+	return archive, oci.WriteFile(archive, images)
 }
 
 // productImages builds the archives of the product's images as `make images` does.
