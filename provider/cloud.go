@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -114,11 +115,11 @@ type runner func(ctx context.Context, workers int, manager managerapp.Controller
 // serviceController makes the load balancer and the controller that drives it. The caller starts
 // shared.
 func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
+	lb := &c.config.LoadBalancer
 	id, err := clusterID(ctx, kube, c.config.ClusterID)
 	if err != nil {
 		return nil, err
 	}
-	lb := &c.config.LoadBalancer
 	settings := plan.Settings{
 		ClusterID:       id,
 		Namespace:       lb.Namespace,
@@ -126,73 +127,81 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		ImagePullPolicy: lb.ImagePullPolicy,
 		Reserved:        lb.Reserved(),
 	}
-	owned := informers.NewSharedInformerFactoryWithOptions(kube, 0,
-		informers.WithNamespace(settings.Namespace),
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = settings.Selector().String() }))
-	allServices, nodes := shared.Core().V1().Services(), shared.Core().V1().Nodes()
-
-	services, err := view.NewServices(allServices, lb.Classes)
+	w, err := newWatches(kube, settings, shared, lb.Classes)
 	if err != nil {
 		return nil, err
 	}
-	if err := services.WatchOwned(owned, nodes); err != nil {
-		return nil, err
-	}
-	foreign, err := services.WatchForeign(kube)
-	if err != nil {
-		return nil, err
-	}
-	proxyManager, err := proxies.New(kube, settings, owned, services)
+	proxyManager, err := proxies.New(kube, settings, w.owned, w.services)
 	if err != nil {
 		return nil, err
 	}
 	mode := direct.NewKubeProxyMode(kube, lb.KubeProxyMode)
-	directManager := direct.New(kube, settings, allServices.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, services)
+	directManager := direct.New(kube, settings, w.all.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, w.services)
 	fw := operations.New(c.newFirewall(firewall.Cluster{
 		ID:            id,
-		Services:      func() []firewall.Owner { return firewallOwners(settings, services) },
+		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
 		DeleteOrphans: lb.Firewall == firewall.Managed,
-	}), services.Resume)
+	}), w.services.Resume)
 	recorder := events.NewRecorder(events.NewBroadcaster(ctx, kube, component))
 	c.addresses.SetRecorder(recorder)
-
 	c.balancer = &loadBalancer{
-		settings: settings,
-		defaults: c.config.Options(),
-		kube:     kube,
-		services: services,
-		foreign:  foreign,
-		proxies:  proxyManager,
-		direct:   directManager,
-		firewall: fw,
-		events:   recorder,
+		settings: settings, defaults: c.config.Options(), kube: kube, services: w.services, foreign: w.foreign,
+		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
-			generation: services.Generation,
-			nodes:      nodes.Lister(),
-			services:   services.Served,
-			failures:   c.failures,
-			addresses:  c.addresses,
-			defaults:   c.config.Options(),
+			generation: w.services.Generation, services: w.services.Served, nodes: w.nodes.Lister(),
+			failures: c.failures, addresses: c.addresses, defaults: c.config.Options(),
 		},
 	}
-	standard, err := servicecontroller.New(c, services.Client(kube), services, view.QuietNodes(nodes), clusterName, utilfeature.DefaultFeatureGate)
+	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err
 	}
-	orphans := garbage.New(kube, allServices.Lister(), recorder,
+	orphans := garbage.New(kube, w.all.Lister(), recorder,
 		firewallKind(fw, settings.ClusterID, lb.Firewall),
 		garbage.KindOf(directManager.Mirrors), garbage.KindOf(proxyManager.DaemonSets), garbage.KindOf(proxyManager.ConfigMaps))
 	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {
-		synced := services.Informer().HasSynced
-		owned.Start(ctx.Done())
-		foreign.Run(ctx.Done())
-		go services.Run(ctx)
+		synced := w.services.Informer().HasSynced
+		w.start(ctx)
 		go orphans.Run(ctx, synced)
-		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, services, t) })
-		mode.Run(ctx, services.EnqueueAll)
-		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), services)
+		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w.services, t) })
+		mode.Run(ctx, w.services.EnqueueAll)
+		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
+}
+
+// watches are the informers that the load balancer reads from. They enqueue Services when something
+// changes that matters to them.
+type watches struct {
+	// all are all Services of the cluster, services are ours as the service controller sees them.
+	all      coreinformers.ServiceInformer
+	services *view.Services
+	nodes    coreinformers.NodeInformer
+	// owned are the objects with our mark in the namespace of the proxies.
+	owned   informers.SharedInformerFactory
+	foreign *view.Foreign
+}
+
+func newWatches(kube kubernetes.Interface, settings plan.Settings, shared informers.SharedInformerFactory, classes config.Classes) (w watches, err error) {
+	w.all, w.nodes = shared.Core().V1().Services(), shared.Core().V1().Nodes()
+	w.owned = informers.NewSharedInformerFactoryWithOptions(kube, 0,
+		informers.WithNamespace(settings.Namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = settings.Selector().String() }))
+	if w.services, err = view.NewServices(w.all, classes); err != nil {
+		return w, err
+	}
+	if err := w.services.WatchOwned(w.owned, w.nodes); err != nil {
+		return w, err
+	}
+	w.foreign, err = w.services.WatchForeign(kube)
+	return w, err
+}
+
+// start starts the informers that are not shared, and the delivery of enqueued Services.
+func (w watches) start(ctx context.Context) {
+	w.owned.Start(ctx.Done())
+	w.foreign.Run(ctx.Done())
+	go w.services.Run(ctx)
 }
 
 // firewallOwners returns the Services that may have firewall rules. These include Services that are

@@ -136,19 +136,9 @@ func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options
 		return d, current, nil
 	}
 	if unavailable == nil && m.translated {
-		mirror, _, err := m.Mirrors.Ensure(ctx, svc, p.Mirror)
-		unavailable = explainRefusal(svc, err)
-		switch {
-		case unavailable != nil && (current.Mirror == nil || apierrors.IsForbidden(err)):
-			m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
-			if current.Mirror != nil && len(current.Nodes) > 0 && !proxies {
-				// Nothing else serves the Service, so the mirror goes on as it is.
-				d.Mirror, d.StaleReason, unavailable = current.Mirror, unavailable.Message, nil
-			}
-		case err != nil:
+		var err error
+		if unavailable, err = m.ensureMirror(ctx, svc, p, current, proxies, &d); err != nil {
 			return d, current, err
-		default:
-			d.Mirror = mirror
 		}
 	}
 	switch {
@@ -160,6 +150,27 @@ func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options
 		d.FallbackReason = "the Service is served by datapath proxy, as " + unavailable.Error()
 	}
 	return d, current, nil
+}
+
+// ensureMirror creates or updates the mirror and sets it in d. If the API server refuses that, it
+// returns the reason; but if nothing else than an outdated mirror serves the Service, it sets this
+// one, with the reason in d.
+func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Plan, current State, proxies bool, d *Decision) (*plan.DirectUnavailable, error) {
+	mirror, _, err := m.Mirrors.Ensure(ctx, svc, p.Mirror)
+	refused := explainRefusal(svc, err)
+	switch {
+	case refused != nil && (current.Mirror == nil || apierrors.IsForbidden(err)):
+		m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
+		if current.Mirror == nil || len(current.Nodes) == 0 || proxies {
+			return refused, nil
+		}
+		d.Mirror, d.StaleReason = current.Mirror, refused.Message
+	case err != nil:
+		return nil, err
+	default:
+		d.Mirror = mirror
+	}
+	return nil, nil
 }
 
 // explainRefusal explains why the API server refuses a mirror, or that an object of another owner

@@ -1,0 +1,69 @@
+package snapshot
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+)
+
+func service(name string, age time.Duration, annotations map[string]string, ports ...v1.ServicePort) *v1.Service {
+	return &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, UID: types.UID(name), Annotations: annotations, CreationTimestamp: metav1.Time{Time: time.Unix(1_000_000, 0).Add(-age)},
+		},
+		Spec: v1.ServiceSpec{Ports: ports},
+	}
+}
+
+func TestClaimsAreInOrderOfAgeWithTheSelectedNodes(t *testing.T) {
+	http, dns := v1.ServicePort{Port: 80}, v1.ServicePort{Protocol: v1.ProtocolUDP, Port: 80}
+	edge := map[string]string{options.NodeSelector: "pool=edge"}
+	c := New(
+		[]*v1.Node{node("n2", map[string]string{"pool": "edge"}), node("n1", nil)},
+		[]*v1.Service{
+			service("young", time.Minute, nil, http),
+			service("old", time.Hour, edge, http, dns, http),
+			service("b", time.Second, edge),
+			service("a-twin", time.Minute, edge, http),
+			service("invalid", 2*time.Hour, map[string]string{options.NodeSelector: "pool=none", options.MaxNodes: "many"}, dns),
+		},
+		options.Default(),
+	)
+	describe := func(claims []Claim) (list []string) {
+		for _, claim := range claims {
+			list = append(list, fmt.Sprint(claim.Service.Name, " ", claim.Nodes))
+		}
+		return list
+	}
+	both, one := "map[n1:true n2:true]", "map[n2:true]"
+	if diff := cmp.Diff([]string{"old " + one, "a-twin " + one, "young " + both}, describe(c.Claims(Port{v1.ProtocolTCP, 80}))); diff != "" {
+		t.Errorf("claims to port 80/TCP (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"invalid " + both, "old " + one}, describe(c.Claims(Port{v1.ProtocolUDP, 80}))); diff != "" {
+		t.Errorf("claims to port 80/UDP (-want +got):\n%s", diff)
+	}
+	if claims := c.Claims(Port{v1.ProtocolTCP, 443}); len(claims) > 0 {
+		t.Errorf("claims to a port that no Service has: %v", claims)
+	}
+	if c.Nodes[0].Name != "n1" || c.Nodes[1].Name != "n2" {
+		t.Errorf("the nodes are not sorted: %s, %s", c.Nodes[0].Name, c.Nodes[1].Name)
+	}
+}
+
+func TestPortsAreSortedAndListedOnce(t *testing.T) {
+	svc := service("web", 0, nil, v1.ServicePort{Port: 443}, v1.ServicePort{Port: 80, Protocol: v1.ProtocolUDP}, v1.ServicePort{Port: 80, Name: "again"}, v1.ServicePort{Port: 80})
+	want := []Port{{v1.ProtocolTCP, 80}, {v1.ProtocolUDP, 80}, {v1.ProtocolTCP, 443}}
+	if diff := cmp.Diff(want, PortsOf(svc)); diff != "" {
+		t.Errorf("ports (-want +got):\n%s", diff)
+	}
+	if svc.Spec.Ports[0].Port != 443 || svc.Spec.Ports[0].Protocol != "" {
+		t.Error("the Service was changed")
+	}
+}

@@ -1,0 +1,50 @@
+// Package viewtest has fakes of what package view offers to the load balancer.
+package viewtest
+
+import (
+	"time"
+
+	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// Queue records which Services are enqueued. It is not safe for concurrent use.
+type Queue struct {
+	// Services are those that are to be served.
+	Services []*v1.Service
+	// Enqueued are the Services that were enqueued, in order, at once or for later.
+	Enqueued []types.NamespacedName
+}
+
+// Enqueue records the Service.
+func (q *Queue) Enqueue(service types.NamespacedName) { q.Enqueued = append(q.Enqueued, service) }
+
+// EnqueueAfter records the Service.
+func (q *Queue) EnqueueAfter(service types.NamespacedName, _ time.Duration) { q.Enqueue(service) }
+
+// Served returns Services.
+func (q *Queue) Served() []*v1.Service { return q.Services }
+
+// Foreign is what others have in the cluster. The zero value is nothing.
+type Foreign struct {
+	// Pods are pods with host ports, by port.
+	Pods map[snapshot.Port][]*v1.Pod
+	// Endpoints are the names of the nodes with a ready endpoint of any Service.
+	Endpoints map[string]bool
+}
+
+// PodsWithPortsOf returns the pods that have a port of the Service.
+func (f Foreign) PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
+	pods := map[snapshot.Port][]*v1.Pod{}
+	for _, port := range snapshot.PortsOf(svc) {
+		if len(f.Pods[port]) > 0 {
+			pods[port] = f.Pods[port]
+		}
+	}
+	return pods
+}
+
+// EndpointNodes returns Endpoints.
+func (f Foreign) EndpointNodes(*v1.Service) map[string]bool { return f.Endpoints }
