@@ -94,7 +94,8 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 }
 
 // StartServiceController is an app.InitFuncConstructor. It starts the standard service controller on
-// our view of the Services. Failed nodes are detected from now on, before this replica leads.
+// our view of the Services when this replica leads. Failed nodes are detected from the call on, on
+// every replica.
 func StartServiceController(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
 	c := cloud.(*Cloud)
 	c.detectFailures(context.Background(), completed)
@@ -112,8 +113,8 @@ func StartServiceController(init app.ControllerInitContext, completed *appconfig
 // runner runs the service controller with a number of workers until ctx is done.
 type runner func(ctx context.Context, workers int, manager managerapp.ControllerContext)
 
-// serviceController makes the load balancer and the controller that drives it. The caller starts
-// shared.
+// serviceController makes the load balancer and the controller that drives it. The caller starts the
+// informers of shared.
 func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
 	lb := &c.config.LoadBalancer
 	id, err := clusterID(ctx, kube, c.config.ClusterID)
@@ -142,7 +143,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
 		DeleteOrphans: lb.Firewall == firewall.Managed,
 	}), w.services.Resume)
-	recorder := events.NewRecorder(events.NewBroadcaster(ctx, kube, component))
+	recorder := events.NewRecorder(events.NewEventRecorder(ctx, kube, component))
 	c.addresses.SetRecorder(recorder)
 	c.balancer = &loadBalancer{
 		settings: settings, defaults: c.config.Options(), kube: kube, services: w.services, foreign: w.foreign,

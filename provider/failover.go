@@ -13,7 +13,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-// failureDetector detects nodes that failed before Kubernetes does. A *failover.Monitor is one.
+// failureDetector detects failed nodes sooner than Kubernetes does. A *failover.Monitor is one.
 type failureDetector interface {
 	OverlayNotReady(nodes []*v1.Node) []*v1.Node
 	Subscribe(notify func(failover.Transition))

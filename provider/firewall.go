@@ -21,8 +21,8 @@ const (
 	firewallPermissionRetry = 5 * time.Minute
 )
 
-// ensureFirewall makes the firewall allow what the plan needs. It reports whether the ports may be
-// published: false while the outcome is not known or the operation failed. If an administrator has
+// ensureFirewall makes the firewall allow what the plan needs. It reports whether new
+// addresses may be published: false while the outcome is not known or the operation failed. If an administrator has
 // to change the firewall, they may be published, as rules may exist that cannot be seen from here.
 func (r *reconciliation) ensureFirewall(ctx context.Context) (allowed bool) {
 	result, err := r.firewall.Ensure(ctx, r.plan.Firewall, r.options.Firewall)
@@ -44,7 +44,7 @@ func (r *reconciliation) ensureFirewall(ctx context.Context) (allowed bool) {
 // firewallOutcome is what follows from the result of a firewall operation.
 type firewallOutcome struct {
 	warnings []events.Warning
-	// failed reports that the ports may not be open.
+	// failed reports that the ports are possibly not open yet.
 	failed bool
 	// retryAfter is zero if another event leads to the next attempt.
 	retryAfter time.Duration

@@ -29,7 +29,8 @@ import (
 )
 
 // loadBalancer implements cloudprovider.LoadBalancer. Its methods may be called for different
-// Services at the same time. Package view sets and removes the finalizers.
+// Services at the same time. The service controller adds and removes the standard finalizer; package
+// view adds ours to the same requests.
 type loadBalancer struct {
 	settings plan.Settings
 	defaults options.Options
@@ -98,8 +99,9 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 }
 
 // GetLoadBalancer reports whether anything made for a Service may exist. The answer false lets the
-// Service be deleted; in doubt there is an error. The firewall is not asked, as it is slow: a Service
-// with the finalizer may have rules.
+// Service be deleted; if the API server fails, there is an error. The firewall is not asked, as it is
+// slow: a Service with the finalizer may have rules. One that has our condition counts, so that
+// EnsureLoadBalancerDeleted removes it.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
 	proxies, err := l.proxies.Exist(ctx, svc)
 	if err != nil {
@@ -142,11 +144,12 @@ func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, 
 	if err != nil {
 		return err
 	}
-	l.events.Warn(svc, nil)
-	return l.removeConditions(ctx, svc)
+	l.events.Warn(svc, nil) // Forget the warnings of a Service that is gone.
+	return l.removeConditions(svc)
 }
 
-// withdraw deletes what was made for a Service that is to be deleted, or that gets none of its ports.
+// withdraw deletes what was made for a Service that is to be deleted, that gets none of its ports, or
+// that requires datapath direct and cannot have it any more.
 // The firewall comes first, so that no port is open without something of ours behind it. It returns
 // the changes that an administrator has to make as warnings.
 func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]events.Warning, error) {
@@ -176,7 +179,7 @@ func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]e
 	case mode == firewall.Report && errors.As(err, &manual):
 		return manualChangeWarnings(manual), nil
 	case errors.Is(err, operations.ErrInProgress):
-		return nil, fmt.Errorf("deleting the firewall rules: %w", view.ErrInProgress)
+		return nil, fmt.Errorf("deleting the firewall rules: %w", view.ErrDeletionInProgress)
 	case err != nil:
 		return nil, fmt.Errorf("deleting the firewall rules: %w", err)
 	}
@@ -185,7 +188,7 @@ func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]e
 
 // removeConditions removes our conditions from a Service that does not want a load balancer any more.
 // svc may be outdated, so the cache decides.
-func (l *loadBalancer) removeConditions(ctx context.Context, svc *v1.Service) error {
+func (l *loadBalancer) removeConditions(svc *v1.Service) error {
 	for _, served := range l.services.Served() {
 		if nameOf(served) == nameOf(svc) {
 			return nil
@@ -194,7 +197,7 @@ func (l *loadBalancer) removeConditions(ctx context.Context, svc *v1.Service) er
 	if svc.DeletionTimestamp != nil {
 		return nil
 	}
-	err := l.patchConditions(ctx, svc, publish.WithoutConditions(svc.Status.Conditions))
+	err := l.patchConditions(svc, publish.WithoutConditions(svc.Status.Conditions))
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -203,7 +206,7 @@ func (l *loadBalancer) removeConditions(ctx context.Context, svc *v1.Service) er
 
 // patchConditions writes a Service's conditions if they differ. Like the service controller, which
 // writes addresses and finalizers only, it writes the difference, so neither undoes the other's.
-func (l *loadBalancer) patchConditions(_ context.Context, svc *v1.Service, want []metav1.Condition) error {
+func (l *loadBalancer) patchConditions(svc *v1.Service, want []metav1.Condition) error {
 	if equality.Semantic.DeepEqual(svc.Status.Conditions, want) {
 		return nil
 	}

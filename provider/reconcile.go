@@ -37,7 +37,7 @@ type reconciliation struct {
 	options  options.Options
 	plan     *plan.Plan
 	decision direct.Decision
-	// daemonSets are the proxies' DaemonSets.
+	// daemonSets are the proxies' DaemonSets as just applied; with datapath direct, as cached.
 	daemonSets []*appsv1.DaemonSet
 }
 
@@ -49,6 +49,9 @@ type reconciliation struct {
 //  5. firewall, after the proxies, so that no port is open without something of ours behind it;
 //  6. status: the addresses that serve, from what is observed;
 //  7. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
+//
+// It returns the status to publish. With the error cloudprovider.ImplementedElsewhere the Service
+// stays as it is; after any other error the controller retries.
 func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error) {
 	for _, message := range options.Unknown(r.svc.Annotations) {
 		r.warn(events.UnknownAnnotation, message)
@@ -57,7 +60,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	if err := r.makePlan(); err != nil {
 		return nil, r.reject(err)
 	}
-	if err := r.patchConditions(ctx, r.svc, publish.Conditions(r.svc.Status.Conditions, r.plan.UnservedPorts(), time.Now())); err != nil {
+	if err := r.patchConditions(r.svc, publish.Conditions(r.svc.Status.Conditions, r.plan.UnservedPorts(), time.Now())); err != nil {
 		return nil, err
 	}
 	if r.plan.Served == nil {
@@ -96,7 +99,8 @@ func (r *reconciliation) warn(reason, message string) {
 	r.warnings = append(r.warnings, events.Warning{Reason: reason, Message: message})
 }
 
-// reject records why the Service cannot be served as it is, and leaves what exists unchanged.
+// reject records why the Service cannot be served as it is. It returns
+// cloudprovider.ImplementedElsewhere, with which the controller leaves the Service unchanged.
 func (r *reconciliation) reject(err error) error {
 	r.warn(events.InvalidConfiguration, oneLine(err))
 	return cloudprovider.ImplementedElsewhere
@@ -166,8 +170,8 @@ func (r *reconciliation) foreignPods() (occupying, shadowed map[snapshot.Port][]
 	return occupying, shadowed
 }
 
-// hasDanglingStatus reports whether the Service has addresses although nothing serves it. So it is
-// when its mirror had to go and what had to follow failed.
+// hasDanglingStatus reports whether the Service has addresses although nothing serves it. This
+// happens when its mirror was deleted and the next step failed.
 func (r *reconciliation) hasDanglingStatus() bool {
 	return len(r.proxies.Cached(r.svc)) == 0 && !r.current.Any() && len(r.svc.Status.LoadBalancer.Ingress) > 0
 }

@@ -77,7 +77,7 @@ func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 // the Service's addresses that go elsewhere. If it sees the addresses at the same time, an answer of
 // a proxy that is on its way creates a flow from the proxy to the client. The client's packets then
 // match this flow even when the proxy is gone, and kube-proxy does not find it. The delay compares
-// the API server's clock with ours; where these differ by more, there is none.
+// the API server's clock with ours; if they differ by more than endpointsTime, there is no delay.
 func mirrorDelay(mirror *v1.Service, now time.Time) time.Duration {
 	if !plan.HasUDP(mirror) {
 		return 0
@@ -97,10 +97,9 @@ func (m *Manager) KeepMirror(ctx context.Context, svc *v1.Service, current State
 	return nil
 }
 
-// Advance makes the mirror's status agree with the status that is to be published, of the nodes that
-// kube-proxy is to serve (served). It deletes a mirror that is not needed any more, and reports
-// whether the proxies are not needed any more: all published nodes were given to kube-proxy
-// m.TakeoverTime ago.
+// Advance writes the mirror's status: for each address in status of the nodes in served, the address
+// that packets have at the node. It deletes a mirror that is not needed any more. proxiesObsolete is
+// true when kube-proxy has had all published nodes for m.TakeoverTime.
 func (m *Manager) Advance(ctx context.Context, c Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error) {
 	svc, mirror := c.Service, c.Decision.Mirror
 	if mirror == nil {
@@ -139,7 +138,7 @@ type takeoverTimers struct {
 	started map[types.UID]time.Time
 }
 
-// rest returns what remains of the duration. It starts anew while complete is false.
+// rest returns what remains of the duration. It starts again while complete is false.
 func (t *takeoverTimers) rest(service types.UID, duration time.Duration, complete bool) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()

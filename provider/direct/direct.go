@@ -1,5 +1,5 @@
-// Package direct makes kube-proxy serve Services on the nodes' own addresses, without proxies. On
-// bare metal the Service's own status does that, with ipMode VIP. Where a cloud translates
+// Package direct makes kube-proxy serve Services on the nodes' own addresses, without proxies. Where
+// addresses are not translated, the Service's own status does that, with ipMode VIP. Where a cloud translates
 // addresses, a mirror Service has the addresses that packets carry when they arrive at a node; what
 // it looks like is computed in package plan.
 //
@@ -40,6 +40,7 @@ type Enqueuer interface {
 
 // Manager manages what kube-proxy serves of all Services. Its methods are safe for concurrent use.
 type Manager struct {
+	// Mirrors and Mode are used by the wiring in package provider.
 	Mirrors objects.Store[*v1.Service]
 	Mode    *KubeProxyMode
 	// TakeoverTime is set by New; tests may shorten it.
@@ -74,6 +75,7 @@ type State struct {
 	Mirror *v1.Service
 	// Nodes are the names of the nodes that are served.
 	Nodes map[string]bool
+	// Ports are those that are served on these nodes.
 	Ports sets.Set[snapshot.Port]
 }
 
@@ -91,25 +93,25 @@ func (m *Manager) Current(svc *v1.Service, nodes []*v1.Node) State {
 		}
 		return State{mirror, publish.NodesIn(mirror.Status.LoadBalancer, nodes), sets.New(snapshot.PortsOf(mirror)...)}
 	}
-	var direct v1.LoadBalancerStatus
+	var forKubeProxy v1.LoadBalancerStatus
 	ports := sets.New[snapshot.Port]()
 	for _, entry := range svc.Status.LoadBalancer.Ingress {
 		if entry.IPMode == nil || *entry.IPMode != v1.LoadBalancerIPModeVIP || len(entry.Ports) == 0 {
 			continue
 		}
-		direct.Ingress = append(direct.Ingress, entry)
+		forKubeProxy.Ingress = append(forKubeProxy.Ingress, entry)
 		for _, p := range entry.Ports {
 			ports.Insert(snapshot.Port{Protocol: p.Protocol, Number: p.Port})
 		}
 	}
-	return State{nil, publish.NodesIn(direct, nodes), ports}
+	return State{nil, publish.NodesIn(forKubeProxy, nodes), ports}
 }
 
 // Decision is which datapath a Service gets.
 type Decision struct {
 	// Direct reports that kube-proxy is to serve the Service.
 	Direct bool
-	// Mirror makes kube-proxy serve it; nil on bare metal.
+	// Mirror makes kube-proxy serve it; nil where addresses are not translated.
 	Mirror *v1.Service
 	// StaleReason explains why the mirror could not be updated and stays as it is.
 	StaleReason string
@@ -160,6 +162,7 @@ func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Pla
 	refused := explainRefusal(svc, err)
 	switch {
 	case refused != nil && (current.Mirror == nil || apierrors.IsForbidden(err)):
+		// Retry later. A mirror that alone serves the Service stays as it is.
 		m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
 		if current.Mirror == nil || len(current.Nodes) == 0 || proxies {
 			return refused, nil

@@ -47,7 +47,7 @@ type Warning struct {
 // deletes events after an hour.
 const RepeatInterval = 50 * time.Minute
 
-// Recorder records events on Services. Its methods are safe for concurrent use.
+// Recorder records events, and repeats warnings on Services. Its methods are safe for concurrent use.
 type Recorder struct {
 	record.EventRecorder
 	now func() time.Time
@@ -62,8 +62,8 @@ func NewRecorder(recorder record.EventRecorder) *Recorder {
 	return &Recorder{EventRecorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}}
 }
 
-// NewBroadcaster returns an event recorder that sends events as component until ctx is done.
-func NewBroadcaster(ctx context.Context, kube kubernetes.Interface, component string) record.EventRecorder {
+// NewEventRecorder returns a recorder that sends events as component until ctx is done.
+func NewEventRecorder(ctx context.Context, kube kubernetes.Interface, component string) record.EventRecorder {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartStructuredLogging(0)
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})

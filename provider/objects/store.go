@@ -22,6 +22,7 @@ import (
 // Change is what was done to an object.
 type Change string
 
+// The changes that Ensure makes.
 const (
 	Unchanged Change = ""
 	Created   Change = "created"
@@ -59,6 +60,7 @@ type client[T any] interface {
 // NotOursError is returned when an object with the wanted name has no ownership mark.
 type NotOursError struct{ text string }
 
+// Error names the object and what to do.
 func (e *NotOursError) Error() string { return e.text }
 
 // Ensure makes the object of a Service equal to want, and returns it as it then is. The cache may

@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// Conflict is a port that a Service wants and does not get.
+// Conflict is a port on which a Service is not served, for good or for now.
 type Conflict struct {
 	Port snapshot.Port
 	// Reason is PortReserved or PortConflict.

@@ -30,6 +30,7 @@ type DirectUnavailable struct {
 	MustStop bool
 }
 
+// Error names the cause and what to do.
 func (e *DirectUnavailable) Error() string {
 	return "it cannot be served by datapath direct: " + e.Message
 }

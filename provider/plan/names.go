@@ -13,7 +13,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// The labels of all objects that are created in the cluster: the ownership mark.
+// The labels of the objects that are created in the cluster. Owns defines which of them are the
+// ownership mark.
 const (
 	LabelName             = "app.kubernetes.io/name"
 	LabelManagedBy        = "app.kubernetes.io/managed-by"
@@ -33,7 +34,7 @@ const (
 	ManagedBy = "hostport-ccm"
 )
 
-// maxName is the maximum length of a label value, in which pods have their DaemonSet's name.
+// maxName is the maximum length of a DNS label, which the name of a Service, here the mirror, has to be.
 const maxName = 63
 
 // Name returns the name of a Service's DaemonSet, ConfigMap and mirror. It is unique by the
@@ -43,8 +44,8 @@ func Name(svc *v1.Service) string { return nameWith(svc, "") }
 // SetNames returns the names of the proxy sets of a Service.
 func SetNames(svc *v1.Service) []string { return []string{Name(svc), nameWith(svc, "-2")} }
 
-// setLabels are the values of LabelProxySet.
-var setLabels = []string{"1", "2"}
+// setNumbers are the values of LabelProxySet, by the index of a proxy set.
+var setNumbers = []string{"1", "2"}
 
 func nameWith(svc *v1.Service, suffix string) string {
 	uid := string(svc.UID)
@@ -85,7 +86,7 @@ func ServiceOf(obj metav1.Object) types.NamespacedName {
 
 // selectorLabels of a proxy set never change: a DaemonSet's selector is immutable.
 func (s Settings) selectorLabels(svc *v1.Service, set int) map[string]string {
-	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID), LabelProxySet: setLabels[set]}
+	return map[string]string{LabelManagedBy: ManagedBy, LabelServiceUID: string(svc.UID), LabelProxySet: setNumbers[set]}
 }
 
 func (s Settings) setLabels(svc *v1.Service, set int) map[string]string {

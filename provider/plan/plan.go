@@ -1,7 +1,7 @@
 // Package plan computes what a Service should have: the nodes that serve it, the ports that it
 // gets, what the firewall has to allow, the objects that run its proxies, and the mirror Service
-// that makes kube-proxy serve it. It is pure: values in, values out. What of this exists, and
-// which addresses are published, is decided in package publish.
+// that makes kube-proxy serve it. It is pure: values in, values out. Packages proxies and direct
+// apply it; package publish decides which addresses are published.
 package plan
 
 import (
@@ -60,7 +60,9 @@ type Plan struct {
 	Occupied      []string
 	// Firewall is what the firewall has to allow.
 	Firewall firewall.Spec
-	// Mirror is for a Service that kube-proxy serves. For the objects of the proxies see ProxySets.
+	// Mirror is the mirror that the Service gets if kube-proxy serves it where a cloud translates
+	// addresses. It is always computed; direct.Manager decides whether to create it. The objects of
+	// the proxies are returned by ProxySets.
 	Mirror *v1.Service
 
 	settings Settings

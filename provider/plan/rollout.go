@@ -43,7 +43,7 @@ func CanWait(have, want *appsv1.DaemonSet) bool {
 }
 
 // resetIfRolledOut returns want with the usual update strategy if nothing is to be rolled out.
-// Writing the strategy whenever a node comes or goes would be in vain, and the number has to be
+// Writing the strategy whenever a node comes or goes would have no effect, and the number has to be
 // right when the next rollout begins.
 func resetIfRolledOut(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
 	rolledOut := have.Status.ObservedGeneration >= have.Generation &&

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 
 	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"

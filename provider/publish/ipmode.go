@@ -1,7 +1,7 @@
 package publish
 
 import (
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"

@@ -3,7 +3,7 @@ package publish
 import (
 	"testing"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"

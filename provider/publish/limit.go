@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 )
 
 // limit returns at most in.MaxNodes nodes. Published nodes come first, so that a node that returns
@@ -18,7 +18,7 @@ func (in Input) limit(nodes []*v1.Node) []*v1.Node {
 	rest := slices.Clone(nodes)
 	perZone := map[string]int{}
 	zone := func(node *v1.Node) string { return node.Labels[v1.LabelTopologyZone] }
-	published := func(node *v1.Node) int {
+	rank := func(node *v1.Node) int {
 		if in.isPublished(node) {
 			return 0
 		}
@@ -28,7 +28,7 @@ func (in Input) limit(nodes []*v1.Node) []*v1.Node {
 	for len(picked) < in.MaxNodes {
 		next := slices.MinFunc(rest, func(a, b *v1.Node) int {
 			return cmp.Or(
-				cmp.Compare(published(a), published(b)),
+				cmp.Compare(rank(a), rank(b)),
 				cmp.Compare(perZone[zone(a)], perZone[zone(b)]),
 				strings.Compare(a.Name, b.Name),
 			)

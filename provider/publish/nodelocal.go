@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 )
 
 // NodeLocalStatus returns the status of a mirror: for each published address of the nodes, the

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -68,28 +68,6 @@ func ProblemOf(pod *v1.Pod) (Problem, bool) {
 // k8s.io/kubernetes, pkg/scheduler/framework/plugins/nodeports, ErrReason.
 const portTaken = "free ports"
 
-// Unavailable counts the nodes on which no proxy can become ready for now: the node is gone or not
-// Ready, or another pod has the port. Like the DaemonSet controller, it counts selected nodes and
-// nodes that have a pod, even one that never terminates, as on a machine that is off.
-func Unavailable(all, selected []*v1.Node, pods []*v1.Pod) int {
-	var names, alive []string
-	for _, node := range selected {
-		names = append(names, node.Name)
-	}
-	for _, pod := range pods {
-		names = append(names, targetNode(pod))
-	}
-	for _, node := range filter(all, ready) {
-		alive = append(alive, node.Name)
-	}
-	slices.Sort(names)
-	return len(slices.DeleteFunc(slices.Compact(names), func(name string) bool {
-		return readyOn(pods, name) || slices.Contains(alive, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-			return targetNode(pod) == name && waitsForPort(pod)
-		})
-	}))
-}
-
 func waitsForPort(pod *v1.Pod) bool {
 	c, found := unscheduledCondition(pod)
 	return found && strings.Contains(c.Message, portTaken)
@@ -105,7 +83,8 @@ func unscheduledCondition(pod *v1.Pod) (v1.PodCondition, bool) {
 	return v1.PodCondition{}, false
 }
 
-// unschedulable explains the most common cause, a host port that another pod has.
+// unschedulable explains the most common cause, a host port that another pod has. For other causes it
+// quotes the scheduler.
 func unschedulable(pod *v1.Pod, message string) string {
 	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, targetNode(pod))
 	if strings.Contains(message, portTaken) {
@@ -136,7 +115,7 @@ func targetNode(pod *v1.Pod) string {
 	return ""
 }
 
-// waitingProblem leaves out the kubelet's reason and message where they change from try to try,
+// waitingProblem explains a container that waits to be started. It leaves out the kubelet's reason and message where they change from try to try,
 // since an event with another message is a new event.
 func waitingProblem(pod *v1.Pod, status v1.ContainerStatus, waiting v1.ContainerStateWaiting) (Problem, bool) {
 	where := fmt.Sprintf("proxy pod %s/%s on node %s", pod.Namespace, pod.Name, targetNode(pod))

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"pgregory.net/rapid"
 

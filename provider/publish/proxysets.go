@@ -4,11 +4,11 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 )
 
-// ProxySet is what is observed of one of a Service's proxy sets. They have different ports, so a
-// node serves all ports with a proxy of each.
+// ProxySet is what is observed of one of a Service's proxy sets. The sets of a Service have different
+// ports, so a node serves all ports with a proxy of each.
 type ProxySet struct {
 	// Pods are the proxies in any state.
 	Pods []*v1.Pod
@@ -55,6 +55,28 @@ func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
 		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && ready(node) })
 	})
+}
+
+// Unavailable counts the nodes on which no proxy can become ready for now: the node is gone or not
+// Ready, or another pod has the port. Like the DaemonSet controller, it counts selected nodes and
+// nodes that have a pod, even one that never terminates, as on a machine that is off.
+func Unavailable(all, selected []*v1.Node, pods []*v1.Pod) int {
+	var names, alive []string
+	for _, node := range selected {
+		names = append(names, node.Name)
+	}
+	for _, pod := range pods {
+		names = append(names, targetNode(pod))
+	}
+	for _, node := range filter(all, ready) {
+		alive = append(alive, node.Name)
+	}
+	slices.Sort(names)
+	return len(slices.DeleteFunc(slices.Compact(names), func(name string) bool {
+		return readyOn(pods, name) || slices.Contains(alive, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
+			return targetNode(pod) == name && waitsForPort(pod)
+		})
+	}))
 }
 
 // AwaitsNewPorts reports whether a node stays published while proxies of a new set are expected

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -21,11 +21,11 @@ import (
 
 // Input is what a Service's status depends on.
 type Input struct {
-	// Nodes serve the Service by plan.
+	// Nodes are those that the plan selects.
 	Nodes []*v1.Node
-	// Others are nodes that do not serve the Service by plan.
+	// Others are all other nodes.
 	Others []*v1.Node
-	// Sets are the Service's proxies.
+	// Sets are the Service's proxy sets as observed.
 	Sets []ProxySet
 	// Direct are the names of the nodes where kube-proxy is to serve the Service.
 	Direct map[string]bool
@@ -40,10 +40,12 @@ type Input struct {
 	Addresses options.Addresses
 	// MaxNodes limits how many nodes are published; 0 means no limit.
 	MaxNodes int
-	IPMode   IPMode
+	// IPMode is returned by IPModes.
+	IPMode IPMode
 	// Ports go with every address; nil if there is nothing to report about them.
 	Ports []v1.PortStatus
-	Now   time.Time
+	// Now is compared with the times in Sets.
+	Now time.Time
 }
 
 // Status returns the status to publish. It is never nil. Addresses are sorted by the Service's
@@ -53,7 +55,7 @@ func Status(in Input) *v1.LoadBalancerStatus {
 		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
 	})
 	if serving = in.preferLocal(serving); len(serving) == 0 {
-		serving = in.fallback()
+		serving = in.lastResort()
 	}
 	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(serving))}
 }
@@ -74,7 +76,7 @@ func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 	return serving
 }
 
-// fallback returns the nodes that stay published while no node is known to serve. These are the
+// lastResort returns the nodes that stay published while no node is known to serve. These are the
 // first of the following groups that is not empty:
 //   - published nodes that are healthy, whose proxies may just be replaced, and published nodes
 //     that are about to be removed, while they are Ready and serve some ports;
@@ -84,7 +86,7 @@ func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 //   - published nodes that were deselected, until a node selected instead serves; if no selected
 //     node is healthy, none;
 //   - nodes that serve some of the ports.
-func (in Input) fallback() []*v1.Node {
+func (in Input) lastResort() []*v1.Node {
 	published := in.nodesWithAddress(in.isPublished)
 	forwards := func(node *v1.Node) bool {
 		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
@@ -176,10 +178,10 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 	return list
 }
 
-// OnlyAlreadyPublished returns a status without the addresses that were not published before: the
-// firewall may not yet allow traffic to them. If none remains and the published addresses belong
-// to nodes, these are known to be bad, and status is returned as it is. Addresses that belong to
-// no node, perhaps of another load balancer, stay.
+// OnlyAlreadyPublished returns status without the addresses that were not published before, as the
+// firewall may not allow traffic to them yet. If none remains, it returns status as it is if previous
+// shows addresses of nodes, which are known to be bad; else previous, whose addresses may be those of
+// another load balancer.
 func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
 		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })

@@ -35,13 +35,13 @@ func (c Claim) Compare(other Claim) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
 }
 
-// New returns a snapshot of a cluster with these nodes and these Services, all of which are
-// served. A Service whose annotations are not valid claims its ports with the default options:
+// New returns a snapshot of these nodes and of the Services that are to be served. A Service whose annotations are not valid claims its ports with the default options:
 // it may have proxies on any of those nodes.
 func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cluster {
 	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}}
 	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
-	// Most Services select nodes in the same way, so each selection is computed once.
+	// Most Services select nodes in the same way, so each selection is computed once. The key has
+	// all annotations that select nodes.
 	type selection struct {
 		selector, tolerations       string
 		hasSelector, hasTolerations bool

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,7 +28,7 @@ import (
 //   - The events EnsuringLoadBalancer, EnsuredLoadBalancer and UnAvailableLoadBalancer, which it
 //     records at every sync, are dropped: they are never news and cost a write each. Package
 //     provider records why there is no node.
-//   - Warnings about ErrInProgress are dropped.
+//   - Warnings about ErrDeletionInProgress are dropped.
 func (s *Services) Client(kube kubernetes.Interface) kubernetes.Interface { return client{kube, s} }
 
 type client struct {
@@ -59,7 +59,8 @@ type serviceClient struct {
 	namespace string
 }
 
-// Patch is the only way in which the controller writes Services
+// Patch adds our finalizer where the controller changes the standard one, and records the status that
+// it writes. The controller writes Services in no other way
 // (k8s.io/cloud-provider/service/helpers.PatchService).
 func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (*v1.Service, error) {
 	data, removes, err := addFinalizer(data)
@@ -85,11 +86,11 @@ func (c serviceClient) patchRemoval(ctx context.Context, name string, kind types
 		if err != nil {
 			return err
 		}
-		removal, err := removalFor(live, data, c.services.visibility.classes)
+		limited, err := removalFor(live, data, c.services.visibility.classes)
 		if err != nil {
 			return err
 		}
-		svc, err = c.ServiceInterface.Patch(ctx, name, kind, removal, opts, subresources...)
+		svc, err = c.ServiceInterface.Patch(ctx, name, kind, limited, opts, subresources...)
 		return err
 	})
 	if apierrors.IsNotFound(err) {
@@ -98,8 +99,8 @@ func (c serviceClient) patchRemoval(ctx context.Context, name string, kind types
 	return svc, err
 }
 
-// removal is the field of a strategic merge patch that removes finalizers.
-const removal = "$deleteFromPrimitiveList/finalizers"
+// removeFinalizers is the field of a strategic merge patch that removes finalizers.
+const removeFinalizers = "$deleteFromPrimitiveList/finalizers"
 
 // addFinalizer adds our finalizer to the standard one in a strategic merge patch, and reports whether
 // the patch removes them. A patch that does not change finalizers does not have them.
@@ -112,9 +113,9 @@ func addFinalizer(data []byte) (translated []byte, removes bool, err error) {
 	if list, there := metadata["finalizers"]; there && list == nil {
 		// All finalizers that the controller was shown are removed. The real Service may have more.
 		delete(metadata, "finalizers")
-		metadata[removal] = []string{servicehelper.LoadBalancerCleanupFinalizer}
+		metadata[removeFinalizers] = []string{servicehelper.LoadBalancerCleanupFinalizer}
 	}
-	_, removes = metadata[removal]
+	_, removes = metadata[removeFinalizers]
 	data, err = json.Marshal(patch)
 	both := quote(Finalizer) + "," + quote(servicehelper.LoadBalancerCleanupFinalizer)
 	return bytes.ReplaceAll(data, []byte(quote(servicehelper.LoadBalancerCleanupFinalizer)), []byte(both)), removes, err
@@ -132,21 +133,21 @@ func removalFor(live *v1.Service, data []byte, classes config.Classes) ([]byte, 
 	metadata := patch["metadata"].(map[string]any)
 	metadata["resourceVersion"] = live.ResourceVersion
 	if live.Spec.Type == v1.ServiceTypeLoadBalancer && !classes.Serves(live.Spec.LoadBalancerClass) {
-		metadata[removal] = []string{Finalizer}
+		metadata[removeFinalizers] = []string{Finalizer}
 	}
 	return json.Marshal(patch)
 }
 
 type eventClient struct{ typedcorev1.EventInterface }
 
-// ErrInProgress is wrapped at the end of an error where nothing is wrong, but an operation has not
+// ErrDeletionInProgress is wrapped at the end of an error where nothing is wrong, but an operation has not
 // finished. The controller retries later, or when Resume is called.
-var ErrInProgress = errors.New("the operation is in progress, and the deletion continues when it has finished")
+var ErrDeletionInProgress = errors.New("the operation is in progress, and the deletion continues when it has finished")
 
 // routine reports whether the controller records an event at every sync, whether or not it is news.
 func routine(event *v1.Event) bool {
 	return slices.Contains([]string{"EnsuringLoadBalancer", "EnsuredLoadBalancer", "UnAvailableLoadBalancer"}, event.Reason) ||
-		strings.HasSuffix(event.Message, ErrInProgress.Error())
+		strings.HasSuffix(event.Message, ErrDeletionInProgress.Error())
 }
 
 func (c eventClient) CreateWithEventNamespace(event *v1.Event) (*v1.Event, error) {

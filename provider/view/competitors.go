@@ -3,45 +3,13 @@ package view
 import (
 	"maps"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
-
-// byPort is the index of the Services that want a port of nodes from us.
-const byPort = "port"
-
-func (s *Services) indexByPort(obj any) ([]string, error) {
-	var ports []string
-	for _, port := range s.claimedPorts(obj.(*v1.Service)) {
-		ports = append(ports, port.String())
-	}
-	return ports, nil
-}
-
-// claimedPorts returns the ports that a Service wants from us.
-func (s *Services) claimedPorts(svc *v1.Service) []snapshot.Port {
-	if shown, visible := s.visibility.of(svc); visible && wanted(shown) {
-		return snapshot.PortsOf(shown)
-	}
-	return nil
-}
-
-// enqueueClaimants enqueues the Services that want one of the ports, except one.
-func (s *Services) enqueueClaimants(ports []snapshot.Port, except types.UID) {
-	for _, port := range ports {
-		found, _ := s.real.Informer().GetIndexer().ByIndex(byPort, port.String()) // The index exists.
-		for _, obj := range found {
-			if svc := obj.(*v1.Service); svc.UID != except {
-				s.Enqueue(nameOf(svc))
-			}
-		}
-	}
-}
 
 // competitorHandler enqueues the Services that want a port of another one that is created, deleted,
 // or changes what it wants.
@@ -79,27 +47,33 @@ func (s *Services) countChange(old, svc *v1.Service) bool {
 	return !same
 }
 
-// mirrorHandler enqueues the owner of a mirror that is written by anybody or deleted. The owner is
-// that of the mirror before the change: an edit may have removed its labels.
-func (s *Services) mirrorHandler() cache.ResourceEventHandler {
-	return cache.ResourceEventHandlerFuncs{
-		UpdateFunc: func(before, after any) {
-			if old := before.(*v1.Service); plan.IsMirror(old) && !equality.Semantic.DeepEqual(old, after) {
-				s.Enqueue(plan.ServiceOf(old))
-			}
-		},
-		DeleteFunc: func(obj any) {
-			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok && plan.IsMirror(svc) {
-				s.Enqueue(plan.ServiceOf(svc))
-			}
-		},
+// byPort is the index of the Services that want a port of nodes from us.
+const byPort = "port"
+
+func (s *Services) indexByPort(obj any) ([]string, error) {
+	var ports []string
+	for _, port := range s.claimedPorts(obj.(*v1.Service)) {
+		ports = append(ports, port.String())
 	}
+	return ports, nil
 }
 
-// unwrapDeleted returns the last known state of a deleted object.
-func unwrapDeleted(obj any) any {
-	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		return unknown.Obj
+// claimedPorts returns the ports that a Service wants from us.
+func (s *Services) claimedPorts(svc *v1.Service) []snapshot.Port {
+	if shown, visible := s.visibility.of(svc); visible && wanted(shown) {
+		return snapshot.PortsOf(shown)
 	}
-	return obj
+	return nil
+}
+
+// enqueueClaimants enqueues the Services that want one of the ports, except one.
+func (s *Services) enqueueClaimants(ports []snapshot.Port, except types.UID) {
+	for _, port := range ports {
+		found, _ := s.real.Informer().GetIndexer().ByIndex(byPort, port.String()) // The index exists.
+		for _, obj := range found {
+			if svc := obj.(*v1.Service); svc.UID != except {
+				s.Enqueue(nameOf(svc))
+			}
+		}
+	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
@@ -23,7 +23,8 @@ func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
 
-// EnqueueAll enqueues all Services of ours.
+// EnqueueAll enqueues all our Services and starts a new Generation, after which planning takes a new
+// snapshot.
 func (s *Services) EnqueueAll() {
 	s.generation.Add(1)
 	for _, svc := range s.Served() {
@@ -31,8 +32,8 @@ func (s *Services) EnqueueAll() {
 	}
 }
 
-// Resume makes the service controller sync a Service for which it got ErrInProgress: at once if it
-// is being deleted, else as by Enqueue.
+// Resume makes the service controller sync a Service whose firewall operation has ended: at once if it
+// is being deleted, else as Enqueue does.
 func (s *Services) Resume(service types.NamespacedName) {
 	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
 	if err != nil || wanted(shown) || !servicehelper.HasLBFinalizer(shown) {

@@ -3,7 +3,7 @@ package view
 import (
 	"maps"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,8 +32,8 @@ const (
 const holdingPorts = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // WatchForeign enqueues Services when a pod takes or frees a port that they want, when another
-// Service that wants their ports changes, when somebody edits or deletes their mirror, and, with
-// policy Local, when the nodes of their endpoints change. Call it before the service controller is
+// Service that wants their ports changes, and, with policy Local, when the nodes of their endpoints
+// change. Call it before the service controller is
 // made, and Run afterwards.
 func (s *Services) WatchForeign(kube kubernetes.Interface) (*Foreign, error) {
 	f := &Foreign{
@@ -45,7 +45,6 @@ func (s *Services) WatchForeign(kube kubernetes.Interface) (*Foreign, error) {
 	}
 	return f, s.addHandlers([]source{
 		{s.real.Informer(), nil, s.competitorHandler()},
-		{s.real.Informer(), nil, s.mirrorHandler()},
 		{f.pods, slimPod, s.foreignPodHandler()},
 		{f.endpointSlices, slimEndpointSlice, s.endpointHandler()},
 	})

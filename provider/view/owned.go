@@ -4,7 +4,7 @@ import (
 	"maps"
 	"slices"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,8 +18,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// WatchOwned enqueues a Service when its proxies, DaemonSets or ConfigMaps change in a way that
-// matters, the Services that want a port of a proxy that is gone, and all Services when a node
+// WatchOwned enqueues a Service when its proxies, DaemonSets, ConfigMaps or mirror change in a way that
+// matters; the Services that want a port of a proxy when it is gone; and all Services when a node
 // changes. owned must be limited to objects with our mark. Call it before the informers start.
 func (s *Services) WatchOwned(owned informers.SharedInformerFactory, nodes coreinformers.NodeInformer) error {
 	always, never := func(any) bool { return true }, func(any) bool { return false }
@@ -28,6 +28,7 @@ func (s *Services) WatchOwned(owned informers.SharedInformerFactory, nodes corei
 		{owned.Core().V1().Pods().Informer(), nil, s.successorHandler()},
 		{owned.Apps().V1().DaemonSets().Informer(), nil, s.ownerHandler(always, edited)},
 		{owned.Core().V1().ConfigMaps().Informer(), nil, s.ownerHandler(never, edited)},
+		{s.real.Informer(), nil, s.mirrorHandler()},
 		{nodes.Informer(), nil, s.nodeHandler()},
 	})
 }
@@ -102,6 +103,31 @@ func (s *Services) nodeHandler() cache.ResourceEventHandler {
 		},
 		DeleteFunc: func(any) { s.EnqueueAll() },
 	}
+}
+
+// mirrorHandler enqueues the owner of a mirror that is written by anybody or deleted. The owner is
+// that of the mirror before the change: an edit may have removed its labels.
+func (s *Services) mirrorHandler() cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			if old := before.(*v1.Service); plan.IsMirror(old) && !equality.Semantic.DeepEqual(old, after) {
+				s.Enqueue(plan.ServiceOf(old))
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok && plan.IsMirror(svc) {
+				s.Enqueue(plan.ServiceOf(svc))
+			}
+		},
+	}
+}
+
+// unwrapDeleted returns the last known state of a deleted object.
+func unwrapDeleted(obj any) any {
+	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		return unknown.Obj
+	}
+	return obj
 }
 
 // proxyState is what statuses and events depend on of a proxy.

@@ -3,7 +3,9 @@
 //   - Services is an informer and lister that shows it our Services only, in the form that it
 //     serves (visibility.go), and enqueues a Service when something has changed that it does not
 //     watch itself (enqueue.go, owned.go, foreign.go, competitors.go);
-//   - Client translates what it writes (client.go).
+//   - Client translates what it writes (client.go), and enqueueForStatus corrects statuses that others
+//     write (statusconflict.go);
+//   - Foreign has what others have in the cluster; QuietNodes lists nodes without reporting changes.
 //
 // The package does not decide what a Service should have.
 package view
@@ -14,7 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,7 +35,7 @@ import (
 type Services struct {
 	real       coreinformers.ServiceInformer
 	visibility visibility
-	// enqueued counts the deliveries of the queue, generation the changes; see Generation.
+	// enqueued numbers the values of enqueuedAnnotation, generation the changes; see Generation.
 	enqueued, generation atomic.Uint64
 	queue                workqueue.TypedDelayingInterface[types.NamespacedName]
 	statuses             *statusConflicts
@@ -57,9 +59,9 @@ func NewServices(real coreinformers.ServiceInformer, classes config.Classes) (*S
 	return s, real.Informer().AddIndexers(cache.Indexers{byPort: s.indexByPort})
 }
 
-// Generation returns a number that is another one after each change of a node, or of a Service's
-// spec, annotations or deletion. It changes before the Services concerned are enqueued, and before
-// the service controller sees the change.
+// Generation returns a counter that changes with every change of a node, of a Service's spec,
+// annotations or deletion, and with EnqueueAll. It changes before the Services concerned are
+// enqueued, and before the service controller sees the change.
 func (s *Services) Generation() uint64 { return s.generation.Load() }
 
 // Served returns the Services that are to be served, as shown.
@@ -127,7 +129,7 @@ func (h handler) OnUpdate(before, after any) {
 	switch {
 	case visible && !wasVisible:
 		h.ResourceEventHandler.OnAdd(shown, false)
-	case visible && ignoredByController(old, shown):
+	case visible && mustEnsure(old, shown):
 		h.ResourceEventHandler.OnUpdate(old, h.services.withNewAnnotation(shown))
 	case visible:
 		h.ResourceEventHandler.OnUpdate(old, shown)
@@ -162,6 +164,7 @@ func (s *Services) withNewAnnotation(shown *v1.Service) *v1.Service {
 	return &changed
 }
 
+// lister lists the visible Services.
 type lister struct {
 	corelisters.ServiceLister
 	visibility visibility

@@ -3,7 +3,7 @@ package view
 import (
 	"slices"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
@@ -69,9 +69,10 @@ func wanted(shown *v1.Service) bool {
 	return shown.Spec.Type == v1.ServiceTypeLoadBalancer && shown.DeletionTimestamp == nil
 }
 
-// ignoredByController reports whether a Service, as shown, has to be ensured after a change that the
-// service controller's own comparison ignores, such as one of the selector or the cluster IPs.
-func ignoredByController(before, after *v1.Service) bool {
+// mustEnsure reports whether a Service, as shown, has to be ensured because its spec has changed or it
+// has lost its finalizer. The service controller's own comparison ignores some of these changes, such
+// as those of the selector or the cluster IPs.
+func mustEnsure(before, after *v1.Service) bool {
 	return wanted(after) && (!equality.Semantic.DeepEqual(before.Spec, after.Spec) ||
 		servicehelper.HasLBFinalizer(before) && !servicehelper.HasLBFinalizer(after))
 }

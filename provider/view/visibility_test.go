@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"pgregory.net/rapid"
@@ -80,7 +80,7 @@ func TestTheControllerSees(t *testing.T) {
 	}
 }
 
-func TestIgnoredByController(t *testing.T) {
+func TestMustEnsure(t *testing.T) {
 	with := func(change func(*v1.Service)) *v1.Service {
 		svc := balanced("", standard)
 		svc.Spec.ClusterIPs = []string{"10.96.0.7"}
@@ -99,7 +99,7 @@ func TestIgnoredByController(t *testing.T) {
 		"a deletion, seen by itself": {func(svc *v1.Service) { deleting(svc); svc.Spec.ClusterIPs = nil }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := ignoredByController(with(func(*v1.Service) {}), with(c.change)); got != c.want {
+			if got := mustEnsure(with(func(*v1.Service) {}), with(c.change)); got != c.want {
 				t.Errorf("got %t", got)
 			}
 		})
