@@ -127,6 +127,23 @@ func TestArchitectureListsEveryPackage(t *testing.T) {
 	}
 }
 
+func TestArchitectureListsOnlyPackages(t *testing.T) {
+	const pattern = "(?m)(?:^ *|`)((?:cmd|firewall|internal|nodeproxy|provider)(?:/[\\w-]+)*)(?:`|\\s)"
+	packages := mentioned(t, pattern, "explanation/architecture.md")
+	if len(packages) == 0 {
+		t.Fatal("found none in architecture.md")
+	}
+	for _, dir := range packages {
+		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(file string) bool { return !strings.HasSuffix(file, "_test.go") }) {
+			t.Errorf("architecture.md lists %s, which is no package", dir)
+		}
+	}
+}
+
 // A path may be relative to provider.
 func TestGoFilesThatPagesNameExist(t *testing.T) {
 	for _, path := range mentioned(t, "`([\\w/]+/\\w+\\.go)`", "explanation/architecture.md", "../CONTRIBUTING.md") {
