@@ -149,7 +149,8 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		settings: settings, defaults: c.config.Options(), kube: kube, services: w.services, foreign: w.foreign,
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
-			generation: w.services.Generation, services: w.services.Served, nodes: w.nodes.Lister(),
+			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
+			services:   w.services.Served, nodes: w.nodes.Lister(),
 			failures: c.failures, addresses: c.addresses, defaults: c.config.Options(),
 		},
 	}

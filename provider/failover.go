@@ -17,6 +17,8 @@ import (
 type failureDetector interface {
 	OverlayNotReady(nodes []*v1.Node) []*v1.Node
 	Subscribe(notify func(failover.Transition))
+	// Generation changes whenever OverlayNotReady may return other nodes.
+	Generation() uint64
 }
 
 // noFailureDetection detects nothing.

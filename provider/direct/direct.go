@@ -134,6 +134,14 @@ func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options
 		}
 		current, d.Stopped = State{}, true
 	}
+	if !m.translated {
+		// One from before provider gce was changed to none would still make kube-proxy serve.
+		if _, found := m.Mirrors.Cached(svc, plan.Name(svc)); found {
+			if err := m.DeleteMirror(ctx, svc); err != nil {
+				return d, current, err
+			}
+		}
+	}
 	if !plan.WantsDirect(svc, o) {
 		return d, current, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,9 @@ type Monitor struct {
 	detector *detector
 	// unreadable are the nodes whose Lease could not be read in the last round.
 	unreadable map[string]bool
+
+	// generation counts the changes of down.
+	generation atomic.Uint64
 
 	mu     sync.Mutex
 	down   map[string]Transition
@@ -107,6 +111,15 @@ func (m *Monitor) OverlayNotReady(nodes []*v1.Node) []*v1.Node {
 	return overlaid
 }
 
+// Generation returns a counter that changes whenever OverlayNotReady may return other nodes: with
+// every transition, before it is notified, and when Kubernetes itself knows that a node is down.
+func (m *Monitor) Generation() uint64 {
+	if m == nil {
+		return 0
+	}
+	return m.generation.Load()
+}
+
 // round observes all Ready nodes once and publishes what the detector decides.
 func (m *Monitor) round(ctx context.Context) {
 	now, addresses := m.now(), m.addresses()
@@ -126,7 +139,11 @@ func (m *Monitor) round(ctx context.Context) {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := len(m.down)
 	maps.DeleteFunc(m.down, func(node string, _ Transition) bool { return m.detector.nodes[node] == nil })
+	if len(m.down) < before {
+		m.generation.Add(1)
+	}
 	for _, t := range transitions {
 		to := "down"
 		if t.Down {
@@ -135,6 +152,7 @@ func (m *Monitor) round(ctx context.Context) {
 			to = "up"
 			delete(m.down, t.Node)
 		}
+		m.generation.Add(1)
 		transitionsTotal.WithLabelValues(to).Inc()
 		klog.FromContext(ctx).V(2).Info("Node went "+to, "node", klog.KRef("", t.Node), "unanswered", t.Unanswered)
 		m.notify(t)

@@ -251,3 +251,40 @@ func TestWhatProvesThatANodeIsAlive(t *testing.T) {
 		t.Error("the answer of a router proves it")
 	}
 }
+
+func TestGenerationChangesWithEveryChangeOfTheOverlay(t *testing.T) {
+	h := newHarness(t)
+	down := func() int { return len(h.down) }
+	last, changes := down(), []string{}
+	step := func(do func()) {
+		before := h.Generation()
+		do()
+		if down() != last && h.Generation() == before {
+			t.Errorf("from %d to %d nodes down, the generation stays", last, down())
+		}
+		if down() != last {
+			changes = append(changes, fmt.Sprint(last, " to ", down()))
+		}
+		last = down()
+	}
+	step(func() { h.rounds(1) })
+	h.unresponsive = []string{"10.0.0.2:10256"}
+	for range 20 {
+		step(func() { h.rounds(1) })
+	}
+	// Kubernetes notices too, so the detector forgets the node.
+	n := node("b", "10.0.0.2", v1.ConditionFalse)
+	if _, err := h.kube.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
+		got, err := h.nodes.Get("b")
+		return err == nil && !isReady(got), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	step(func() { h.rounds(1) })
+	if diff := cmp.Diff([]string{"0 to 1", "1 to 0"}, changes); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}

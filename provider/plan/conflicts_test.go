@@ -44,7 +44,7 @@ func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, other
 		t.Fatal(err)
 	}
 	cluster := snapshot.New(nodes, others, options.Default())
-	return s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)))
+	return s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)), nil)
 }
 
 // require is what *testing.T and *rapid.T have in common here.
@@ -107,6 +107,22 @@ func TestConflicts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnOlderServiceKeepsItsPortOnANodeThatGetsTainted(t *testing.T) {
+	old, web := aged("old", 6, "", 80), aged("web", 5, "", 80, 443)
+	tainted := node("n1", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule})
+	cluster := snapshot.New([]*v1.Node{tainted}, []*v1.Service{old, web}, options.Default())
+	p, err := settings.Build(Input{Service: web, Options: options.Default(), Cluster: cluster, Running: map[string]bool{"n1": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Conflicts) != 1 || p.Conflicts[0].Port != tcp(80) {
+		t.Errorf("conflicts: %v", p.Conflicts)
+	}
+	if claims := cluster.Claims(tcp(80)); len(claims[0].Nodes) > 0 {
+		t.Errorf("the snapshot was changed: %v", claims[0].Nodes)
 	}
 }
 

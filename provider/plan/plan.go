@@ -76,9 +76,9 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	if len(svc.Spec.Ports) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
 	}
-	nodes := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
+	nodes, untainted := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
 	selected := snapshot.SelectNodes(nodes, in.Options)
-	conflicts := s.conflicts(in, snapshot.Names(selected))
+	conflicts := s.conflicts(in, snapshot.Names(selected), untainted)
 	served := withoutPorts(svc, conflicts)
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil

@@ -25,7 +25,8 @@ type Cluster struct {
 // Claim is a Service that claims a port on the nodes that it selects.
 type Claim struct {
 	Service *v1.Service
-	// Nodes are the names of the selected nodes.
+	Options options.Options
+	// Nodes are the names of the selected nodes. Claims share this map.
 	Nodes map[string]bool
 }
 
@@ -60,7 +61,7 @@ func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cl
 			selected[key] = Names(SelectNodes(c.Nodes, o))
 		}
 		for _, port := range PortsOf(svc) {
-			c.claims[port] = append(c.claims[port], Claim{svc, selected[key]})
+			c.claims[port] = append(c.claims[port], Claim{svc, o, selected[key]})
 		}
 	}
 	for _, claims := range c.claims {

@@ -39,7 +39,8 @@ func (s *Services) competitorHandler() cache.ResourceEventHandler {
 // countChange counts a new generation if a Service may claim other ports or nodes than before, and
 // reports whether it may.
 func (s *Services) countChange(old, svc *v1.Service) bool {
-	same := equality.Semantic.DeepEqual(old.Spec, svc.Spec) && maps.Equal(old.Annotations, svc.Annotations) &&
+	// A Service that was created again while a watch was interrupted arrives as an update.
+	same := old.UID == svc.UID && equality.Semantic.DeepEqual(old.Spec, svc.Spec) && maps.Equal(old.Annotations, svc.Annotations) &&
 		(old.DeletionTimestamp == nil) == (svc.DeletionTimestamp == nil)
 	if !same {
 		s.generation.Add(1)

@@ -18,6 +18,7 @@ type Monitor struct {
 	down     []string
 	notify   func(failover.Transition)
 	overlaid bool
+	changes  uint64
 }
 
 // SetDown makes exactly these nodes down and notifies the subscriber of those that change: first of
@@ -27,6 +28,7 @@ func (m *Monitor) SetDown(nodes ...string) {
 	defer m.mu.Unlock()
 	before := m.down
 	m.down, m.overlaid = slices.Clone(nodes), false
+	m.changes++
 	for _, node := range before {
 		if !slices.Contains(nodes, node) {
 			m.notifyOf(node, false)
@@ -71,6 +73,13 @@ func (m *Monitor) Subscribe(notify func(failover.Transition)) {
 	for _, node := range m.down {
 		m.notifyOf(node, true)
 	}
+}
+
+// Generation changes with SetDown.
+func (m *Monitor) Generation() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changes
 }
 
 // OverlayNotReady does as that of failover.Monitor.
