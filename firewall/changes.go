@@ -46,9 +46,8 @@ func (c Change) String() string {
 	return fmt.Sprintf("%sd firewall rule %s: %s", c.Action, c.Rule.Name, strings.Join(differences, ", "))
 }
 
-// Changes returns the steps from have to want, the rules of one owner. Of the
-// rules in have that are not wanted it removes those with owner's mark. Steps
-// that allow traffic come first.
+// Changes returns the steps that turn have into want; both are rules of one owner. Of the rules in
+// have that are not wanted it removes those with owner's mark. Steps that allow traffic come first.
 func Changes(owner Owner, have, want []Rule) []Change {
 	return changesBetween(have, want, func(r Rule) bool { return r.BelongsTo(owner) })
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // Difference is a field in which a rule differs from the wanted one. Values are
@@ -84,10 +83,4 @@ func allowStrings(allows []Allow) []string {
 		written = append(written, a.String())
 	}
 	return written
-}
-
-// Summary returns in a few words what the rule allows.
-func (r Rule) Summary() string {
-	return fmt.Sprintf("%s from %s to tags %s", strings.Join(allowStrings(r.Allowed), ","),
-		strings.Join(asSet(r.SourceRanges), ","), strings.Join(asSet(r.TargetTags), ","))
 }

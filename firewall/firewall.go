@@ -51,8 +51,8 @@ type Spec struct {
 	Report bool
 }
 
-// Firewall allows the traffic of Services. All methods are safe for concurrent
-// use. KindOf returns the kind of the errors of the firewall's API.
+// Firewall allows the traffic of Services. All methods are safe for concurrent use. Errors of the
+// cloud's API are or wrap an *Error, see KindOf.
 type Firewall interface {
 	// Ensure makes the rules of spec.Owner equal to spec, and returns one line
 	// for each change that it made, also if it fails later. It returns a
@@ -63,14 +63,15 @@ type Firewall interface {
 	// Release stops managing owner's rules and changes nothing. It returns the
 	// commands that remove the rules in a *ManualChangeError.
 	Release(ctx context.Context, owner Owner) error
-	// Exists reports whether owner has a rule. The answer false lets a caller
-	// forget the Service; in doubt it is an error.
+	// Exists reports whether owner has a rule. If that cannot be determined, it returns an
+	// error; false lets the caller forget the Service.
 	Exists(ctx context.Context, owner Owner) (bool, error)
 	// Owners returns the owners within one cluster that have a rule, each once.
 	// It costs one list request for all.
 	Owners(ctx context.Context, clusterID string) ([]Owner, error)
-	// Drifted returns the owners whose rules no longer are as Ensure last left
-	// them. It costs one list request for all.
+	// Drifted returns the owners whose rules are no longer as Ensure last left them. With
+	// Cluster.DeleteOrphans it first removes orphaned ports from rules that Services share. It
+	// costs one list request for all, more only if there are such ports.
 	Drifted(ctx context.Context) ([]Owner, error)
 }
 
@@ -80,8 +81,9 @@ type Cluster struct {
 	ID string
 	// Services lists the owners that may have rules.
 	Services OwnerLister
-	// DeleteOrphans lets Drifted remove, from rules that Services share, ports of
-	// Services that no longer exist. Without it they are left to an administrator.
+	// DeleteOrphans makes Drifted remove, from rules that Services share, ports of Services that
+	// no longer exist. It is true if the cloud config's mode is managed; in mode report, an
+	// administrator removes them.
 	DeleteOrphans bool
 }
 

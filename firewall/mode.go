@@ -10,7 +10,8 @@ const (
 	// Report changes nothing and returns the commands for an administrator in a
 	// *ManualChangeError.
 	Report Mode = "report"
-	// None creates no rules, and deletes those that a Service already has.
+	// None creates no rules. As a Service's mode it deletes those that the Service has; as the
+	// cloud config's mode it leaves them, as no firewall is configured then.
 	None Mode = "none"
 )
 

@@ -21,9 +21,8 @@ const (
 // administrator with the same or a smaller number take precedence.
 const defaultPriority = 1000
 
-// Rule is a firewall rule in a form that can be compared. Package firewall/gce
-// converts it from and to the form of the Compute API. Lists are sorted and have
-// no duplicates.
+// Rule is a firewall rule in a form that can be compared. Package firewall/gce converts it from and
+// to the form of the Compute API. Lists may be in any order; Diff compares them as sets.
 type Rule struct {
 	// Name is unique in the project of the network.
 	Name string
@@ -52,6 +51,12 @@ type Rule struct {
 	SourceServiceAccounts, TargetServiceAccounts []string
 }
 
+// Summary returns in a few words what the rule allows.
+func (r Rule) Summary() string {
+	return fmt.Sprintf("%s from %s to tags %s", strings.Join(allowStrings(r.Allowed), ","),
+		strings.Join(asSet(r.SourceRanges), ","), strings.Join(asSet(r.TargetTags), ","))
+}
+
 // Target is what rules apply to.
 type Target struct {
 	// Network is the name of the VPC network.
@@ -60,12 +65,12 @@ type Target struct {
 	Tags []string
 }
 
-// Desired returns the rules that spec needs, at most one per IP family, sorted
-// by name. A Service without ports, source ranges or nodes needs none.
+// Desired returns the rules that spec needs, at most one per IP family, sorted by name. Their lists
+// are sorted and have no duplicates. A Service without ports, source ranges or nodes needs none.
 func Desired(spec Spec, target Target) ([]Rule, error) {
 	for _, p := range spec.Ports {
 		if !p.valid() {
-			return nil, fmt.Errorf("port %q/%d of Service %s cannot be opened: it wants a number from 1 to 65535 of TCP, UDP or SCTP", p.Protocol, p.Port, spec.Owner.Service)
+			return nil, fmt.Errorf("port %q/%d of Service %s cannot be opened: expected a number from 1 to 65535 of TCP, UDP or SCTP", p.Protocol, p.Port, spec.Owner.Service)
 		}
 	}
 	if err := spec.Owner.validate(); err != nil {

@@ -73,7 +73,7 @@ func assignSharedRules(clusterID string, have, wanted []Rule, keep func(service 
 	groups := map[string]*sharedGroup{}
 	group := func(key string) *sharedGroup {
 		if groups[key] == nil {
-			groups[key] = &sharedGroup{mark: sharedMark{ClusterID: clusterID, Key: key}, wanted: map[portClaim]bool{}}
+			groups[key] = &sharedGroup{mark: sharedMark{ClusterID: clusterID, Key: key}, wanted: map[ownedPort]bool{}}
 		}
 		return groups[key]
 	}
@@ -95,33 +95,33 @@ func assignSharedRules(clusterID string, have, wanted []Rule, keep func(service 
 // sharedGroup is the Services with one sharedKey.
 type sharedGroup struct {
 	mark sharedMark // Without ports.
-	// existing are the rules of the group, claims what each of them holds.
-	existing []Rule
-	claims   []map[portClaim]bool
-	// wanted is what the rules are to hold, template one of the rules that the
+	// existing are the rules of the group, and existingPorts the ports that each of them holds.
+	existing      []Rule
+	existingPorts []map[ownedPort]bool
+	// wanted are the ports that the rules are to hold. template is one of the rules that the
 	// Services would have in the layout PerService; nil: none is known.
-	wanted   map[portClaim]bool
+	wanted   map[ownedPort]bool
 	template *Rule
 }
 
-// portClaim is a port that a Service, by serviceHash, needs.
-type portClaim struct {
+// ownedPort is a port of a Service, which is identified by its serviceHash.
+type ownedPort struct {
 	service string
 	port    Port
 }
 
 func (g *sharedGroup) addExisting(r Rule, mark sharedMark, keep func(service string) bool) {
-	claims := map[portClaim]bool{}
+	owned := map[ownedPort]bool{}
 	for service, text := range mark.Ports {
 		ports, _ := parsePorts(text) // Valid, as parseSharedMark has checked.
 		for _, port := range ports {
-			claims[portClaim{service, port}] = true
+			owned[ownedPort{service, port}] = true
 			if keep(service) {
-				g.wanted[portClaim{service, port}] = true
+				g.wanted[ownedPort{service, port}] = true
 			}
 		}
 	}
-	g.existing, g.claims = append(g.existing, r), append(g.claims, claims)
+	g.existing, g.existingPorts = append(g.existing, r), append(g.existingPorts, owned)
 }
 
 func (g *sharedGroup) addWanted(r Rule) {
@@ -132,13 +132,13 @@ func (g *sharedGroup) addWanted(r Rule) {
 	g.template = &r
 	for _, a := range r.Allowed {
 		for _, port := range portsOf(a) {
-			g.wanted[portClaim{serviceHash(owner), port}] = true
+			g.wanted[ownedPort{serviceHash(owner), port}] = true
 		}
 	}
 }
 
-// rules assigns the wanted claims to rules: each to the existing rule that holds
-// it, or else to the first rule that has room, or else to a new one.
+// rules assigns the wanted ports to rules: each to the existing rule that holds it, or else to the
+// first rule that has room, or else to a new one.
 func (g *sharedGroup) rules() []Rule {
 	var assignments []*ruleAssignment
 	add := func() *ruleAssignment {
@@ -148,22 +148,22 @@ func (g *sharedGroup) rules() []Rule {
 	for range g.existing {
 		add()
 	}
-	var unassigned []portClaim
-	for _, claim := range slices.SortedFunc(maps.Keys(g.wanted), compareClaims) {
-		i := slices.IndexFunc(g.claims, func(claims map[portClaim]bool) bool { return claims[claim] })
-		if i < 0 || !assignments[i].add(claim) {
-			unassigned = append(unassigned, claim)
+	var unassigned []ownedPort
+	for _, port := range slices.SortedFunc(maps.Keys(g.wanted), compareOwnedPorts) {
+		i := slices.IndexFunc(g.existingPorts, func(ports map[ownedPort]bool) bool { return ports[port] })
+		if i < 0 || !assignments[i].add(port) {
+			unassigned = append(unassigned, port)
 		}
 	}
-	for _, claim := range unassigned {
-		if !slices.ContainsFunc(assignments, func(a *ruleAssignment) bool { return a.add(claim) }) {
-			add().add(claim)
+	for _, port := range unassigned {
+		if !slices.ContainsFunc(assignments, func(a *ruleAssignment) bool { return a.add(port) }) {
+			add().add(port)
 		}
 	}
 	return g.build(assignments)
 }
 
-func compareClaims(a, b portClaim) int {
+func compareOwnedPorts(a, b ownedPort) int {
 	return cmp.Or(comparePorts(a.port, b.port), strings.Compare(a.service, b.service))
 }
 
@@ -175,12 +175,12 @@ type ruleAssignment struct {
 	length int
 }
 
-// add adds a claim, and reports whether there was room for it.
-func (a *ruleAssignment) add(claim portClaim) bool {
-	added := allowsOf(claim.port)
+// add adds a port, and reports whether there was room for it.
+func (a *ruleAssignment) add(owned ownedPort) bool {
+	added := allowsOf(owned.port)
 	length := a.length + len(added[0].String()) + len(",")
-	if a.ports[claim.service] == nil {
-		length += len(claim.service) + len(`"":"",`)
+	if a.ports[owned.service] == nil {
+		length += len(owned.service) + len(`"":"",`)
 	}
 	allowed := Merge(slices.Concat(a.allowed, added))
 	ranges := 0
@@ -193,7 +193,7 @@ func (a *ruleAssignment) add(claim portClaim) bool {
 		return false
 	}
 	a.allowed, a.length = allowed, length
-	a.ports[claim.service] = append(a.ports[claim.service], claim.port)
+	a.ports[owned.service] = append(a.ports[owned.service], owned.port)
 	return true
 }
 
@@ -212,7 +212,7 @@ func (g *sharedGroup) build(assignments []*ruleAssignment) []Rule {
 		var r Rule
 		if g.template != nil {
 			r = *g.template
-		} else { // All claims are kept ones, of which only the existing rules are known.
+		} else { // All ports are kept ones, of which only the existing rules are known.
 			r = g.existing[min(i, len(g.existing)-1)]
 		}
 		if i < len(g.existing) {

@@ -207,17 +207,17 @@ func TestSharedRulesAllowWhatIsWantedWithinTheLimitsAndMoveNoPort(t *testing.T) 
 	})
 }
 
-// claimsIn returns what a rule holds, by its mark: "key service port".
-func claimsIn(r Rule) map[string]bool {
+// portsIn returns what a rule holds, by its mark: "key service port".
+func portsIn(r Rule) map[string]bool {
 	mark, err := parseSharedMark(r.Description)
 	if err != nil {
 		panic(err)
 	}
-	g := &sharedGroup{wanted: map[portClaim]bool{}}
+	g := &sharedGroup{wanted: map[ownedPort]bool{}}
 	g.addExisting(r, mark, func(string) bool { return true })
 	all := map[string]bool{}
-	for claim := range g.wanted {
-		all[fmt.Sprint(mark.Key, claim)] = true
+	for port := range g.wanted {
+		all[fmt.Sprint(mark.Key, port)] = true
 	}
 	return all
 }
@@ -230,9 +230,9 @@ func checkShared(t *rapid.T, have, next []Rule) {
 		}
 		names[r.Name] = true
 		for _, h := range have {
-			for claim := range claimsIn(h) {
-				if claimsIn(r)[claim] && h.Name != r.Name {
-					t.Fatalf("%s moved from %s to %s", claim, h.Name, r.Name)
+			for port := range portsIn(h) {
+				if portsIn(r)[port] && h.Name != r.Name {
+					t.Fatalf("%s moved from %s to %s", port, h.Name, r.Name)
 				}
 			}
 		}
@@ -257,7 +257,7 @@ func TestOtherDescriptionsAreNoSharedMarks(t *testing.T) {
 	for _, description := range []string{"", "{}", mark + " ", FormatMark(owner()), strings.Replace(mark, "prod", "", 1), mark[:len(mark)-1] + `,"x":"y"}`,
 		strings.Replace(mark, "tcp:80-81", "tcp:80,tcp:81", 1), strings.Replace(mark, "80", "0", 1), strings.Replace(mark, "tcp", "icmp", 1), strings.Replace(mark, "udp:53", "", 1),
 	} {
-		if (Rule{Description: description}).IsSharedIn("prod") || (Rule{Description: description}).IsSharedIn("") {
+		if r := (Rule{Description: description}); r.IsSharedIn("prod") || r.IsSharedIn("") || r.IsSharedOnlyBy(nil) {
 			t.Errorf("%q was taken for a mark", description)
 		}
 	}

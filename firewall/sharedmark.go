@@ -24,6 +24,34 @@ type sharedMark struct {
 // other rule of ours.
 const SharedMarkField = "hostport-ccm.io/shared-by"
 
+// IsSharedIn reports whether Services of this cluster share the rule.
+func (r Rule) IsSharedIn(clusterID string) bool {
+	m, err := parseSharedMark(r.Description)
+	return err == nil && m.ClusterID == clusterID
+}
+
+// IsSharedBy reports whether the rule is a shared one in which owner has ports.
+func (r Rule) IsSharedBy(owner Owner) bool {
+	m, err := parseSharedMark(r.Description)
+	return err == nil && m.ClusterID == owner.ClusterID && m.Ports[serviceHash(owner)] != ""
+}
+
+// IsSharedOnlyBy reports whether the rule is a shared one in which nobody but owners has ports.
+func (r Rule) IsSharedOnlyBy(owners []Owner) bool {
+	m, err := parseSharedMark(r.Description)
+	for _, owner := range owners {
+		delete(m.Ports, serviceHash(owner))
+	}
+	return err == nil && len(m.Ports) == 0
+}
+
+// IsSharedLike reports whether the rule is a shared one that may hold the ports of a Service whose
+// rules in the layout PerService are own.
+func (r Rule) IsSharedLike(own []Rule) bool {
+	m, err := parseSharedMark(r.Description)
+	return err == nil && slices.ContainsFunc(own, func(o Rule) bool { return sharedKey(o) == m.Key })
+}
+
 // parseSharedMark accepts only the exact text that formatJSON returns.
 func parseSharedMark(description string) (sharedMark, error) {
 	var m sharedMark
@@ -68,7 +96,7 @@ func formatPorts(ports []Port) string { return strings.Join(allowStrings(allowsO
 // of one cluster apart.
 func serviceHash(owner Owner) string { return shortHash(string(owner.UID))[:8] }
 
-// sharedKey returns the same key for rules that differ in ports and owners only.
+// sharedKey returns the same key for rules of Desired that differ in ports and owners only.
 func sharedKey(r Rule) string {
 	family := IPv6
 	if prefix, err := netip.ParsePrefix(r.SourceRanges[0]); err == nil && prefix.Addr().Is4() {
@@ -87,33 +115,4 @@ func sharedName(clusterID, key string, n int) string {
 		name += fmt.Sprintf("-%d", n)
 	}
 	return name
-}
-
-// IsSharedIn reports whether Services of this cluster share the rule.
-func (r Rule) IsSharedIn(clusterID string) bool {
-	m, err := parseSharedMark(r.Description)
-	return err == nil && m.ClusterID == clusterID
-}
-
-// IsSharedBy reports whether owner has ports in the rule, which is a shared one.
-func (r Rule) IsSharedBy(owner Owner) bool {
-	m, err := parseSharedMark(r.Description)
-	return err == nil && m.ClusterID == owner.ClusterID && m.Ports[serviceHash(owner)] != ""
-}
-
-// IsSharedOnlyBy reports whether nobody but owners has ports in the rule, which
-// is a shared one.
-func (r Rule) IsSharedOnlyBy(owners []Owner) bool {
-	m, _ := parseSharedMark(r.Description)
-	for _, owner := range owners {
-		delete(m.Ports, serviceHash(owner))
-	}
-	return len(m.Ports) == 0
-}
-
-// IsSharedLike reports whether the rule, a shared one, may hold the ports of a
-// Service whose rules in the layout PerService are own.
-func (r Rule) IsSharedLike(own []Rule) bool {
-	m, err := parseSharedMark(r.Description)
-	return err == nil && slices.ContainsFunc(own, func(o Rule) bool { return sharedKey(o) == m.Key })
 }

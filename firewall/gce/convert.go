@@ -12,6 +12,39 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
+// patchFor returns a patch of the fields in which the rule differs.
+func patchFor(change firewall.Change) *compute.Firewall {
+	full := toAPI(change.Rule)
+	patch := &compute.Firewall{}
+	for _, d := range change.Differences {
+		copyField(patch, full, d.Field)
+	}
+	return patch
+}
+
+// copyField copies one field. Priority and Disabled are sent even if they are zero, and a field
+// that our rules do not have is cleared. Our rules never have the other fields empty.
+func copyField(to, from *compute.Firewall, field string) {
+	switch field {
+	case firewall.FieldDescription:
+		to.Description = from.Description
+	case firewall.FieldPriority:
+		to.Priority = from.Priority
+		to.ForceSendFields = append(to.ForceSendFields, "Priority")
+	case firewall.FieldDisabled:
+		to.Disabled = from.Disabled
+		to.ForceSendFields = append(to.ForceSendFields, "Disabled")
+	case firewall.FieldAllowed:
+		to.Allowed = from.Allowed
+	case firewall.FieldSourceRanges:
+		to.SourceRanges = from.SourceRanges
+	case firewall.FieldTargetTags:
+		to.TargetTags = from.TargetTags
+	default: // A field that our rules do not have.
+		to.NullFields = append(to.NullFields, strings.ToUpper(field[:1])+field[1:])
+	}
+}
+
 // toAPI converts a rule of ours. Priority and Disabled are sent even if they are
 // zero: the generated client omits zeros, and GCE then uses its defaults. The
 // network is a partial URL, which GCE resolves in the project of the request.
@@ -45,38 +78,6 @@ func allowedOf(allows []firewall.Allow) []*compute.FirewallAllowed {
 		}
 	}
 	return entries
-}
-
-// patchFor returns a patch of the fields in which the rule differs.
-func patchFor(change firewall.Change) *compute.Firewall {
-	full := toAPI(change.Rule)
-	patch := &compute.Firewall{}
-	for _, d := range change.Differences {
-		copyField(patch, full, d.Field)
-	}
-	return patch
-}
-
-// copyField copies one field so that it is sent even if it is empty.
-func copyField(to, from *compute.Firewall, field string) {
-	switch field {
-	case firewall.FieldDescription:
-		to.Description = from.Description
-	case firewall.FieldPriority:
-		to.Priority = from.Priority
-		to.ForceSendFields = append(to.ForceSendFields, "Priority")
-	case firewall.FieldDisabled:
-		to.Disabled = from.Disabled
-		to.ForceSendFields = append(to.ForceSendFields, "Disabled")
-	case firewall.FieldAllowed:
-		to.Allowed = from.Allowed
-	case firewall.FieldSourceRanges:
-		to.SourceRanges = from.SourceRanges
-	case firewall.FieldTargetTags:
-		to.TargetTags = from.TargetTags
-	default: // A field that our rules do not have.
-		to.NullFields = append(to.NullFields, strings.ToUpper(field[:1])+field[1:])
-	}
 }
 
 // fromAPI converts any rule.

@@ -11,11 +11,11 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// Drifted implements firewall.Firewall. It compares with what the last specs
-// need now: a tag that is removed from an instance counts as drift. Of the
-// Services that share a rule it returns one.
+// Drifted implements firewall.Firewall. With Cluster.DeleteOrphans it first removes orphaned ports
+// from shared rules. It compares with what the last specs need now: a tag that is removed from an
+// instance counts as drift. Of the Services that share a rule it returns one.
 func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
-	states := f.applied.all()
+	states := f.ensured.all()
 	if len(states) == 0 && !f.cluster.DeleteOrphans {
 		return nil, nil
 	}
@@ -23,7 +23,9 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("comparing the firewall with what is wanted: %w", err)
 	}
-	var repairs []firewall.Change // Of shared rules.
+	// Repairs are of shared rules. Without DeleteOrphans, all Services are in mode report: Ensure
+	// makes none.
+	var repairs []firewall.Change
 	if f.cluster.DeleteOrphans {
 		repairs = f.sharedRuleChanges(f.cluster.ID, sharedAmong(rules, f.cluster.ID))
 	}
@@ -44,20 +46,21 @@ func (f *Firewall) deleteOrphanedPorts(ctx context.Context) ([]firewall.Rule, er
 	if err != nil || !f.cluster.DeleteOrphans {
 		return rules, err
 	}
-	owners := f.claims.owners(f.cluster.Services())
+	owners := f.needs.owners(f.cluster.Services())
 	hasOrphans := func(r firewall.Rule) bool { return !r.IsSharedOnlyBy(owners) }
 	if !slices.ContainsFunc(sharedAmong(rules, f.cluster.ID), hasOrphans) {
 		return rules, nil
 	}
-	// Without the permission only the orphaned ports stay.
+	// Without the permission the orphaned ports remain, which is no failure.
 	if _, _, err := f.updateSharedRules(ctx, firewall.Owner{ClusterID: f.cluster.ID}, nil); err != nil && !firewall.IsForbidden(err) {
 		return nil, err
 	}
 	return f.list(ctx, "")
 }
 
-// hasDrifted deletes those of the repairs that Ensure makes for this owner.
-func (f *Firewall) hasDrifted(state appliedState, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
+// hasDrifted reports whether Ensure has to run again for the owner, and removes from repairs those
+// that this will make.
+func (f *Firewall) hasDrifted(state ensuredState, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
 	owner := state.spec.Owner
 	if state.manual {
 		commands, err := f.commands(owner, rules, want, state.cause)
@@ -67,7 +70,7 @@ func (f *Firewall) hasDrifted(state appliedState, rules, want []firewall.Rule, r
 	if f.options.Layout != firewall.Shared {
 		return len(firewall.Changes(owner, own, want)) > 0
 	}
-	if !f.claims.equal(owner, want) { // The target tags have changed.
+	if !f.needs.equal(owner, want) { // The target tags have changed.
 		return true
 	}
 	before := len(*repairs)
@@ -75,13 +78,13 @@ func (f *Firewall) hasDrifted(state appliedState, rules, want []firewall.Rule, r
 	return len(own) > 0 || len(*repairs) < before
 }
 
-// appliedStates are the states of the Services as Ensure last left them.
-type appliedStates struct {
+// ensuredStates has the state of each Service as Ensure last left it.
+type ensuredStates struct {
 	mu      sync.Mutex
-	byOwner map[firewall.Owner]appliedState
+	byOwner map[firewall.Owner]ensuredState
 }
 
-type appliedState struct {
+type ensuredState struct {
 	spec firewall.Spec
 	// manual means that an administrator changes the rules, by these commands.
 	manual   bool
@@ -89,35 +92,35 @@ type appliedState struct {
 	cause    error
 }
 
-func newAppliedStates() appliedStates {
-	return appliedStates{byOwner: map[firewall.Owner]appliedState{}}
+func newEnsuredStates() ensuredStates {
+	return ensuredStates{byOwner: map[firewall.Owner]ensuredState{}}
 }
 
 // record stores the result of Ensure. If Ensure failed there is none: the caller
 // calls it again.
-func (a *appliedStates) record(spec firewall.Spec, err error) {
-	state := appliedState{spec: spec, manual: spec.Report}
+func (e *ensuredStates) record(spec firewall.Spec, err error) {
+	state := ensuredState{spec: spec, manual: spec.Report}
 	var manual *firewall.ManualChangeError
 	if errors.As(err, &manual) {
 		state.manual, state.commands, state.cause, err = true, manual.Commands, manual.Cause, nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err != nil {
-		delete(a.byOwner, spec.Owner)
+		delete(e.byOwner, spec.Owner)
 		return
 	}
-	a.byOwner[spec.Owner] = state
+	e.byOwner[spec.Owner] = state
 }
 
-func (a *appliedStates) forget(owner firewall.Owner) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.byOwner, owner)
+func (e *ensuredStates) forget(owner firewall.Owner) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.byOwner, owner)
 }
 
-func (a *appliedStates) all() map[firewall.Owner]appliedState {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return maps.Clone(a.byOwner)
+func (e *ensuredStates) all() map[firewall.Owner]ensuredState {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return maps.Clone(e.byOwner)
 }

@@ -17,16 +17,25 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 )
 
-// API is the part of the Compute API that firewall rules need. *gce.Client
-// implements it. Changes return when they are in force.
+// API is the part of the Compute API that firewall rules need. *gce.Client implements it. A method
+// that changes a rule returns when the change is in force. Errors have a gce.Kind.
 type API interface {
+	// Firewall returns one rule.
 	Firewall(ctx context.Context, name string) (*compute.Firewall, error)
+	// Firewalls returns the rules of the project that match filter; all if it is empty. The filter
+	// has the syntax of the Compute API: FIELD eq "REGEXP", in the syntax of RE2, which has to match
+	// the whole value of the field.
 	Firewalls(ctx context.Context, filter string) ([]*compute.Firewall, error)
+	// InsertFirewall creates a rule. The kind of the error is gce.KindExists if there is one of
+	// the same name.
 	InsertFirewall(ctx context.Context, rule *compute.Firewall) error
+	// PatchFirewall changes the fields of a rule that patch sends.
 	PatchFirewall(ctx context.Context, name string, patch *compute.Firewall) error
+	// DeleteFirewall deletes a rule. The kind of the error is gce.KindNotFound if there is none.
 	DeleteFirewall(ctx context.Context, name string) error
-	// NetworkProject and Network are where rules are made.
+	// NetworkProject returns the project of the network and its rules.
 	NetworkProject() string
+	// Network returns the name of the network that rules are created in.
 	Network() string
 }
 
@@ -45,8 +54,8 @@ type Firewall struct {
 	tagger  Tagger
 	options Options
 	cluster firewall.Cluster
-	applied appliedStates
-	claims  sharedRuleClaims
+	ensured ensuredStates
+	needs   sharedRuleNeeds
 }
 
 var _ firewall.Firewall = &Firewall{}
@@ -54,7 +63,7 @@ var _ firewall.Firewall = &Firewall{}
 // New returns a Firewall that makes rules through api. It uses tagger if options
 // have no tags. cluster.Services must not be nil.
 func New(api API, tagger Tagger, options Options, cluster firewall.Cluster) *Firewall {
-	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, applied: newAppliedStates(), claims: newSharedRuleClaims()}
+	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, ensured: newEnsuredStates(), needs: newSharedRuleNeeds()}
 }
 
 // Ensure implements firewall.Firewall. Without the permission to change rules it
@@ -66,18 +75,18 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 	}
 	var changes []string
 	if spec.Report {
-		f.claims.forget(spec.Owner)
+		f.needs.forget(spec.Owner)
 		err = f.report(ctx, spec.Owner, want, nil)
 	} else if changes, err = f.manage(ctx, spec.Owner, want); firewall.IsForbidden(err) {
 		err = f.report(ctx, spec.Owner, want, err)
 	}
-	f.applied.record(spec, err)
+	f.ensured.record(spec, err)
 	return changes, err
 }
 
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
-	f.applied.forget(owner)
+	f.ensured.forget(owner)
 	_, err := f.manage(ctx, owner, nil)
 	if firewall.IsForbidden(err) {
 		return cmp.Or(f.report(ctx, owner, nil, err), err)
@@ -87,8 +96,8 @@ func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
 
 // Release implements firewall.Firewall.
 func (f *Firewall) Release(ctx context.Context, owner firewall.Owner) error {
-	f.applied.forget(owner)
-	f.claims.forget(owner)
+	f.ensured.forget(owner)
+	f.needs.forget(owner)
 	return f.report(ctx, owner, nil, nil)
 }
 
@@ -154,8 +163,9 @@ func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []fire
 	return &firewall.ManualChangeError{Owner: owner, Commands: commands, Cause: cause}
 }
 
-// commands include those that remove owner's ports from shared rules only if
-// deleteOrphanedPorts will not do it: they would soon be outdated.
+// commands returns the gcloud commands that make owner's rules equal to want, except for traffic
+// that other rules allow. If want is empty, they also remove owner's ports from shared rules,
+// unless deleteOrphanedPorts will: then these commands would soon be outdated.
 func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, cause error) ([]string, error) {
 	everyTag := len(f.options.Tags) == 0 // Then the target tags are those that all nodes have.
 	changes, err := firewall.MissingChanges(owner, rules, want, everyTag)

@@ -9,14 +9,14 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// updateSharedRules makes the shared rules equal to what all Services claim, of
-// which owner now claims want. A rule that does not exist is created only by a
-// Service that has ports in it. own are the rules with owner's own mark.
+// updateSharedRules makes the shared rules equal to what all Services need, of which owner now
+// needs want. A rule that does not exist is created only by a Service that has ports in it. own are
+// the rules with owner's own mark.
 func (f *Firewall) updateSharedRules(ctx context.Context, owner firewall.Owner, want []firewall.Rule) (lines []string, own []firewall.Rule, err error) {
-	f.claims.set(owner, want)
+	f.needs.set(owner, want)
 	select {
-	case f.claims.semaphore <- struct{}{}:
-		defer func() { <-f.claims.semaphore }()
+	case f.needs.semaphore <- struct{}{}:
+		defer func() { <-f.needs.semaphore }()
 	case <-ctx.Done():
 		return nil, nil, fmt.Errorf("waiting for another change of the shared firewall rules: %w", ctx.Err())
 	}
@@ -32,14 +32,14 @@ func (f *Firewall) updateSharedRules(ctx context.Context, owner firewall.Owner, 
 }
 
 func (f *Firewall) sharedRuleChanges(clusterID string, have []firewall.Rule) []firewall.Change {
-	wanted, keep := f.claims.all(f.cluster.Services())
+	wanted, keep := f.needs.all(f.cluster.Services())
 	return firewall.SharedRuleChanges(have, firewall.AssignSharedRules(clusterID, have, wanted, keep))
 }
 
-// sharedRuleClaims are what the Services need in shared rules.
-type sharedRuleClaims struct {
-	// semaphore is held while shared rules are changed. Claims are set before:
-	// the holder makes the changes of all that wait.
+// sharedRuleNeeds are what the Services need in shared rules.
+type sharedRuleNeeds struct {
+	// semaphore is held while shared rules are changed. Needs are set before: the holder makes
+	// the changes of all that wait.
 	semaphore chan struct{}
 
 	mu sync.Mutex
@@ -48,58 +48,58 @@ type sharedRuleClaims struct {
 	byOwner map[firewall.Owner][]firewall.Rule
 }
 
-func newSharedRuleClaims() sharedRuleClaims {
-	return sharedRuleClaims{semaphore: make(chan struct{}, 1), byOwner: map[firewall.Owner][]firewall.Rule{}}
+func newSharedRuleNeeds() sharedRuleNeeds {
+	return sharedRuleNeeds{semaphore: make(chan struct{}, 1), byOwner: map[firewall.Owner][]firewall.Rule{}}
 }
 
-func (c *sharedRuleClaims) set(owner firewall.Owner, rules []firewall.Rule) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.byOwner[owner] = rules
+func (n *sharedRuleNeeds) set(owner firewall.Owner, rules []firewall.Rule) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.byOwner[owner] = rules
 }
 
-func (c *sharedRuleClaims) forget(owner firewall.Owner) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.byOwner, owner)
+func (n *sharedRuleNeeds) forget(owner firewall.Owner) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.byOwner, owner)
 }
 
-// equal reports whether owner's claim is want.
-func (c *sharedRuleClaims) equal(owner firewall.Owner, want []firewall.Rule) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.EqualFunc(c.byOwner[owner], want, func(a, b firewall.Rule) bool {
+// equal reports whether owner needs want.
+func (n *sharedRuleNeeds) equal(owner firewall.Owner, want []firewall.Rule) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.EqualFunc(n.byOwner[owner], want, func(a, b firewall.Rule) bool {
 		return a.Name == b.Name && len(firewall.Diff(a, b)) == 0
 	})
 }
 
-// all returns the claimed rules, and those of the existing Services that have
-// claimed nothing. It forgets empty claims of Services that do not exist.
-func (c *sharedRuleClaims) all(existing []firewall.Owner) (wanted []firewall.Rule, keep []firewall.Owner) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// all returns the needed rules, and the existing Services of which no needs are known, whose ports
+// stay. It forgets Services that need nothing and do not exist.
+func (n *sharedRuleNeeds) all(existing []firewall.Owner) (wanted []firewall.Rule, keep []firewall.Owner) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	exists := map[firewall.Owner]bool{}
 	for _, owner := range existing {
 		exists[owner] = true
-		if _, claimed := c.byOwner[owner]; !claimed {
+		if _, known := n.byOwner[owner]; !known {
 			keep = append(keep, owner)
 		}
 	}
-	for owner, rules := range c.byOwner {
+	for owner, rules := range n.byOwner {
 		if len(rules) == 0 && !exists[owner] {
-			delete(c.byOwner, owner)
+			delete(n.byOwner, owner)
 		}
 		wanted = append(wanted, rules...)
 	}
 	return wanted, keep
 }
 
-// owners returns the existing Services and those that claim any rules.
-func (c *sharedRuleClaims) owners(existing []firewall.Owner) []firewall.Owner {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// owners returns the existing Services and those that need any rules.
+func (n *sharedRuleNeeds) owners(existing []firewall.Owner) []firewall.Owner {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	all := slices.Clone(existing)
-	for owner, rules := range c.byOwner {
+	for owner, rules := range n.byOwner {
 		if len(rules) > 0 {
 			all = append(all, owner)
 		}

@@ -260,7 +260,7 @@ func TestAThousandServicesWithDefaultRangesFitIntoASmallQuota(t *testing.T) {
 	w.cluster.Services = ownersOf(specs...)
 	for i := 0; i < len(specs); i += 50 { // Calling Ensure for all would only take longer.
 		for _, s := range specs[i : i+49] {
-			w.claims.set(s.Owner, mustDesired(t, s))
+			w.needs.set(s.Owner, mustDesired(t, s))
 		}
 		w.mustEnsure(t, specs[i+49])
 	}

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// defaultTimeout is how long Ensure waits for an operation. It is short, as
-	// addresses that turn bad must leave the status meanwhile, and all Services
-	// share the same workers.
+	// defaultTimeout is how long Ensure, and Delete beyond maxBlockingDeletes, wait for an
+	// operation. It is short, as addresses that turn bad must leave the status meanwhile, and all
+	// Services share the same workers.
 	defaultTimeout = 20 * time.Millisecond
 	// maxBlockingDeletes is how many calls of Delete block until the rules are
 	// deleted. So a few Services are deleted in one pass, and many leave workers
@@ -85,12 +85,11 @@ func New(fw firewall.Firewall, resume func(types.NamespacedName)) *Reconciler {
 	}
 }
 
-// Ensure makes the rules of spec.Owner equal to spec. In mode none the Service
-// has no rules; in mode report the error is a *firewall.ManualChangeError while
-// an administrator has to act. The error is an *InProgressError if the outcome
-// is not known after 20 ms; the operation goes on until ctx is done, and Ensure
-// is to be called again when the Service is resumed. Other errors are those of
-// the firewall.
+// Ensure makes the rules of spec.Owner equal to spec. In mode none the Service has no rules; in
+// mode report the error is a *firewall.ManualChangeError while an administrator has to act. The
+// error is an *InProgressError if the outcome is not known after defaultTimeout; the operation goes
+// on until ctx is done, and Ensure is to be called again when the Service is resumed. Other errors
+// are those of the firewall.
 func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewall.Mode) (Result, error) {
 	spec.Report = mode == firewall.Report
 	request := fmt.Sprintf("%s %v", mode, spec)
@@ -130,10 +129,9 @@ func (r *Reconciler) lastApplied(uid types.UID) appliedState {
 	return r.applied[uid]
 }
 
-// apply runs as an operation. It records what it applied, unless it fails, so
-// that the next Ensure tries again. A change that was refused for want of a
-// permission is recorded as stale: the next Ensure finds out whether it has been
-// made since.
+// apply runs as an operation. It records what it applied, unless it fails, so that the next Ensure
+// tries again. A change that was refused because a permission is missing is recorded as stale: the
+// next Ensure finds out whether it has been made since.
 func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewall.Mode, request string) outcome {
 	last, o := r.lastApplied(spec.Owner.UID), outcome{request: request}
 	if mode == firewall.None {
@@ -141,6 +139,7 @@ func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewal
 	} else {
 		o.Changes, o.err = r.firewall.Ensure(ctx, spec)
 	}
+	// The same state had been applied, so somebody else changed it.
 	o.Repaired = last.request == request && last.err == nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,11 +155,10 @@ func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewal
 	return o
 }
 
-// Delete removes all rules of owner. In mode report it changes nothing, and
-// returns a *firewall.ManualChangeError if an administrator has to. It blocks
-// until that is done for three Services at a time. For others it waits 20 ms,
-// then returns ErrInProgress and is to be called again when the Service is
-// resumed.
+// Delete removes all rules of owner. In mode report it changes nothing, and returns a
+// *firewall.ManualChangeError if an administrator has to. It blocks until that is done for
+// maxBlockingDeletes Services at a time. For others it waits for defaultTimeout, then returns
+// ErrInProgress and is to be called again when the Service is resumed.
 func (r *Reconciler) Delete(ctx context.Context, owner firewall.Owner, mode firewall.Mode) error {
 	waitCtx := ctx
 	select {

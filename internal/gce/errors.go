@@ -18,16 +18,22 @@ type Kind string
 
 // The kinds.
 const (
-	KindNotFound    Kind = "not found"
-	KindExists      Kind = "already exists"
-	KindForbidden   Kind = "forbidden"
-	KindQuota       Kind = "quota exceeded"
+	// KindNotFound: the resource does not exist.
+	KindNotFound Kind = "not found"
+	// KindExists: a resource of the same name exists.
+	KindExists Kind = "already exists"
+	// KindForbidden: a permission or valid credentials are missing.
+	KindForbidden Kind = "forbidden"
+	// KindQuota: a quota of the project is used up.
+	KindQuota Kind = "quota exceeded"
+	// KindRateLimited: too many requests.
 	KindRateLimited Kind = "rate limited"
 	// KindNotReady: another change of the resource is in progress.
 	KindNotReady Kind = "not ready"
 	// KindTransient: a failure of the server or the network.
 	KindTransient Kind = "transient"
-	KindInvalid   Kind = "invalid"
+	// KindInvalid: the API rejected the request for any other reason.
+	KindInvalid Kind = "invalid"
 	// KindCanceled: the caller's context ended first.
 	KindCanceled Kind = "canceled"
 )
