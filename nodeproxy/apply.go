@@ -93,12 +93,14 @@ func (p *Proxy) tablesOf(ctx context.Context, family config.Family) (*tables, er
 	return p.tables[family], nil
 }
 
+// applyRules installs the wanted rules unless they are installed. change is "" if they are,
+// "repaired" if they were installed last and have been changed since, and else "changed".
 func (p *Proxy) applyRules(ctx context.Context, t *tables, want rules.Ruleset) (change string, err error) {
 	installed, err := t.read(ctx)
 	if err != nil {
 		return "", err
 	}
-	change, reasons := "changed", []string{"the rules for this config are not programmed yet"}
+	change, reasons := "changed", []string{"the rules for this config are not installed yet"}
 	if t.applied != nil && reflect.DeepEqual(*t.applied, want) {
 		change, reasons = "repaired", t.differences(installed)
 	}
@@ -112,10 +114,10 @@ func (p *Proxy) applyRules(ctx context.Context, t *tables, want rules.Ruleset) (
 		p.health.setNotReady(reasons)
 		p.metrics.add(ruleRepairs, 1, "family", string(want.Family))
 	}
-	klog.FromContext(ctx).Info("Programming rules", "family", want.Family, "reasons", reasons)
+	klog.FromContext(ctx).Info("Installing rules", "family", want.Family, "reasons", reasons)
 	p.flushes, p.flushTCPAfter = flushSyncs, time.Now().Add(handshakeTime)
 	p.metrics.countersReset(want.Family)
-	return change, t.program(ctx, want, installed)
+	return change, t.install(ctx, want, installed)
 }
 
 // flush deletes stale flows after a change. If that fails, the next syncs try
@@ -133,7 +135,7 @@ func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
 			continue
 		}
 		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool {
-			return (tcp || flow.Protocol != "TCP") && rules.Stale(p.config, addrs, flow)
+			return (tcp || flow.Protocol == "UDP") && rules.Stale(p.config, addrs, flow)
 		})
 		p.metrics.add(flushedFlows, uint64(n))
 		if err != nil {

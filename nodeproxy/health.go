@@ -9,10 +9,6 @@ import (
 	"time"
 )
 
-// liveness is how long after its last sync the proxy counts as live. A sync can
-// wait several times for iptables' lock or a timeout.
-func (p *Proxy) liveness() time.Duration { return time.Minute + 3*p.syncPeriod }
-
 // Handler serves /readyz (the rules are verified and forwarding is on), /healthz
 // (the sync loop runs) and /metrics.
 func (p *Proxy) Handler() http.Handler {
@@ -29,6 +25,10 @@ func (p *Proxy) Handler() http.Handler {
 	})
 	return mux
 }
+
+// liveness is how long after its last sync the proxy counts as live. A sync can
+// wait several times for iptables' lock or a timeout.
+func (p *Proxy) liveness() time.Duration { return time.Minute + 3*p.syncPeriod }
 
 func respond(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -41,8 +41,8 @@ type series struct {
 type metrics struct {
 	mu     sync.Mutex
 	values map[series]uint64
-	// lastCounts are the kernel's counters as read last. Programming rules sets
-	// the kernel's counters to zero, but not the values here.
+	// lastCounts are the kernel's counters as read last. Installing rules sets the kernel's
+	// counters to zero, but not the values here.
 	lastCounts map[config.Family]map[rules.Meter]rules.Count
 }
 

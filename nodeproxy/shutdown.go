@@ -18,8 +18,8 @@ const (
 	// in use. They retransmit what is not acknowledged within a few tenths of a
 	// second.
 	resetStep = time.Second
-	// resetTimeout is how long resetConnections may take beyond its steps. After
-	// it, the proxy ends all the same.
+	// resetTimeout is how long resetConnections may take beyond its steps. After it, the proxy
+	// ends anyway.
 	resetTimeout = 5 * time.Second
 )
 
@@ -34,17 +34,17 @@ const (
 // gives short connections time to end.
 func (p *Proxy) resetConnections(ctx context.Context) {
 	if mark := min(time.Duration(p.drain.Load()), p.resetStep); mark > 0 {
-		p.install(ctx, rules.ShutdownMark)
+		p.installUnconfirmed(ctx, rules.ShutdownMark)
 		time.Sleep(mark)
 	}
 	klog.FromContext(ctx).Info("Resetting connections")
-	p.install(ctx, rules.ShutdownReset)
+	p.installUnconfirmed(ctx, rules.ShutdownReset)
 	time.Sleep(p.resetStep)
 }
 
-// install installs the rules that build returns. It only logs an error: the
-// proxy is about to end, and clients then wait for their timeouts.
-func (p *Proxy) install(ctx context.Context, build func(config.Config, config.Family, []netip.Addr) rules.Ruleset) {
+// installUnconfirmed installs the rules that build returns. It only logs an error: the proxy is
+// about to end, and clients then wait for their timeouts.
+func (p *Proxy) installUnconfirmed(ctx context.Context, build func(config.Config, config.Family, []netip.Addr) rules.Ruleset) {
 	addrs, err := p.kernel.Addresses()
 	failures := []error{err}
 	if err == nil {
