@@ -47,14 +47,9 @@ func TestBareMetalDirectCutoverAndBackUnderNewConnections(t *testing.T) {
 	})
 }
 
-// refusalLimit is how long a node may refuse new connections, in total, while a Service changes
-// from datapath direct to proxies with kube-proxy in mode nftables. There the host port of a proxy
-// that is starting precedes kube-proxy's rules for about half a second; the rest is for slow
-// machines.
-const refusalLimit = 3 * time.Second
-
 // cutOverAndBack changes a Service from proxies to direct and back under new connections. direct
-// waits until kube-proxy serves the Service on all nodes, back until it serves it on none.
+// waits until kube-proxy serves the Service on all nodes, back until it serves it on none. In mode
+// nftables the host port of a proxy that is starting precedes kube-proxy's rules.
 func cutOverAndBack(t *testing.T, nodes []cluster.Node, address func(cluster.Node) string, direct func(*v1.Service), back func(*testing.T, *v1.Service)) {
 	t.Helper()
 	ns, port, all := newNamespace(t), freePort(), addressesOf(nodes, address)
@@ -80,7 +75,7 @@ func cutOverAndBack(t *testing.T, nodes []cluster.Node, address func(cluster.Nod
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
 	if sandbox.KubeProxyMode() == cluster.NFTables {
-		connections.wantRefusedAtMost(t, "from direct to proxies", refusalLimit)
+		connections.wantRefusedOnlyByStartingProxies(t, "from direct to proxies", svc)
 	} else {
 		connections.wantNoneFailed(t, "from direct to proxies")
 	}
