@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
@@ -15,24 +14,6 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
-
-// born makes a Service older than one with a larger n.
-func born(n int) func(*v1.Service) {
-	return func(svc *v1.Service) { svc.CreationTimestamp = metav1.Time{Time: time.Unix(int64(n), 0)} }
-}
-
-func tcp(ports ...int32) func(*v1.Service) {
-	return func(svc *v1.Service) {
-		svc.Spec.Ports = nil
-		for _, port := range ports {
-			svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Protocol: v1.ProtocolTCP, Port: port})
-		}
-	}
-}
-
-func withClusterIP(ip string) func(*v1.Service) {
-	return func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{ip} }
-}
 
 func (c *cluster) condition(name string) *metav1.Condition {
 	return meta.FindStatusCondition(c.service(name).Status.Conditions, v1.LoadBalancerPortsError)
@@ -165,15 +146,6 @@ func TestAReservedPortIsRefused(t *testing.T) {
 	c.start()
 	c.create(service("web", tcp(10250)))
 	c.losesAllPorts("web", "10250/TCP", "reserved", "loadBalancer.reservedPorts")
-}
-
-func foreignPod(name, node string, port int32) *v1.Pod {
-	return &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name},
-		Spec: v1.PodSpec{NodeName: node, Containers: []v1.Container{{
-			Name: "c", Ports: []v1.ContainerPort{{HostPort: port, ContainerPort: port, Protocol: v1.ProtocolTCP}},
-		}}},
-	}
 }
 
 func TestPortsOfOtherPodsAreExplained(t *testing.T) {

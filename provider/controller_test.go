@@ -21,10 +21,6 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-func twoNodes(t *testing.T) *cluster {
-	return newCluster(t, node("n1", "203.0.113.1"), node("n2", "203.0.113.2"))
-}
-
 func TestAServiceIsServedWithTheFewestWrites(t *testing.T) {
 	c := twoNodes(t)
 	c.start()

@@ -21,31 +21,6 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// natted is a node whose external address is translated to an internal one.
-func natted(n int) *v1.Node {
-	node := node(fmt.Sprint("n", n), fmt.Sprint("203.0.113.", n))
-	node.Status.Addresses = append(node.Status.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: fmt.Sprint("10.0.0.", n)})
-	return node
-}
-
-// twoNatted is a cluster on GCE whose kube-proxies run in mode iptables.
-func twoNatted(t *testing.T, objects ...runtime.Object) *cluster {
-	c := newCluster(t, append(objects, natted(1), natted(2))...)
-	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
-	c.config.LoadBalancer.Datapath = options.DatapathProxy
-	return c
-}
-
-// by asks for a datapath.
-func by(choice options.DatapathChoice) func(*v1.Service) {
-	return func(svc *v1.Service) {
-		svc.Spec.Selector = map[string]string{"app": svc.Name}
-		metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.Datapath, string(choice))
-	}
-}
-
-func local(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }
-
 // mirrors waits until the mirror's status shows exactly these addresses.
 func (c *cluster) mirrors(name string, want ...string) {
 	c.Helper()

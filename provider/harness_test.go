@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
@@ -106,6 +105,18 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		c.watches.Add(1)
 		return true, w, err
 	})
+	return c
+}
+
+func twoNodes(t *testing.T) *cluster {
+	return newCluster(t, node("n1", "203.0.113.1"), node("n2", "203.0.113.2"))
+}
+
+// twoNatted is a cluster on GCE whose kube-proxies run in mode iptables.
+func twoNatted(t *testing.T, objects ...runtime.Object) *cluster {
+	c := newCluster(t, append(objects, natted(1), natted(2))...)
+	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
+	c.config.LoadBalancer.Datapath = options.DatapathProxy
 	return c
 }
 
@@ -220,39 +231,6 @@ func must[T any](c *cluster) func(T, error) T {
 	}
 }
 
-func service(name string, change ...func(*v1.Service)) *v1.Service {
-	svc := &v1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid")},
-		Spec: v1.ServiceSpec{
-			Type: v1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.96.0.7"}, IPFamilies: []v1.IPFamily{v1.IPv4Protocol},
-			Ports: []v1.ServicePort{{Name: "http", Protocol: v1.ProtocolTCP, Port: 80}},
-		},
-	}
-	for _, c := range change {
-		c(svc)
-	}
-	return svc
-}
-
-func ofClass(class string) func(*v1.Service) {
-	return func(svc *v1.Service) { svc.Spec.LoadBalancerClass = &class }
-}
-
-func withAnnotation(annotation, value string) func(*v1.Service) {
-	return func(svc *v1.Service) { svc.Annotations = map[string]string{annotation: value} }
-}
-
-func node(name, ip string) *v1.Node {
-	return &v1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelOSStable: "linux"}},
-		Spec:       v1.NodeSpec{ProviderID: "gce://p/z/" + name},
-		Status: v1.NodeStatus{
-			Addresses:  []v1.NodeAddress{{Type: v1.NodeExternalIP, Address: ip}},
-			Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
-		},
-	}
-}
-
 func (c *cluster) create(svc *v1.Service) {
 	c.Helper()
 	must[*v1.Service](c)(c.kube.CoreV1().Services(svc.Namespace).Create(context.Background(), svc, metav1.CreateOptions{}))
@@ -342,14 +320,6 @@ func (c *cluster) removeProxy(name, node string) {
 	if err := c.kube.CoreV1().Pods(system).Delete(context.Background(), plan.Name(service(name))+"-"+node, metav1.DeleteOptions{}); err != nil {
 		c.Fatal(err)
 	}
-}
-
-func ready(pod *v1.Pod) {
-	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
-}
-
-func notReady(pod *v1.Pod) {
-	pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionFalse}}
 }
 
 // publishes waits until a Service's status shows exactly these addresses.

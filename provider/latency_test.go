@@ -275,10 +275,6 @@ func stopping(pod *v1.Pod) {
 	pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 }
 
-func taint(key string) func(*v1.Node) {
-	return func(n *v1.Node) { n.Spec.Taints = []v1.Taint{{Key: key, Effect: v1.TaintEffectNoSchedule}} }
-}
-
 // update makes the last node what it was, with a change.
 func (l *latencyLab) update(change func(*v1.Node)) {
 	n := l.last()
