@@ -12,13 +12,12 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// clusterIDBackoff is for an API server that is away: some 50 seconds.
+// clusterIDBackoff retries for about 50 seconds while the API server is unavailable.
 var clusterIDBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 10}
 
-// clusterID is what marks everything made for this cluster: the configured id,
-// which tells people whose it is, and the UID of the namespace kube-system,
-// which tells clusters apart even if they were given the same id. It never
-// changes, and there is no cluster without it.
+// clusterID returns the id that marks everything created for this cluster: the configured id, which
+// people recognize, and the UID of the namespace kube-system. The UID never changes, and it differs
+// between clusters that have the same configured id.
 func clusterID(ctx context.Context, kube kubernetes.Interface, configured string) (string, error) {
 	var last error
 	err := wait.ExponentialBackoffWithContext(ctx, clusterIDBackoff, func(ctx context.Context) (bool, error) {

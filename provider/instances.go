@@ -16,18 +16,18 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 )
 
-// lookup finds VMs. gce.IsNotFound says of its error that the VM truly does
-// not exist.
+// lookup finds VMs. Only if a VM does not exist, its error matches cloudprovider.InstanceNotFound.
 type lookup interface {
 	ByProviderID(ctx context.Context, providerID string) (gce.Instance, error)
 	ByNodeName(ctx context.Context, nodeName string) (gce.Instance, error)
 }
 
-// gceInstances tells Kubernetes about the VMs of Compute Engine.
+// gceInstances implements cloudprovider.InstancesV2 for VMs of Compute Engine.
 type gceInstances struct{ lookup lookup }
 
 var _ cloudprovider.InstancesV2 = gceInstances{}
 
+// of returns the VM of a Node, by provider id if the Node has one, otherwise by name.
 func (g gceInstances) of(ctx context.Context, node *v1.Node) (gce.Instance, error) {
 	var instance gce.Instance
 	var err error
@@ -42,10 +42,9 @@ func (g gceInstances) of(ctx context.Context, node *v1.Node) (gce.Instance, erro
 	return instance, nil
 }
 
-// InstanceExists implements cloudprovider.InstancesV2. A wrong false makes the
-// caller delete the Node, so anything but a true absence is an error. That no
-// VM has the name of a Node without provider id proves nothing: it may be a
-// machine elsewhere, or one whose Node is named otherwise.
+// InstanceExists implements cloudprovider.InstancesV2. The caller deletes a Node whose VM does not
+// exist, so it returns an error in case of doubt. This includes a Node without a provider id whose
+// name no VM has: it may be a machine elsewhere, or a VM with another name.
 func (g gceInstances) InstanceExists(ctx context.Context, node *v1.Node) (bool, error) {
 	_, err := g.of(ctx, node)
 	if errors.Is(err, cloudprovider.InstanceNotFound) && node.Spec.ProviderID != "" {
@@ -76,13 +75,13 @@ func (g gceInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 	}, nil
 }
 
-// byNodeIP counts an external address as internal if the kubelet has it in its
-// --node-ip. Only an external IPv6 address can be there, as it is on the VM's
-// own interface. Called external, it would cost the Node its external IPv4
-// address: of the type of an address in --node-ip, a Node keeps no other.
+// byNodeIP returns the internal and external addresses of a VM. It counts an external address as
+// internal if it is in the kubelet's --node-ip. Only an IPv6 address can be there, as the VM's
+// interface has it. As external, it would remove the Node's external IPv4 address: for each address
+// in --node-ip, the node controller drops all other addresses of its type.
 func byNodeIP(node *v1.Node, instance gce.Instance) (internal, external []netip.Addr) {
 	internal = slices.Clone(instance.InternalIPs)
-	given, _ := nodeaddress.Parse(node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]) // The node controller reports what is not valid.
+	given, _ := nodeaddress.Parse(node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]) // The node controller reports invalid addresses.
 	for _, ip := range instance.ExternalIPs {
 		if slices.Contains(given, ip) {
 			internal = append(internal, ip)
@@ -93,8 +92,8 @@ func byNodeIP(node *v1.Node, instance gce.Instance) (internal, external []netip.
 	return internal, external
 }
 
-// internalDNS is the VM's zonal name. An old project "example.com:project" is
-// called project.example.com in it.
+// internalDNS returns the VM's zonal DNS name. In it, a domain-scoped project "example.com:project"
+// is written as project.example.com.
 func internalDNS(instance gce.Instance) string {
 	if instance.Hostname != "" {
 		return instance.Hostname
@@ -121,16 +120,16 @@ func nodeAddresses(internal, external []netip.Addr, hostname, dns string) []v1.N
 	return list
 }
 
-// ownInstances takes from the Node itself what no cloud can tell.
+// ownInstances implements cloudprovider.InstancesV2 without a cloud, from the Nodes alone.
 type ownInstances struct{ addresses *nodeaddress.Reader }
 
 var _ cloudprovider.InstancesV2 = ownInstances{}
 
-// InstanceExists is always true: whether a machine without a cloud is gone for
-// good only its owner knows.
+// InstanceExists always returns true: without a cloud, only an administrator knows that a machine
+// was removed.
 func (ownInstances) InstanceExists(context.Context, *v1.Node) (bool, error) { return true, nil }
 
-// InstanceShutdown is always false, for the same reason.
+// InstanceShutdown always returns false, for the same reason.
 func (ownInstances) InstanceShutdown(context.Context, *v1.Node) (bool, error) { return false, nil }
 
 // InstanceMetadata implements cloudprovider.InstancesV2.
@@ -151,10 +150,9 @@ func (o ownInstances) InstanceMetadata(ctx context.Context, node *v1.Node) (*clo
 	}, nil
 }
 
-// of returns a Node's addresses. The kubelet's annotation is there only with
-// --cloud-provider=external and --node-ip. Without the former the kubelet
-// writes the addresses itself, every ten seconds if somebody changes them, so
-// those are left as they are.
+// of returns a Node's addresses. The kubelet sets the annotation only if it runs with
+// --cloud-provider=external and --node-ip. Without --cloud-provider=external, it writes the
+// addresses itself and reverts changes within ten seconds, so they are returned unchanged.
 func (o ownInstances) of(ctx context.Context, node *v1.Node) ([]v1.NodeAddress, error) {
 	const provided = cloudproviderapi.AnnotationAlphaProvidedIPAddr
 	internal, invalid := nodeaddress.Parse(node.Annotations[provided])
