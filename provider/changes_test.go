@@ -18,7 +18,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// serves waits until the proxies have exactly these ports, set by set.
+// serves waits until the proxy sets of a Service have exactly these ports, set by set.
 func (c *cluster) serves(name string, want ...string) {
 	c.Helper()
 	c.eventually(fmt.Sprintf("the proxies of %s have ports %v", name, want), func() bool {
@@ -34,13 +34,13 @@ func (c *cluster) serves(name string, want ...string) {
 	})
 }
 
-func TestALiveServiceChanges(t *testing.T) {
+func TestAnEditedServiceKeepsItsAddresses(t *testing.T) {
 	both := []string{"203.0.113.1", "203.0.113.2"}
 	long := strings.Repeat("x", 63)
 	for name, c := range map[string]struct {
 		change func(*v1.Service)
 		ports  []string
-		// replaces says that the proxies have to be replaced for it.
+		// replaces reports whether the change replaces the proxies.
 		replaces bool
 	}{
 		"a port is added":      {tcp(80, 443), []string{"80/TCP", "443/TCP"}, false},
@@ -51,21 +51,21 @@ func TestALiveServiceChanges(t *testing.T) {
 		},
 		"the target port changes": {func(svc *v1.Service) { svc.Spec.Ports[0].TargetPort.IntVal = 9090 }, []string{"80/TCP"}, false},
 		"the selector changes":    {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "other"} }, []string{"80/TCP"}, false},
-		"it does without node ports": {
+		"node port allocation is disabled": {
 			func(svc *v1.Service) { svc.Spec.AllocateLoadBalancerNodePorts = ptr.To(false) }, []string{"80/TCP"}, false,
 		},
-		// Forwarding IPv6 takes another container in the pods.
-		"it gets a second family": {
+		// IPv6 forwarding requires another container in the pods.
+		"an IP family is added": {
 			func(svc *v1.Service) {
 				svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, v1.IPv6Protocol)
 				svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, "2001:db8::7")
 			}, []string{"80/TCP"}, true,
 		},
-		"its source ranges change": {
+		"the source ranges change": {
 			func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, []string{"80/TCP"}, false,
 		},
-		"its affinity changes": {func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP }, []string{"80/TCP"}, false},
-		"max-nodes appears":    {withAnnotation(options.MaxNodes, "2"), []string{"80/TCP"}, false},
+		"the session affinity changes":  {func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP }, []string{"80/TCP"}, false},
+		"annotation max-nodes is added": {withAnnotation(options.MaxNodes, "2"), []string{"80/TCP"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cl := twoNodes(t)
@@ -86,35 +86,35 @@ func TestALiveServiceChanges(t *testing.T) {
 	}
 }
 
-func TestAServiceLeavesTypeLoadBalancerAndComesBack(t *testing.T) {
+func TestAServiceChangesToClusterIPAndBack(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
-	c.eventually("the finalizers are gone", func() bool { return len(c.service("web").Finalizers) == 0 })
-	c.nothingLeft("web")
+	c.eventually("the finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
+	c.wantNoResources("web")
 	c.publishes("web")
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
 	c.serves("web", "80/TCP")
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestAServiceMadeAnewIsAnotherOne(t *testing.T) {
+func TestARecreatedServiceGetsNewProxies(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	c.delete("web")
-	c.eventually("it is gone", func() bool { return c.isGone("web") })
-	c.nothingLeft("web")
+	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
+	c.wantNoResources("web")
 	c.create(service("web", withClusterIP("10.96.0.99")))
-	c.eventually("its proxies know the new cluster IP", func() bool {
+	c.eventually("the config of its proxies has the new cluster IP", func() bool {
 		cm := c.configMap("web")
 		return cm != nil && strings.Contains(fmt.Sprint(cm.Data), "10.96.0.99")
 	})
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestLongNamesAndAHundredPorts(t *testing.T) {
+func TestAServiceWithALongNameAndAHundredPortsIsServed(t *testing.T) {
 	name := strings.Repeat("n", 63)
 	var numbers []int32
 	var want []string
@@ -132,7 +132,7 @@ func TestLongNamesAndAHundredPorts(t *testing.T) {
 	c.serves(name, want...)
 }
 
-// endpoints puts a Service's ready endpoints on nodes.
+// endpoints sets the nodes of a Service's ready endpoints.
 func (c *cluster) endpoints(name string, nodes ...string) {
 	c.Helper()
 	slice := &discoveryv1.EndpointSlice{
@@ -150,9 +150,9 @@ func (c *cluster) endpoints(name string, nodes ...string) {
 	must[*discoveryv1.EndpointSlice](c)(client.Create(context.Background(), slice, metav1.CreateOptions{}))
 }
 
-func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
+func TestWithPolicyLocalTheStatusFollowsTheEndpoints(t *testing.T) {
 	c := twoNodes(t)
-	c.endpoints("web", "n1", "n2") // without any, who is published first would stay the only one
+	c.endpoints("web", "n1", "n2") // Without endpoints, only the first published node would stay.
 	c.start()
 	c.serve(service("web", func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }))
 	c.endpoints("web", "n2")
@@ -168,7 +168,7 @@ func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestNodesThatDoNotMatterCostNoWrite(t *testing.T) {
+func TestChangesThatDoNotConcernAServiceCauseNoWrites(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
@@ -187,8 +187,8 @@ func TestNodesThatDoNotMatterCostNoWrite(t *testing.T) {
 			ours = append(ours, w)
 		}
 	}
-	// Of the Service that settles: finalizers, objects, and a status per proxy
-	// at most.
+	// The Service that settle creates causes at most five: finalizers, ConfigMap, DaemonSet, and
+	// one status per proxy.
 	if extra := len(ours) - 5; extra > 0 {
 		t.Errorf("%d writes too many: %v", extra, ours)
 	}

@@ -10,9 +10,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
-// Every class under every config: served with everything, or not so much as
-// looked at.
-func TestEachConfigServesItsClassesAndNoOther(t *testing.T) {
+// Covers each class with each config. A Service is served completely or not touched at all.
+func TestOnlyServicesOfTheConfiguredClassesAreServed(t *testing.T) {
 	kinds := map[string]func(*v1.Service){
 		"plain":   func(*v1.Service) {},
 		"ours":    ofClass(config.LoadBalancerClass),
@@ -44,16 +43,15 @@ func TestEachConfigServesItsClassesAndNoOther(t *testing.T) {
 			c.wantUntouched(others)
 			for _, name := range served {
 				c.delete(name)
-				c.eventually(name+" is gone", func() bool { return c.isGone(name) })
-				c.nothingLeft(name)
+				c.eventually(name+" is deleted", func() bool { return c.isGone(name) })
+				c.wantNoResources(name)
 			}
 			c.wantUntouched(others)
 		})
 	}
 }
 
-// wantUntouched checks that Services are as they were, and nothing was made
-// or said for them.
+// wantUntouched fails if Services changed, or have events or resources of ours.
 func (c *cluster) wantUntouched(before map[string]*v1.Service) {
 	c.Helper()
 	for name, svc := range before {
@@ -61,8 +59,8 @@ func (c *cluster) wantUntouched(before map[string]*v1.Service) {
 			c.Errorf("Service %s changed (-before +after):\n%s", name, diff)
 		}
 		if c.hasEvent(fmt.Sprintf(" %s:", name)) {
-			c.Errorf("Service %s got events: %v", name, c.events())
+			c.Errorf("Service %s has events: %v", name, c.events())
 		}
-		c.nothingLeft(name)
+		c.wantNoResources(name)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-func TestNewChoosesTheCloud(t *testing.T) {
+func TestNewSelectsTheProvider(t *testing.T) {
 	endpoint := config.GCE{Project: "p", Network: "n", APIEndpoint: "http://127.0.0.1:1"}
 	for name, c := range map[string]struct {
 		cfg         config.CloudConfig
@@ -45,7 +45,7 @@ func TestNewChoosesTheCloud(t *testing.T) {
 				t.Errorf("got instances %T, firewall %T", cloud.instances, fw)
 			}
 			if _, early := cloud.LoadBalancer(); early || cloud.ProviderName() != "hostport" || !cloud.HasClusterID() {
-				t.Error("the cloud describes itself wrongly")
+				t.Error("the Cloud has a load balancer before the start, or the wrong name or no cluster id")
 			}
 		})
 	}
@@ -56,7 +56,7 @@ func TestOnlyTheConfigCanEnableTheFirewall(t *testing.T) {
 	c.config.LoadBalancer.Firewall = firewall.None
 	c.start()
 	c.create(service("web", withAnnotation(options.Firewall, "managed")))
-	c.eventually("it is refused", func() bool {
+	c.eventually("the annotation is refused", func() bool {
 		return c.hasEvent("Warning InvalidConfiguration web:", options.Firewall, "loadBalancer.firewall: none")
 	})
 	c.serve(service("other", tcp(81)))

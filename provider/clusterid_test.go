@@ -18,15 +18,15 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-// systemUID is a real UID, in its length too.
+// systemUID has the length of a real UID.
 const systemUID = "0b5c3a0e-71d2-4c57-9d3f-3f1d0f6f2f11"
 
 func systemNamespace(uid string) *v1.Namespace {
 	return &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem, UID: types.UID(uid)}}
 }
 
-func TestClustersOfTheSameConfigAreToldApart(t *testing.T) {
-	longest := strings.Repeat("a", 26) // As provider/config allows.
+func TestTwoClustersWithTheSameConfigHaveDifferentIDs(t *testing.T) {
+	longest := strings.Repeat("a", 26) // The longest id that package config accepts.
 	one, err := clusterID(t.Context(), fake.NewClientset(systemNamespace(systemUID)), longest)
 	if err != nil {
 		t.Fatal(err)
@@ -36,33 +36,33 @@ func TestClustersOfTheSameConfigAreToldApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if one == other || !strings.HasPrefix(one, longest) {
-		t.Errorf("two clusters are %s and %s", one, other)
+		t.Errorf("two clusters have the ids %s and %s", one, other)
 	}
 	if problems := validation.IsValidLabelValue(one); len(problems) > 0 {
-		t.Errorf("%s is no label value: %v", one, problems)
+		t.Errorf("%s is not a valid label value: %v", one, problems)
 	}
 	svc := service("web")
 	ours, theirs := plan.Settings{ClusterID: one}.Owner(svc), plan.Settings{ClusterID: other}.Owner(svc)
 	if firewall.RuleName(ours, firewall.IPv4) == firewall.RuleName(theirs, firewall.IPv4) {
-		t.Error("their rules have the same name")
+		t.Error("the firewall rules of both clusters have the same name")
 	}
 }
 
-func TestWhichClusterThisIsIsReadOnceTheServerIsThere(t *testing.T) {
+func TestTheClusterIDIsReadOnceTheAPIServerIsAvailable(t *testing.T) {
 	for name, failure := range map[string]struct {
 		times int
 		err   error
 		want  string
 	}{
-		"away for a moment": {3, apierrors.NewServiceUnavailable("starting"), "alpha-" + systemUID},
-		"no right to":       {1, apierrors.NewForbidden(v1.Resource("namespaces"), metav1.NamespaceSystem, nil), ""},
+		"unavailable at first": {3, apierrors.NewServiceUnavailable("starting"), "alpha-" + systemUID},
+		"no permission":        {1, apierrors.NewForbidden(v1.Resource("namespaces"), metav1.NamespaceSystem, nil), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kube := fake.NewClientset(systemNamespace(systemUID))
-			left := failure.times
+			remaining := failure.times
 			kube.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
-				left--
-				return left >= 0, nil, failure.err
+				remaining--
+				return remaining >= 0, nil, failure.err
 			})
 			got, err := clusterID(t.Context(), kube, "alpha")
 			if got != failure.want || (err == nil) == (failure.want == "") {
@@ -72,15 +72,15 @@ func TestWhichClusterThisIsIsReadOnceTheServerIsThere(t *testing.T) {
 	}
 }
 
-func TestWithoutKnowingWhichClusterThisIsNothingStarts(t *testing.T) {
+func TestAnUnknownClusterIDIsAnError(t *testing.T) {
 	for name, kube := range map[string]*fake.Clientset{
-		"no namespace":          fake.NewClientset(),
-		"a namespace of no UID": fake.NewClientset(systemNamespace("")),
+		"no namespace kube-system":  fake.NewClientset(),
+		"a namespace without a UID": fake.NewClientset(systemNamespace("")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, giveUp := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(t.Context())
 			kube.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
-				giveUp()
+				cancel()
 				return false, nil, nil
 			})
 			if id, err := clusterID(ctx, kube, "alpha"); err == nil || id != "" || !strings.Contains(err.Error(), metav1.NamespaceSystem) {

@@ -21,14 +21,14 @@ func (c *cluster) condition(name string) *metav1.Condition {
 
 func (c *cluster) losesAllPorts(name string, words ...string) {
 	c.Helper()
-	c.eventually("a condition of "+name+" says why", func() bool {
+	c.eventually("a condition of "+name+" names the reason", func() bool {
 		condition := c.condition(name)
 		return condition != nil && condition.Status == metav1.ConditionTrue &&
 			!slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(condition.Message, word) })
 	})
-	c.eventually("a warning says why", func() bool { return c.hasEvent(append(words, "Warning PortConflict "+name)...) })
+	c.eventually("a warning names the reason", func() bool { return c.hasEvent(append(words, "Warning PortConflict "+name)...) })
 	c.publishes(name)
-	c.nothingLeft(name)
+	c.wantNoResources(name)
 }
 
 func (c *cluster) warnings(name string) (list []string) {
@@ -42,29 +42,29 @@ func (c *cluster) warnings(name string) (list []string) {
 
 func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 	for name, free := range map[string]func(c *cluster){
-		"until the older is deleted":        func(c *cluster) { c.delete("old") },
-		"until the older has another port":  func(c *cluster) { c.edit("old", tcp(8080)) },
-		"until the older has another type":  func(c *cluster) { c.edit("old", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }) },
-		"until the older has another nodes": func(c *cluster) { c.edit("old", withAnnotation(options.NodeSelector, "pool=other")) },
+		"until the older is deleted":          func(c *cluster) { c.delete("old") },
+		"until the older gives up the port":   func(c *cluster) { c.edit("old", tcp(8080)) },
+		"until the older has type ClusterIP":  func(c *cluster) { c.edit("old", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }) },
+		"until the older selects other nodes": func(c *cluster) { c.edit("old", withAnnotation(options.NodeSelector, "pool=other")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNodes(t)
 			c.start()
-			c.serve(service("old", born(1)))
-			c.create(service("young", born(2)))
+			c.serve(service("old", createdAt(1)))
+			c.create(service("young", createdAt(2)))
 			c.losesAllPorts("young", "80/TCP", "Service default/old", "older", options.NodeSelector)
 			free(c)
 			c.proxy("young", "n1", ready)
 			c.publishes("young", "203.0.113.1")
-			c.eventually("the port is open", func() bool { return c.isOpen("young") })
+			c.eventually("the firewall allows the port", func() bool { return c.firewallAllows("young") })
 			if condition := c.condition("young"); condition.Status != metav1.ConditionFalse || condition.Message != "" {
-				t.Errorf("the condition stays: %v", condition)
+				t.Errorf("the condition is still %v", condition)
 			}
 			if got := c.warnings("young"); len(got) != 1 {
 				t.Errorf("want one warning, got %q", got)
 			}
 			if c.hasEvent("Warning PortConflict old:") {
-				t.Errorf("the older is warned: %q", c.warnings("old"))
+				t.Errorf("the older has warnings: %q", c.warnings("old"))
 			}
 		})
 	}
@@ -74,8 +74,8 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 	c := twoNodes(t)
 	c.config.LoadBalancer.IPMode = v1.LoadBalancerIPModeVIP
 	c.start()
-	c.serve(service("old", born(1)))
-	c.serve(service("young", born(2), tcp(80, 443)))
+	c.serve(service("old", createdAt(1)))
+	c.serve(service("young", createdAt(2), tcp(80, 443)))
 	if mode := c.service("old").Status.LoadBalancer.Ingress[0].IPMode; *mode != v1.LoadBalancerIPModeVIP {
 		t.Errorf("a Service with all its ports has IP mode %s", *mode)
 	}
@@ -83,17 +83,17 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 		if p.Error != nil {
 			return *p.Error
 		}
-		return "fine"
+		return "served"
 	}
 	for _, entry := range c.service("young").Status.LoadBalancer.Ingress {
 		if *entry.IPMode != v1.LoadBalancerIPModeProxy {
-			t.Errorf("kube-proxy would serve the port of the other for %s", entry.IP)
+			t.Errorf("kube-proxy would serve the port of the older Service at %s", entry.IP)
 		}
 		got := []string{}
 		for _, p := range entry.Ports {
 			got = append(got, portOf(p))
 		}
-		if diff := cmp.Diff([]string{"hostport-ccm.io/PortConflict", "fine"}, got); diff != "" {
+		if diff := cmp.Diff([]string{"hostport-ccm.io/PortConflict", "served"}, got); diff != "" {
 			t.Errorf("ports of %s differ (-want +got):\n%s", entry.IP, diff)
 		}
 	}
@@ -102,8 +102,8 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 		t.Errorf("proxies have ports %v", ports)
 	}
 	for _, rule := range c.firewall.Rules() {
-		if open := fmt.Sprint(rule.Allowed); strings.Contains(rule.Name, "young") && (!strings.Contains(open, "443") || strings.Contains(open, " 80")) {
-			t.Errorf("open: %s", open)
+		if allowed := fmt.Sprint(rule.Allowed); strings.Contains(rule.Name, "young") && (!strings.Contains(allowed, "443") || strings.Contains(allowed, " 80")) {
+			t.Errorf("the firewall allows %s", allowed)
 		}
 	}
 	before := c.daemonSet("young")
@@ -111,7 +111,7 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 	c.serves("young", "443/TCP", "80/TCP")
 	c.settle()
 	if entry := c.service("young").Status.LoadBalancer.Ingress[0]; len(entry.Ports) != 2 || entry.Ports[0].Error == nil || c.condition("young").Status != metav1.ConditionTrue {
-		t.Errorf("the port is said to be served while the proxies of the older still have it: %+v, %+v", entry, c.condition("young"))
+		t.Errorf("the port is reported as served while the proxies of the older Service still use it: %+v, %+v", entry, c.condition("young"))
 	}
 	c.proxyOf(1, "young", "n1", ready)
 	c.proxyOf(1, "young", "n2", ready)
@@ -120,7 +120,7 @@ func TestAServiceThatLosesOnePortServesTheOthers(t *testing.T) {
 		return c.daemonSetOf(1, "young") != nil && len(status.Ingress) == 2 && status.Ingress[0].Ports == nil
 	})
 	if diff := cmp.Diff(before, c.daemonSet("young")); diff != "" {
-		t.Errorf("its proxies are replaced (-before +after):\n%s", diff)
+		t.Errorf("its first DaemonSet changed (-before +after):\n%s", diff)
 	}
 }
 
@@ -129,14 +129,14 @@ func TestServicesOnDisjointNodesShareAPort(t *testing.T) {
 	n1.Labels["pool"], n2.Labels["pool"] = "a", "b"
 	c := newCluster(t, n1, n2)
 	c.start()
-	c.create(service("one", born(1), withAnnotation(options.NodeSelector, "pool=a")))
-	c.create(service("two", born(2), withAnnotation(options.NodeSelector, "pool=b")))
+	c.create(service("one", createdAt(1), withAnnotation(options.NodeSelector, "pool=a")))
+	c.create(service("two", createdAt(2), withAnnotation(options.NodeSelector, "pool=b")))
 	c.proxy("one", "n1", ready)
 	c.proxy("two", "n2", ready)
 	c.publishes("one", "203.0.113.1")
 	c.publishes("two", "203.0.113.2")
 	if c.condition("one") != nil || c.condition("two") != nil {
-		t.Error("there are conditions without a conflict")
+		t.Error("there is a condition without a conflict")
 	}
 }
 
@@ -148,7 +148,7 @@ func TestAReservedPortIsRefused(t *testing.T) {
 	c.losesAllPorts("web", "10250/TCP", "reserved", "loadBalancer.reservedPorts")
 }
 
-func TestPortsOfOtherPodsAreExplained(t *testing.T) {
+func TestHostPortsOfOtherPodsAreReported(t *testing.T) {
 	ctx := context.Background()
 	c := twoNodes(t)
 	c.start()
@@ -162,7 +162,7 @@ func TestPortsOfOtherPodsAreExplained(t *testing.T) {
 	}
 	c.proxy("web", "n1", ready)
 	c.publishes("web", "203.0.113.1")
-	c.eventually("the other node is explained", func() bool {
+	c.eventually("a warning names the other node", func() bool {
 		return c.hasEvent("Warning ProxyUnschedulable web", "node n2", "apps/nginx-2", "80/TCP")
 	})
 	if err := pods.Delete(ctx, "nginx-2", metav1.DeleteOptions{}); err != nil {
@@ -172,33 +172,33 @@ func TestPortsOfOtherPodsAreExplained(t *testing.T) {
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestAPodThatAsksForAPortThatIsServedTakesNothing(t *testing.T) {
+func TestALaterPodDoesNotTakeAServedPort(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	for _, node := range []string{"n1", "n2"} {
 		must[*v1.Pod](c)(c.kube.CoreV1().Pods("apps").Create(t.Context(), foreignPod("late-"+node, node, 80), metav1.CreateOptions{}))
 	}
-	c.create(service("later", tcp(81))) // Who is served after the pods came.
+	c.create(service("later", tcp(81))) // It is reconciled after the pods are in the cache.
 	c.proxy("later", "n1", ready)
 	c.publishes("later", "203.0.113.1")
 	c.edit("web", withAnnotation(options.MaxNodes, "1"))
 	c.publishes("web", "203.0.113.1")
-	if got := c.warnings("web"); len(got) != 0 || !c.isOpen("web") {
-		t.Errorf("warnings %q, open: %v", got, c.isOpen("web"))
+	if got := c.warnings("web"); len(got) != 0 || !c.firewallAllows("web") {
+		t.Errorf("warnings %q, allowed by the firewall: %v", got, c.firewallAllows("web"))
 	}
 }
 
-func TestAServiceThatIsNoLoadBalancerAnyMoreHasNoConditionOfOurs(t *testing.T) {
+func TestAServiceThatChangesToClusterIPLosesOurCondition(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
-	c.serve(service("old", born(1)))
-	c.create(service("young", born(2), func(svc *v1.Service) {
+	c.serve(service("old", createdAt(1)))
+	c.create(service("young", createdAt(2), func(svc *v1.Service) {
 		svc.Status.Conditions = []metav1.Condition{{Type: "example.com/Theirs", Status: metav1.ConditionTrue}}
 	}))
 	c.losesAllPorts("young")
 	c.edit("young", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
-	c.eventually("the finalizer is gone", func() bool { return len(c.service("young").Finalizers) == 0 })
+	c.eventually("the finalizer is removed", func() bool { return len(c.service("young").Finalizers) == 0 })
 	if got := c.service("young").Status.Conditions; len(got) != 1 || got[0].Type != "example.com/Theirs" {
 		t.Errorf("conditions: %v", got)
 	}
@@ -207,8 +207,8 @@ func TestAServiceThatIsNoLoadBalancerAnyMoreHasNoConditionOfOurs(t *testing.T) {
 func TestAConflictIsWrittenOnce(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()
-	c.serve(service("old", born(1)))
-	c.create(service("young", born(2)))
+	c.serve(service("old", createdAt(1)))
+	c.create(service("young", createdAt(2)))
 	c.losesAllPorts("young")
 	before := c.service("young")
 	c.proxy("old", "n2", notReady)

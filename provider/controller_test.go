@@ -27,8 +27,8 @@ func TestAServiceIsServedWithTheFewestWrites(t *testing.T) {
 	c.create(service("web"))
 	c.proxy("web", "n1", ready)
 	c.publishes("web", "203.0.113.1")
-	if !c.isOpen("web") {
-		t.Error("the firewall is closed")
+	if !c.firewallAllows("web") {
+		t.Error("the firewall does not allow the port")
 	}
 	got := slices.DeleteFunc(c.writes(), func(w string) bool { return w == "create services" || w == "create pods" })
 	want := []string{"patch services/status", "create configmaps", "create daemonsets", "patch services/status"}
@@ -51,10 +51,10 @@ func TestNothingIsWrittenAgainAfterARestart(t *testing.T) {
 	stop()
 	before, writes := c.service("web"), c.firewall.Writes()
 	c.kube.ClearActions()
-	var looks []string
+	var calls []string
 	c.firewall.FailWith(func(method string, owner firewall.Owner) error {
-		if method != "Owners" { // The collector's look at everything.
-			looks = append(looks, method+" "+owner.Service.Name)
+		if method != "Owners" { // Garbage collection lists all owners.
+			calls = append(calls, method+" "+owner.Service.Name)
 		}
 		return nil
 	})
@@ -64,10 +64,10 @@ func TestNothingIsWrittenAgainAfterARestart(t *testing.T) {
 		t.Errorf("the Service changed (-before +after):\n%s", diff)
 	}
 	c.firewall.FailWith(nil)
-	if looks[0] != "Ensure web" || c.firewall.Writes() != writes+1 {
-		t.Errorf("want one look at web and one rule for the other Service, got %v and %d", looks, c.firewall.Writes()-writes)
+	if calls[0] != "Ensure web" || c.firewall.Writes() != writes+1 {
+		t.Errorf("want Ensure for web and one rule for the other Service, got calls %v and %d writes", calls, c.firewall.Writes()-writes)
 	}
-	want := []string{ // All of them for the other Service.
+	want := []string{ // All for the other Service.
 		"create services", "patch services/status", "create configmaps", "create daemonsets", "create pods", "create pods",
 	}
 	got := slices.DeleteFunc(c.writes(), func(w string) bool { return w == "patch services/status" })
@@ -77,7 +77,7 @@ func TestNothingIsWrittenAgainAfterARestart(t *testing.T) {
 	}
 }
 
-func TestTheStatusFollows(t *testing.T) {
+func TestTheStatusFollowsChanges(t *testing.T) {
 	edit := func(c *cluster, change func(*v1.Node)) {
 		ctx := context.Background()
 		n := must[*v1.Node](c)(c.kube.CoreV1().Nodes().Get(ctx, "n2", metav1.GetOptions{})).DeepCopy()
@@ -91,33 +91,33 @@ func TestTheStatusFollows(t *testing.T) {
 		"a changed address": {func(c *cluster) {
 			edit(c, func(n *v1.Node) { n.Status.Addresses[0].Address = "203.0.113.22" })
 		}, []string{"203.0.113.1", "203.0.113.22"}},
-		"a node that is not Ready any more": {func(c *cluster) {
+		"a node that becomes not Ready": {func(c *cluster) {
 			edit(c, func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown })
 		}, []string{"203.0.113.1"}},
 		"a node excluded from load balancers": {func(c *cluster) {
 			edit(c, func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" })
 		}, []string{"203.0.113.1"}},
-		"a node the autoscaler is to remove": {func(c *cluster) {
+		"a node that the autoscaler will delete": {func(c *cluster) {
 			edit(c, func(n *v1.Node) {
 				n.Spec.Taints = []v1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Effect: v1.TaintEffectNoSchedule}}
 			})
 		}, []string{"203.0.113.1"}},
-		"a node that is gone": {func(c *cluster) {
+		"a deleted node": {func(c *cluster) {
 			if err := c.kube.CoreV1().Nodes().Delete(context.Background(), "n2", metav1.DeleteOptions{}); err != nil {
 				c.Fatal(err)
 			}
 		}, []string{"203.0.113.1"}},
-		"a proxy that is not ready any more": {func(c *cluster) { c.proxy("web", "n2", notReady) }, []string{"203.0.113.1"}},
-		"a proxy that is gone": {func(c *cluster) {
+		"a proxy that becomes not ready": {func(c *cluster) { c.proxy("web", "n2", notReady) }, []string{"203.0.113.1"}},
+		"a deleted proxy": {func(c *cluster) {
 			c.removeProxy("web", "n2")
 		}, []string{"203.0.113.1"}},
-		"an edit of the options": {func(c *cluster) {
+		"an edited annotation": {func(c *cluster) {
 			c.edit("web", withAnnotation(options.MaxNodes, "1"))
 		}, []string{"203.0.113.1"}},
-		"a status wiped by hand": {func(c *cluster) {
+		"a status cleared by another client": {func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} })
 		}, []string{"203.0.113.1", "203.0.113.2"}},
-		"a status edited by hand": {func(c *cluster) {
+		"a status edited by another client": {func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress[0].IP = "192.0.2.1" })
 		}, []string{"203.0.113.1", "203.0.113.2"}},
 	} {
@@ -144,9 +144,9 @@ func TestTheLastAddressStaysWhileProxiesAreReplaced(t *testing.T) {
 	c.publishes("web", "203.0.113.1")
 }
 
-func TestWhatSomeoneElseChangesIsPutRight(t *testing.T) {
+func TestManualChangesAreReverted(t *testing.T) {
 	ctx := context.Background()
-	for name, harm := range map[string]func(c *cluster){
+	for name, modify := range map[string]func(c *cluster){
 		"a deleted DaemonSet": func(c *cluster) {
 			if err := c.kube.AppsV1().DaemonSets(system).Delete(ctx, plan.Name(service("web")), metav1.DeleteOptions{}); err != nil {
 				c.Fatal(err)
@@ -167,7 +167,7 @@ func TestWhatSomeoneElseChangesIsPutRight(t *testing.T) {
 			cm.Data = nil
 			must[*v1.ConfigMap](c)(c.kube.CoreV1().ConfigMaps(system).Update(ctx, cm, metav1.UpdateOptions{}))
 		},
-		"finalizers removed from a living Service": func(c *cluster) {
+		"finalizers removed from an existing Service": func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Finalizers = nil })
 		},
 	} {
@@ -176,8 +176,8 @@ func TestWhatSomeoneElseChangesIsPutRight(t *testing.T) {
 			c.start()
 			c.serve(service("web"))
 			spec, data, finalizers := c.daemonSet("web").Spec, c.configMap("web").Data, c.service("web").Finalizers
-			harm(c)
-			c.eventually("everything is as it was", func() bool {
+			modify(c)
+			c.eventually("the change is reverted", func() bool {
 				ds, cm := c.daemonSet("web"), c.configMap("web")
 				return ds != nil && cm != nil && cmp.Equal(spec, ds.Spec) && cmp.Equal(data, cm.Data) && cmp.Equal(finalizers, c.service("web").Finalizers)
 			})
@@ -198,7 +198,7 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 			daemonSet, data := c.daemonSet("web"), c.configMap("web").Data
 			c.edit("web", change)
 			c.eventually("the ConfigMap changes", func() bool { return !cmp.Equal(data, c.configMap("web").Data) })
-			c.eventually("both pods are touched, twice", func() bool { return c.touches() == 2*2 })
+			c.eventually("both pods are annotated, twice", func() bool { return c.touches() == 2*2 })
 			if diff := cmp.Diff(daemonSet, c.daemonSet("web")); diff != "" {
 				t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 			}
@@ -206,7 +206,7 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 	}
 }
 
-// touches counts how often pods were annotated.
+// touches counts the patches of pods.
 func (c *cluster) touches() (n int) {
 	for _, write := range c.writes() {
 		if write == "patch pods" {
@@ -216,14 +216,14 @@ func (c *cluster) touches() (n int) {
 	return n
 }
 
-func TestServicesOfOthersAreNotTouched(t *testing.T) {
+func TestServicesOfOtherClassesAreNotTouched(t *testing.T) {
 	for name, c := range map[string]struct {
 		classes config.Classes
 		theirs  *v1.Service
 	}{
-		"of another class":                       {config.ClassesBoth, service("theirs", ofClass("example.com/other"))},
-		"without class, if we serve only ours":   {config.ClassesClass, service("theirs")},
-		"of our class, if we serve only without": {config.ClassesNone, service("theirs", ofClass(config.LoadBalancerClass))},
+		"of another class": {config.ClassesBoth, service("theirs", ofClass("example.com/other"))},
+		"without a class, if only ours is configured": {config.ClassesClass, service("theirs")},
+		"of our class, if only none is configured":    {config.ClassesNone, service("theirs", ofClass(config.LoadBalancerClass))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cl := twoNodes(t)
@@ -243,10 +243,10 @@ func TestServicesOfOthersAreNotTouched(t *testing.T) {
 			after := cl.service("theirs")
 			after.DeletionTimestamp = nil
 			if diff := cmp.Diff(before, after, cmpopts.IgnoreFields(metav1.ObjectMeta{}, "ResourceVersion", "ManagedFields")); diff != "" {
-				t.Errorf("it changed (-before +after):\n%s", diff)
+				t.Errorf("the Service changed (-before +after):\n%s", diff)
 			}
 			if cl.hasEvent("theirs") {
-				t.Errorf("it got events: %v", cl.events())
+				t.Errorf("the Service has events: %v", cl.events())
 			}
 		})
 	}
@@ -264,31 +264,31 @@ func TestTheStoredServiceKeepsItsClassAndAnnotations(t *testing.T) {
 	}
 }
 
-func TestAStrangersDaemonSetUnderOurNameIsLeftAlone(t *testing.T) {
-	stranger := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: plan.Name(service("web")), Labels: map[string]string{"app": "theirs"}}}
-	c := newCluster(t, node("n1", "203.0.113.1"), stranger)
+func TestAForeignDaemonSetWithOurNameIsNotTouched(t *testing.T) {
+	foreign := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: plan.Name(service("web")), Labels: map[string]string{"app": "theirs"}}}
+	c := newCluster(t, node("n1", "203.0.113.1"), foreign)
 	c.start()
 	c.create(service("web"))
-	c.eventually("an event names it", func() bool {
-		return c.hasEvent("Warning SyncLoadBalancerFailed web:", "DaemonSet hostport-system/"+stranger.Name, "is not ours")
+	c.eventually("an event names the DaemonSet", func() bool {
+		return c.hasEvent("Warning SyncLoadBalancerFailed web:", "DaemonSet hostport-system/"+foreign.Name, "is not ours")
 	})
-	if c.isOpen("web") {
-		t.Error("the port is open although there is no proxy")
+	if c.firewallAllows("web") {
+		t.Error("the firewall allows the port although there is no proxy")
 	}
 	c.delete("web")
-	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
+	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 	if ds := c.daemonSet("web"); ds == nil || ds.Labels["app"] != "theirs" || len(ds.Labels) != 1 {
-		t.Errorf("the stranger's DaemonSet was touched: %v", ds)
+		t.Errorf("the foreign DaemonSet changed: %v", ds)
 	}
 }
 
-func TestABrokenAnnotationIsToldAndChangesNothing(t *testing.T) {
+func TestAnInvalidAnnotationIsReportedAndChangesNothing(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	before := c.daemonSet("web")
 	c.edit("web", withAnnotation(options.MaxNodes, "many"))
-	c.eventually("a warning names it", func() bool {
+	c.eventually("a warning names the annotation", func() bool {
 		return c.hasEvent("Warning InvalidConfiguration web:", options.MaxNodes, `"many"`, "a whole number")
 	})
 	c.proxy("web", "n2", notReady)
@@ -304,16 +304,16 @@ func TestABrokenAnnotationIsToldAndChangesNothing(t *testing.T) {
 	c.publishes("web", "203.0.113.1")
 }
 
-func TestAnUnknownAnnotationIsToldAndTheServiceServed(t *testing.T) {
+func TestAServiceWithAnUnknownAnnotationIsServedWithAWarning(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web", withAnnotation(options.Prefix+"maxnodes", "1")))
-	c.eventually("a warning names the nearest", func() bool {
+	c.eventually("a warning names the annotation with the most similar name", func() bool {
 		return c.hasEvent("Warning UnknownAnnotation web:", "hostport-ccm.io/maxnodes", "did you mean hostport-ccm.io/max-nodes?")
 	})
 }
 
-func TestAProxyImageThatDoesNotExistIsToldOnce(t *testing.T) {
+func TestAMissingProxyImageIsReportedOnce(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.create(service("web"))
@@ -324,7 +324,7 @@ func TestAProxyImageThatDoesNotExistIsToldOnce(t *testing.T) {
 		}
 	}
 	c.proxy("web", "n1", pulling("ErrImagePull"))
-	c.eventually("a warning names it", func() bool { return c.hasEvent("Warning ProxyImageUnavailable web:", `"proxy:1"`, "n1") })
+	c.eventually("a warning names the image", func() bool { return c.hasEvent("Warning ProxyImageUnavailable web:", `"proxy:1"`, "n1") })
 	c.proxy("web", "n2", pulling("ImagePullBackOff"))
 	c.proxy("web", "n1", pulling("ImagePullBackOff"))
 	c.settle()
@@ -333,7 +333,7 @@ func TestAProxyImageThatDoesNotExistIsToldOnce(t *testing.T) {
 	}
 }
 
-func TestAFirewallThatFailsAddsNoAddressAndKeepsNoBadOne(t *testing.T) {
+func TestWhileTheFirewallFailsAddressesAreOnlyRemoved(t *testing.T) {
 	c := twoNodes(t)
 	down := func(string, firewall.Owner) error { return errors.New("endpoint http://gce.invalid is down") }
 	c.firewall.FailWith(down)
@@ -354,15 +354,15 @@ func TestAFirewallThatFailsAddsNoAddressAndKeepsNoBadOne(t *testing.T) {
 	c.delete("web")
 	c.eventually("the deletion waits for the firewall", func() bool { return c.hasEvent("Warning SyncLoadBalancerFailed web:", "is down") })
 	if c.isGone("web") {
-		t.Error("the Service is gone and its port still open")
+		t.Error("the Service is deleted while the firewall still allows its port")
 	}
 }
 
-func TestWithoutAFirewallNothingIsOpened(t *testing.T) {
+func TestAnnotationFirewallNoneDeletesTheRules(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	c.edit("web", withAnnotation(options.Firewall, "none"))
-	c.eventually("the firewall is closed", func() bool { return !c.isOpen("web") })
+	c.eventually("the firewall rule is deleted", func() bool { return !c.firewallAllows("web") })
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }

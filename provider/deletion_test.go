@@ -19,19 +19,19 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-// maxBlockingDeletes is that of package operations.
+// maxBlockingDeletes has the value of the constant in package operations.
 const maxBlockingDeletes = 3
 
-func TestNothingIsLeftAfterDeletion(t *testing.T) {
+func TestADeletedServiceHasNoResources(t *testing.T) {
 	for name, remove := range map[string]func(c *cluster){
-		"of an ordinary Service": func(c *cluster) { c.delete("web") },
-		"of one whose standard finalizer someone stripped": func(c *cluster) {
+		"a Service": func(c *cluster) { c.delete("web") },
+		"a Service whose standard finalizer was removed": func(c *cluster) {
 			c.edit("web", deletedWith(view.Finalizer))
 		},
-		"of one whose own finalizer someone stripped": func(c *cluster) {
+		"a Service whose own finalizer was removed": func(c *cluster) {
 			c.edit("web", deletedWith(servicehelper.LoadBalancerCleanupFinalizer))
 		},
-		"of one deleted together with its DaemonSet": func(c *cluster) {
+		"a Service that is deleted together with its DaemonSet": func(c *cluster) {
 			if err := c.kube.AppsV1().DaemonSets(system).Delete(context.Background(), plan.Name(service("web")), metav1.DeleteOptions{}); err != nil {
 				c.Fatal(err)
 			}
@@ -43,9 +43,9 @@ func TestNothingIsLeftAfterDeletion(t *testing.T) {
 			c.start()
 			c.serve(service("web"))
 			remove(c)
-			c.eventually("the Service is gone", func() bool { return c.isGone("web") })
+			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 			c.settle()
-			c.nothingLeft("web")
+			c.wantNoResources("web")
 			if c.hasEvent("Warning", "web:") {
 				t.Errorf("warnings: %v", c.events())
 			}
@@ -53,43 +53,42 @@ func TestNothingIsLeftAfterDeletion(t *testing.T) {
 	}
 }
 
-// deletedWith makes a Service one that is being deleted and waits for these
-// finalizers only.
+// deletedWith marks a Service as deleted, with these finalizers only.
 func deletedWith(finalizers ...string) func(*v1.Service) {
 	return func(svc *v1.Service) {
 		svc.DeletionTimestamp, svc.Finalizers = &metav1.Time{Time: time.Now()}, finalizers
 	}
 }
 
-func TestAServiceThatWaitsForOthersOnlyIsLeftAlone(t *testing.T) {
-	const theirs = "example.com/cleanup"
+func TestADeletedServiceWithOnlyForeignFinalizersIsIgnored(t *testing.T) {
+	const foreign = "example.com/cleanup"
 	c := twoNodes(t)
 	c.start()
-	c.serve(service("web", func(svc *v1.Service) { svc.Finalizers = []string{theirs} }))
+	c.serve(service("web", func(svc *v1.Service) { svc.Finalizers = []string{foreign} }))
 	c.delete("web")
-	ours := func() bool { return slices.Contains(c.service("web").Finalizers, view.Finalizer) }
-	c.eventually("it is let go", func() bool { return !ours() })
+	finalized := func() bool { return slices.Contains(c.service("web").Finalizers, view.Finalizer) }
+	c.eventually("our finalizer is removed", func() bool { return !finalized() })
 	c.edit("web", withAnnotation("example.com/note", "changed"))
 	c.settle()
-	if c.nothingLeft("web"); ours() || c.hasEvent("Warning", "web:") {
+	if c.wantNoResources("web"); finalized() || c.hasEvent("Warning", "web:") {
 		t.Errorf("finalizers %v, events %v", c.service("web").Finalizers, c.events())
 	}
 }
 
-func TestAServiceDeletedWhileWeWereDownIsCleanedUp(t *testing.T) {
+func TestAServiceDeletedDuringDowntimeIsCleanedUp(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()
 	c.serve(service("web", ofClass(config.LoadBalancerClass)))
 	stop()
-	// The other cloud-controller-manager strips the standard finalizer.
+	// Another cloud-controller-manager removes the standard finalizer.
 	c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{view.Finalizer} })
 	c.delete("web")
 	c.start()
-	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
-	c.nothingLeft("web")
+	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
+	c.wantNoResources("web")
 }
 
-func TestAServiceRemovedByForceIsCleanedUp(t *testing.T) {
+func TestAServiceDeletedDespiteItsFinalizersIsCleanedUp(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
@@ -97,12 +96,12 @@ func TestAServiceRemovedByForceIsCleanedUp(t *testing.T) {
 	if err := c.kube.Tracker().Delete(gvr, "default", "web"); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually("nothing is left", func() bool {
-		return c.daemonSet("web") == nil && c.configMap("web") == nil && !c.isOpen("web")
+	c.eventually("all its resources are deleted", func() bool {
+		return c.daemonSet("web") == nil && c.configMap("web") == nil && !c.firewallAllows("web")
 	})
 }
 
-func TestAServiceThatLeavesTheTypeIsCleanedUp(t *testing.T) {
+func TestAServiceThatChangesToClusterIPIsCleanedUp(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web", ofClass(config.LoadBalancerClass)))
@@ -110,32 +109,33 @@ func TestAServiceThatLeavesTheTypeIsCleanedUp(t *testing.T) {
 		svc.Spec.Type, svc.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil
 		svc.Status = v1.ServiceStatus{}
 	})
-	c.eventually("the finalizers are gone", func() bool { return len(c.service("web").Finalizers) == 0 })
-	c.nothingLeft("web")
+	c.eventually("the finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
+	c.wantNoResources("web")
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestAServiceThatBecomesSomeoneElsesIsLetGo(t *testing.T) {
+func TestAServiceThatChangesToAnotherClassIsReleased(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()
 	c.serve(service("web"))
-	stop() // Type and class change in two steps while we do not look.
+	// The class changes by way of another type, while no controller runs.
+	stop()
 	theirs := v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{{IP: "192.0.2.1"}}}
 	c.edit("web", func(svc *v1.Service) {
 		ofClass("example.com/other")(svc)
 		svc.Status.LoadBalancer = theirs
 	})
 	c.start()
-	c.eventually("our finalizer is gone", func() bool { return !slices.Contains(c.service("web").Finalizers, view.Finalizer) })
-	c.nothingLeft("web")
+	c.eventually("our finalizer is removed", func() bool { return !slices.Contains(c.service("web").Finalizers, view.Finalizer) })
+	c.wantNoResources("web")
 	got := c.service("web")
 	if !slices.Contains(got.Finalizers, servicehelper.LoadBalancerCleanupFinalizer) || !cmp.Equal(theirs, got.Status.LoadBalancer) {
-		t.Errorf("the new owner's finalizer or status was touched: %v, %v", got.Finalizers, got.Status.LoadBalancer)
+		t.Errorf("the finalizer or status of the new owner changed: %v, %v", got.Finalizers, got.Status.LoadBalancer)
 	}
 }
 
-func TestDeletionsThatTakeTheirTimeStallNobodyElse(t *testing.T) {
+func TestSlowDeletionsDoNotBlockOtherServices(t *testing.T) {
 	c := twoNodes(t)
 	var names []string
 	for i := range 2 * maxBlockingDeletes {
@@ -145,31 +145,31 @@ func TestDeletionsThatTakeTheirTimeStallNobodyElse(t *testing.T) {
 	for i, name := range names {
 		c.serve(service(name, tcp(int32(8000+i))))
 	}
-	answer := make(chan struct{})
-	var asked atomic.Int32
+	unblock := make(chan struct{})
+	var deletions atomic.Int32
 	c.firewall.FailWith(func(method string, _ firewall.Owner) error {
 		if method == "Delete" {
-			asked.Add(1)
-			<-answer
+			deletions.Add(1)
+			<-unblock
 		}
 		return nil
 	})
 	for _, name := range names {
 		c.delete(name)
 	}
-	c.eventually("all are being closed", func() bool { return int(asked.Load()) == len(names) })
+	c.eventually("all rules are being deleted", func() bool { return int(deletions.Load()) == len(names) })
 	c.serve(service("other", tcp(9000)))
 	c.proxy("other", "n2", notReady)
 	c.publishes("other", "203.0.113.1")
 	for _, name := range names {
 		if len(c.service(name).Finalizers) == 0 || c.daemonSet(name) == nil {
-			t.Errorf("Service %s is let go while its ports may be open", name)
+			t.Errorf("Service %s is released while the firewall may allow its ports", name)
 		}
 	}
-	close(answer)
+	close(unblock)
 	for _, name := range names {
-		c.eventually(name+" is gone", func() bool { return c.isGone(name) })
-		c.nothingLeft(name)
+		c.eventually(name+" is deleted", func() bool { return c.isGone(name) })
+		c.wantNoResources(name)
 	}
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())

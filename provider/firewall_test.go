@@ -20,53 +20,53 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-// guarded compares the firewall all the time.
-func guarded(t *testing.T) *cluster {
+// checkingFirewall returns a cluster that checks the firewall for manual changes every 10 ms.
+func checkingFirewall(t *testing.T) *cluster {
 	c := twoNodes(t)
 	c.config.GCE.FirewallCheckPeriod.Duration = 10 * time.Millisecond
 	return c
 }
 
-// ruleOf is the name of a Service's rule.
+// ruleOf returns the name of a Service's IPv4 rule.
 func ruleOf(name string) string {
 	return firewall.RuleName(plan.Settings{ClusterID: "tests-" + systemUID}.Owner(service(name)), firewall.IPv4)
 }
 
-// countEvents counts the events that hold all parts.
+// countEvents counts the events that contain all parts.
 func (c *cluster) countEvents(parts ...string) int {
 	return len(slices.DeleteFunc(c.events(), func(event string) bool {
 		return slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(event, part) })
 	}))
 }
 
-func TestAFirewallChangedBySomebodyElseIsRepaired(t *testing.T) {
-	for name, harm := range map[string]struct {
-		do   func(c *cluster, rule firewall.Rule)
-		told string
+func TestManualFirewallChangesAreRepaired(t *testing.T) {
+	for name, change := range map[string]struct {
+		do    func(c *cluster, rule firewall.Rule)
+		event string
 	}{
 		"deleted": {func(c *cluster, rule firewall.Rule) { c.firewall.RemoveRule(rule.Name) }, "created firewall rule"},
 		"edited":  {func(c *cluster, rule firewall.Rule) { rule.Disabled = true; c.firewall.SetRule(rule) }, "disabled [true] -> [false]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := guarded(t)
+			c := checkingFirewall(t)
 			c.start()
 			c.serve(service("web"))
 			c.serve(service("other", tcp(81)))
 			rule := c.firewall.Rules()[ruleOf("web")]
-			harm.do(c, rule)
-			c.eventually("an event tells of the repair", func() bool { return c.hasEvent("Normal FirewallRepaired web:", harm.told) })
+			change.do(c, rule)
+			c.eventually("an event reports the repair", func() bool { return c.hasEvent("Normal FirewallRepaired web:", change.event) })
 			if got := c.firewall.Rules()[rule.Name]; len(firewall.Diff(got, rule)) > 0 {
 				t.Errorf("rule %+v", got)
 			}
 			if c.hasEvent("FirewallRepaired other:") {
-				t.Errorf("a Service that nobody touched has an event: %v", c.events())
+				t.Errorf("the other Service has an event: %v", c.events())
 			}
 		})
 	}
 }
 
-func TestInReportModeTheCommandIsToldOnceAndNothingIsChanged(t *testing.T) {
-	c := guarded(t)
+func TestInReportModeTheCommandIsReportedOnceAndNothingIsChanged(t *testing.T) {
+	c := checkingFirewall(t)
 	c.config.LoadBalancer.Firewall = firewall.Report
 	c.start()
 	c.serve(service("web"))
@@ -80,11 +80,11 @@ func TestInReportModeTheCommandIsToldOnceAndNothingIsChanged(t *testing.T) {
 		t.Errorf("%d warnings, %d writes: %v", n, c.firewall.Writes(), c.events())
 	}
 	c.delete("web")
-	c.eventually("the Service is gone", func() bool { return c.isGone("web") })
+	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 }
 
-func TestInReportModeWhatSomebodyElseOpenedIsEnough(t *testing.T) {
-	c := guarded(t)
+func TestInReportModeTrafficThatIsAlreadyAllowedNeedsNoCommand(t *testing.T) {
+	c := checkingFirewall(t)
 	c.config.LoadBalancer.Firewall = firewall.Report
 	c.firewall.SetRule(firewall.Rule{
 		Name: "by-hand", Network: "fake", Direction: firewall.Ingress, Allowed: []firewall.Allow{{Protocol: "tcp", From: 1, To: 443}}, SourceRanges: []string{"0.0.0.0/0"},
@@ -93,25 +93,25 @@ func TestInReportModeWhatSomebodyElseOpenedIsEnough(t *testing.T) {
 	c.serve(service("web"))
 	c.settle()
 	if c.hasEvent("LoadBalancerManualChange web:") {
-		t.Errorf("the port is open already: %v", c.events())
+		t.Errorf("a command is reported although the port is already allowed: %v", c.events())
 	}
 	c.firewall.RemoveRule("by-hand")
 	c.eventually("an event has the command", func() bool { return c.hasEvent("Warning LoadBalancerManualChange web:", "create "+ruleOf("web")) })
 }
 
-func TestAnAnnotationMayNotAskForMoreThanTheConfig(t *testing.T) {
+func TestAnAnnotationCannotExceedTheFirewallModeOfTheConfig(t *testing.T) {
 	for _, mode := range []firewall.Mode{firewall.Report, firewall.None} {
 		c := twoNodes(t)
 		c.config.LoadBalancer.Firewall = mode
 		c.start()
 		c.create(service("web", withAnnotation(options.Firewall, "managed")))
-		c.eventually("it is refused", func() bool {
+		c.eventually("the annotation is refused", func() bool {
 			return c.hasEvent("Warning InvalidConfiguration web:", `"managed" is refused`, "loadBalancer.firewall: "+string(mode))
 		})
 	}
 }
 
-func TestClassify(t *testing.T) {
+func TestClassifyMapsErrorsToEventsAndRetries(t *testing.T) {
 	refused := func(kind firewall.Kind, message string) error {
 		return &firewall.Error{Kind: kind, Err: errors.New(message)}
 	}
@@ -138,7 +138,7 @@ func TestClassify(t *testing.T) {
 }
 
 func TestWithoutPermissionTheCommandIsRecordedOnceAndTheServiceServed(t *testing.T) {
-	c := guarded(t)
+	c := checkingFirewall(t)
 	forbidden := &firewall.Error{Kind: firewall.KindForbidden, Err: errors.New("no permission")}
 	c.firewall.FailWith(func(method string, owner firewall.Owner) error {
 		if method == "Ensure" {
@@ -160,7 +160,7 @@ func TestWithoutPermissionTheCommandIsRecordedOnceAndTheServiceServed(t *testing
 	}
 	c.firewall.FailWith(nil)
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 443}) })
-	c.eventually("the port is open", func() bool { return c.isOpen("web") })
+	c.eventually("the firewall allows the port", func() bool { return c.firewallAllows("web") })
 }
 
 func TestFirewallOwnersAreLoadBalancers(t *testing.T) {
@@ -171,7 +171,7 @@ func TestFirewallOwnersAreLoadBalancers(t *testing.T) {
 		plain(svc)
 		svc.Finalizers = []string{view.Finalizer}
 	}
-	for _, svc := range []*v1.Service{service("balanced"), service("kubernetes", plain), service("leaving", finalized)} {
+	for _, svc := range []*v1.Service{service("balanced"), service("kubernetes", plain), service("deleting", finalized)} {
 		if err := informer.Informer().GetIndexer().Add(svc); err != nil {
 			t.Fatal(err)
 		}
@@ -181,21 +181,20 @@ func TestFirewallOwnersAreLoadBalancers(t *testing.T) {
 		names = append(names, owner.Service.Name)
 	}
 	slices.Sort(names)
-	if diff := cmp.Diff([]string{"balanced", "leaving"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"balanced", "deleting"}, names); diff != "" {
 		t.Errorf("owners (-want +got):\n%s", diff)
 	}
 }
 
-// A cloud takes its time: what turned bad leaves meanwhile, and nothing is added
-// before the port is open.
-func TestAFirewallThatIsSlowKeepsNoBadAddress(t *testing.T) {
+// While a firewall operation runs, unhealthy addresses are removed, and none is added.
+func TestWhileTheFirewallIsSlowAddressesAreOnlyRemoved(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
-	answer := make(chan struct{})
+	unblock := make(chan struct{})
 	c.firewall.FailWith(func(method string, _ firewall.Owner) error {
 		if method == "Ensure" {
-			<-answer
+			<-unblock
 		}
 		return nil
 	})
@@ -203,14 +202,14 @@ func TestAFirewallThatIsSlowKeepsNoBadAddress(t *testing.T) {
 	c.serves("web", "443/TCP")
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
-	// Whose coming is seen after that status.
+	// It is reconciled after that status.
 	c.create(service("new", tcp(81)))
 	c.proxy("new", "n1", ready)
 	c.proxy("web", "n2", ready)
 	c.proxy("web", "n1", notReady)
-	c.publishes("web", "203.0.113.1") // The last one stays, and none is added.
+	c.publishes("web", "203.0.113.1") // The last address stays, and none is added.
 	c.publishes("new")
-	close(answer)
+	close(unblock)
 	c.publishes("web", "203.0.113.2")
 	c.publishes("new", "203.0.113.1")
 	c.eventually("an event reports the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "443") == 1 })

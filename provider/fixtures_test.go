@@ -11,6 +11,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
+// service returns a Service of type LoadBalancer with port 80/TCP.
 func service(name string, change ...func(*v1.Service)) *v1.Service {
 	svc := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid")},
@@ -33,9 +34,9 @@ func withAnnotation(annotation, value string) func(*v1.Service) {
 	return func(svc *v1.Service) { svc.Annotations = map[string]string{annotation: value} }
 }
 
-// born makes a Service older than one with a larger n.
-func born(n int) func(*v1.Service) {
-	return func(svc *v1.Service) { svc.CreationTimestamp = metav1.Time{Time: time.Unix(int64(n), 0)} }
+// createdAt sets the creation time, in seconds. The Service with the smaller time is older.
+func createdAt(seconds int) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.CreationTimestamp = metav1.Time{Time: time.Unix(int64(seconds), 0)} }
 }
 
 func tcp(ports ...int32) func(*v1.Service) {
@@ -51,16 +52,19 @@ func withClusterIP(ip string) func(*v1.Service) {
 	return func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{ip} }
 }
 
-// by asks for a datapath.
-func by(choice options.DatapathChoice) func(*v1.Service) {
+// withDatapath requests a datapath, and selects pods, which a mirror requires.
+func withDatapath(choice options.DatapathChoice) func(*v1.Service) {
 	return func(svc *v1.Service) {
 		svc.Spec.Selector = map[string]string{"app": svc.Name}
 		metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.Datapath, string(choice))
 	}
 }
 
-func local(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }
+func policyLocal(svc *v1.Service) {
+	svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
+}
 
+// node returns a Ready node with one external address.
 func node(name, ip string) *v1.Node {
 	return &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelOSStable: "linux"}},
@@ -72,8 +76,8 @@ func node(name, ip string) *v1.Node {
 	}
 }
 
-// natted is a node whose external address is translated to an internal one.
-func natted(n int) *v1.Node {
+// translatedNode returns a node whose external address is translated to an internal one.
+func translatedNode(n int) *v1.Node {
 	node := node(fmt.Sprint("n", n), fmt.Sprint("203.0.113.", n))
 	node.Status.Addresses = append(node.Status.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: fmt.Sprint("10.0.0.", n)})
 	return node
@@ -83,6 +87,7 @@ func taint(key string) func(*v1.Node) {
 	return func(n *v1.Node) { n.Spec.Taints = []v1.Taint{{Key: key, Effect: v1.TaintEffectNoSchedule}} }
 }
 
+// foreignPod returns a pod that is not ours and uses a host port.
 func foreignPod(name, node string, port int32) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name},

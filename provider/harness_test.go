@@ -36,14 +36,13 @@ import (
 
 const system = "hostport-system"
 
-// A watch of the fake panics if its reader is so many events behind, as it may
-// be on a slow machine.
+// A watch of the fake clientset panics when its buffer is full. On a slow machine the default
+// buffer is too small.
 func init() { watch.DefaultChanSize = 10_000 }
 
-// cluster is an API server in memory and a firewall, against which the real
-// service controller runs. It does what client-go's fake leaves out and the
-// controller counts on: an object with finalizers goes only after the last of
-// them, and gets no more once it is deleted.
+// cluster is a fake API server and a fake firewall, against which the real service controller runs.
+// It adds what client-go's fake omits and the controller relies on: a deleted object exists until
+// its last finalizer is removed, and gets no new finalizers.
 type cluster struct {
 	*testing.T
 	kube      *fake.Clientset
@@ -51,12 +50,12 @@ type cluster struct {
 	config    *config.CloudConfig
 	addresses *nodeaddress.Reader
 	nodes     *failovertest.Monitor
-	// takeover is how long the proxies stay after kube-proxy was given all nodes.
+	// takeover is how long the proxies stay after kube-proxy serves all nodes.
 	takeover time.Duration
 	balancer *loadBalancer
 	watches  atomic.Int32
 	settled  atomic.Int32
-	// onStatus, if set before start, sees each Service whose status was patched.
+	// onStatus, if set before start, is called with each Service whose status was patched.
 	onStatus func(*v1.Service)
 }
 
@@ -112,15 +111,15 @@ func twoNodes(t *testing.T) *cluster {
 	return newCluster(t, node("n1", "203.0.113.1"), node("n2", "203.0.113.2"))
 }
 
-// twoNatted is a cluster on GCE whose kube-proxies run in mode iptables.
-func twoNatted(t *testing.T, objects ...runtime.Object) *cluster {
-	c := newCluster(t, append(objects, natted(1), natted(2))...)
+// twoTranslatedNodes returns a cluster on GCE whose kube-proxies run in mode iptables.
+func twoTranslatedNodes(t *testing.T, objects ...runtime.Object) *cluster {
+	c := newCluster(t, append(objects, translatedNode(1), translatedNode(2))...)
 	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
 	c.config.LoadBalancer.Datapath = options.DatapathProxy
 	return c
 }
 
-// refuseFinalizers is an error if a patch adds finalizers to a deleted Service.
+// refuseFinalizers returns an error if a patch adds finalizers to a deleted Service.
 func refuseFinalizers(tracker clienttesting.ObjectTracker, action clienttesting.PatchAction) error {
 	obj, err := tracker.Get(action.GetResource(), action.GetNamespace(), action.GetName())
 	if err != nil || obj.(*v1.Service).DeletionTimestamp == nil || !bytes.Contains(action.GetPatch(), []byte(`"finalizers":[`)) {
@@ -139,8 +138,8 @@ func finalize(tracker clienttesting.ObjectTracker, svc *v1.Service) error {
 	return tracker.Delete(v1.SchemeGroupVersion.WithResource("services"), svc.Namespace, svc.Name)
 }
 
-// start runs the controller manager's part of us, with one worker so that
-// Services are handled one after the other. The function it returns stops it.
+// start runs the service controller with one worker, which reconciles Services one after the other.
+// The returned function stops it.
 func (c *cluster) start() (stop func()) {
 	c.Helper()
 	return c.startWith(1)
@@ -167,7 +166,7 @@ func (c *cluster) startWith(workers int) (stop func()) {
 		run(ctx, workers, managerapp.ControllerContext{ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test")})
 	}()
 	shared.Start(ctx.Done())
-	// The fake loses what happens between its list and its watch.
+	// The fake loses events between its list and its watch.
 	c.eventually("seven informers watch", func() bool { return c.watches.Load() >= before+7 })
 	stop = func() { cancel(); <-done; shared.Shutdown() }
 	c.Cleanup(stop)
@@ -176,7 +175,7 @@ func (c *cluster) startWith(workers int) (stop func()) {
 
 func (c *cluster) direct() *direct.Manager { return c.balancer.direct.(*direct.Manager) }
 
-// eventually waits for a condition.
+// eventually waits for a condition, and fails the test after 20 seconds.
 func (c *cluster) eventually(what string, met func() bool) {
 	c.Helper()
 	err := wait.PollUntilContextTimeout(context.Background(), 5*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) { return met(), nil })
@@ -185,7 +184,7 @@ func (c *cluster) eventually(what string, met func() bool) {
 	}
 }
 
-// writes lists what was written so far, events left out.
+// writes lists all writes to the API server so far, except events.
 func (c *cluster) writes() []string {
 	var list []string
 	for _, action := range c.kube.Actions() {
@@ -201,7 +200,7 @@ func (c *cluster) writes() []string {
 	return list
 }
 
-// events lists the events' types, reasons and objects.
+// events lists the recorded events: type, reason, object and message.
 func (c *cluster) events() []string {
 	list, err := c.kube.CoreV1().Events("").List(context.Background(), metav1.ListOptions{})
 	if err != nil {
@@ -220,7 +219,7 @@ func (c *cluster) hasEvent(parts ...string) bool {
 	})
 }
 
-// must returns a result or ends the test.
+// must returns a result, and fails the test on an error.
 func must[T any](c *cluster) func(T, error) T {
 	return func(result T, err error) T {
 		c.Helper()
@@ -236,7 +235,7 @@ func (c *cluster) create(svc *v1.Service) {
 	must[*v1.Service](c)(c.kube.CoreV1().Services(svc.Namespace).Create(context.Background(), svc, metav1.CreateOptions{}))
 }
 
-// edit changes a Service as a user does.
+// edit updates a Service as a user does.
 func (c *cluster) edit(name string, change func(*v1.Service)) {
 	c.Helper()
 	svc := c.service(name)
@@ -256,10 +255,10 @@ func (c *cluster) service(name string) *v1.Service {
 	return must[*v1.Service](c)(c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})).DeepCopy()
 }
 
-// daemonSet returns a Service's DaemonSet, or nil; of several the first.
+// daemonSet returns the DaemonSet of a Service's first proxy set, or nil.
 func (c *cluster) daemonSet(name string) *appsv1.DaemonSet { c.Helper(); return c.daemonSetOf(0, name) }
 
-// daemonSetOf returns that of one set.
+// daemonSetOf returns the DaemonSet of one proxy set, or nil.
 func (c *cluster) daemonSetOf(set int, name string) *appsv1.DaemonSet {
 	c.Helper()
 	ds, err := c.kube.AppsV1().DaemonSets(system).Get(context.Background(), plan.SetNames(service(name))[set], metav1.GetOptions{})
@@ -269,7 +268,7 @@ func (c *cluster) daemonSetOf(set int, name string) *appsv1.DaemonSet {
 	return must[*appsv1.DaemonSet](c)(ds, err).DeepCopy()
 }
 
-// configMap returns a Service's ConfigMap, or nil; of several the first.
+// configMap returns the ConfigMap of a Service's first proxy set, or nil.
 func (c *cluster) configMap(name string) *v1.ConfigMap { c.Helper(); return c.configMapOf(0, name) }
 
 func (c *cluster) configMapOf(set int, name string) *v1.ConfigMap {
@@ -291,7 +290,7 @@ func (c *cluster) mirror(name string) *v1.Service {
 	return must[*v1.Service](c)(svc, err).DeepCopy()
 }
 
-// proxy plays DaemonSet controller and kubelet for one proxy, of the first set.
+// proxy writes a pod of the first proxy set, as DaemonSet controller and kubelet do.
 func (c *cluster) proxy(name, node string, change func(*v1.Pod)) {
 	c.Helper()
 	c.proxyOf(0, name, node, change)
@@ -314,7 +313,7 @@ func (c *cluster) proxyOf(set int, name, node string, change func(*v1.Pod)) {
 	}
 }
 
-// removeProxy plays the end of a proxy that was stopped.
+// removeProxy deletes the pod of a proxy, as after its termination.
 func (c *cluster) removeProxy(name, node string) {
 	c.Helper()
 	if err := c.kube.CoreV1().Pods(system).Delete(context.Background(), plan.Name(service(name))+"-"+node, metav1.DeleteOptions{}); err != nil {
@@ -322,10 +321,10 @@ func (c *cluster) removeProxy(name, node string) {
 	}
 }
 
-// publishes waits until a Service's status shows exactly these addresses.
+// publishes waits until a Service's status has exactly these addresses.
 func (c *cluster) publishes(name string, want ...string) {
 	c.Helper()
-	c.eventually(fmt.Sprintf("Service %s shows %v", name, want), func() bool {
+	c.eventually(fmt.Sprintf("Service %s publishes %v", name, want), func() bool {
 		var got []string
 		for _, entry := range c.service(name).Status.LoadBalancer.Ingress {
 			got = append(got, entry.IP)
@@ -343,8 +342,8 @@ func (c *cluster) serve(svc *v1.Service) {
 	c.publishes(svc.Name, "203.0.113.1", "203.0.113.2")
 }
 
-// settle waits until everything that happened before has been handled: the one
-// worker has served a Service that came after it.
+// settle waits until all earlier changes are reconciled: the only worker has reconciled a Service
+// that was created after them.
 func (c *cluster) settle() {
 	c.Helper()
 	name := fmt.Sprint("settle-", time.Now().UnixNano())
@@ -356,16 +355,16 @@ func (c *cluster) isGone(name string) bool {
 	return apierrors.IsNotFound(err)
 }
 
-// nothingLeft fails if anything remains that was made for a Service.
-func (c *cluster) nothingLeft(name string) {
+// wantNoResources fails if objects or firewall rules of a Service exist.
+func (c *cluster) wantNoResources(name string) {
 	c.Helper()
 	sets := []bool{c.daemonSet(name) != nil, c.configMap(name) != nil, c.daemonSetOf(1, name) != nil, c.configMapOf(1, name) != nil}
-	if slices.Contains(sets, true) || c.mirror(name) != nil || c.isOpen(name) {
-		c.Errorf("something is left of Service %s: objects of its proxies %v, mirror %v, %v", name, sets, c.mirror(name), c.firewall.Rules())
+	if slices.Contains(sets, true) || c.mirror(name) != nil || c.firewallAllows(name) {
+		c.Errorf("resources of Service %s exist: objects of its proxies %v, mirror %v, firewall rules %v", name, sets, c.mirror(name), c.firewall.Rules())
 	}
 }
 
-func (c *cluster) isOpen(name string) bool {
+func (c *cluster) firewallAllows(name string) bool {
 	open, err := c.firewall.Exists(context.Background(), plan.Settings{ClusterID: "tests-" + systemUID}.Owner(service(name)))
 	return must[bool](c)(open, err)
 }

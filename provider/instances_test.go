@@ -20,18 +20,18 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// vms is a lookup over a fixed list. failure, if set, is returned always.
+// vms is a lookup in a fixed list. If failure is set, each call returns it.
 type vms struct {
 	list    []gce.Instance
 	failure error
 }
 
-func (v vms) find(fits func(gce.Instance) bool) (gce.Instance, error) {
+func (v vms) find(matches func(gce.Instance) bool) (gce.Instance, error) {
 	if v.failure != nil {
 		return gce.Instance{}, v.failure
 	}
 	for _, vm := range v.list {
-		if fits(vm) {
+		if matches(vm) {
 			return vm, nil
 		}
 	}
@@ -81,7 +81,7 @@ func TestMetadataOfAVM(t *testing.T) {
 	}
 	for _, a := range got.NodeAddresses {
 		if a.Type == v1.NodeExternalIP {
-			t.Errorf("a VM without external address shows %q", a.Address)
+			t.Errorf("a VM without an external address has %q", a.Address)
 		}
 		if a.Type == v1.NodeInternalDNS && a.Address != "n2.europe-west1-b.c.p.example.com.internal" {
 			t.Errorf("internal DNS name: %s", a.Address)
@@ -89,7 +89,7 @@ func TestMetadataOfAVM(t *testing.T) {
 	}
 }
 
-func TestAnExternalIPv6InNodeIPCostsNoOtherAddress(t *testing.T) {
+func TestAnExternalIPv6AddressInNodeIPHidesNoOtherAddress(t *testing.T) {
 	dual := vm("n1", "RUNNING")
 	dual.ExternalIPs = append(dual.ExternalIPs, netip.MustParseAddr("2001:db8::1"))
 	instances := gceInstances{vms{list: []gce.Instance{dual}}}
@@ -110,7 +110,7 @@ func TestAnExternalIPv6InNodeIPCostsNoOtherAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// What the node controller makes of it.
+		// As the node controller does.
 		got, err := helpers.GetNodeAddressesFromNodeIP(provided, metadata.NodeAddresses)
 		if err != nil {
 			t.Fatal(err)
@@ -121,14 +121,14 @@ func TestAnExternalIPv6InNodeIPCostsNoOtherAddress(t *testing.T) {
 	}
 }
 
-func TestANodeThatWasNeverTiedToAVMIsNotSaidToBeGone(t *testing.T) {
+func TestANodeWithoutProviderIDIsNeverReportedAsGone(t *testing.T) {
 	exists, err := gceInstances{vms{}}.InstanceExists(context.Background(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	if exists || err == nil {
 		t.Errorf("exists %t, error %v, want an error", exists, err)
 	}
 }
 
-func TestOnlyATrueAbsenceIsAbsence(t *testing.T) {
+func TestOnlyAMissingVMIsReportedAsGone(t *testing.T) {
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: v1.NodeSpec{ProviderID: "gce://p/europe-west1-b/n1"}}
 	forbidden := &gce.Error{Verb: "instances.get", Kind: gce.KindForbidden, Err: errors.New("403")}
 	for name, c := range map[string]struct {
@@ -141,7 +141,7 @@ func TestOnlyATrueAbsenceIsAbsence(t *testing.T) {
 		"stopped":       {vms: vms{list: []gce.Instance{vm("n1", "STOPPED")}}, exists: true, shutdown: true},
 		"terminated":    {vms: vms{list: []gce.Instance{vm("n1", "TERMINATED")}}, exists: true, shutdown: true},
 		"suspended":     {vms: vms{list: []gce.Instance{vm("n1", "SUSPENDED")}}, exists: true, shutdown: true},
-		"gone":          {vms: vms{}},
+		"missing":       {vms: vms{}},
 		"no permission": {vms: vms{failure: forbidden}, fails: true},
 		"no network":    {vms: vms{failure: errors.New("timeout")}, fails: true},
 	} {
@@ -161,8 +161,7 @@ func TestOnlyATrueAbsenceIsAbsence(t *testing.T) {
 	}
 }
 
-// ownNode is a node as a kubelet on premise leaves it, with annotations in
-// pairs of key and value.
+// ownNode returns a node without a cloud. annotations are pairs of key and value.
 func ownNode(addresses []v1.NodeAddress, annotations ...string) *v1.Node {
 	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: "n1", UID: "n1-uid", Annotations: map[string]string{},
@@ -187,22 +186,22 @@ func TestMetadataOfANodeWithoutACloud(t *testing.T) {
 		node *v1.Node
 		want []v1.NodeAddress
 	}{
-		"the kubelet's address": {ownNode(nil, provided, "10.0.0.1"), []v1.NodeAddress{internal, hostname}},
-		"both families, and external addresses": {
+		"the address from --node-ip": {ownNode(nil, provided, "10.0.0.1"), []v1.NodeAddress{internal, hostname}},
+		"addresses of both families and annotated external addresses": {
 			ownNode(nil, provided, "10.0.0.1,fd00::1", nodeaddress.Annotation, "203.0.113.1, 2001:DB8::1"),
 			[]v1.NodeAddress{internal, {Type: v1.NodeInternalIP, Address: "fd00::1"}, external, {Type: v1.NodeExternalIP, Address: "2001:db8::1"}, hostname},
 		},
-		"broken entries hurt no others": {
+		"invalid entries do not affect valid ones": {
 			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "nonsense,203.0.113.1,,0.0.0.0,203.0.113.1,127.0.0.1,fe80::1%eth0,203.0.113.300"),
 			[]v1.NodeAddress{internal, external, hostname},
 		},
-		"nothing but broken entries": {
+		"only invalid entries": {
 			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "203.0.113.1;203.0.113.2"), []v1.NodeAddress{internal, hostname},
 		},
 		"an IPv4 address in IPv6 form": {
 			ownNode(nil, provided, "10.0.0.1", nodeaddress.Annotation, "::ffff:203.0.113.1"), []v1.NodeAddress{internal, external, hostname},
 		},
-		"a kubelet that writes its addresses itself": {
+		"addresses that the kubelet writes itself are not changed": {
 			ownNode([]v1.NodeAddress{internal, hostname}, nodeaddress.Annotation, "203.0.113.1"), []v1.NodeAddress{internal, hostname},
 		},
 	} {
@@ -216,7 +215,7 @@ func TestMetadataOfANodeWithoutACloud(t *testing.T) {
 	}
 }
 
-func TestANodeWithoutACloudIsThereAndKeepsItsProviderID(t *testing.T) {
+func TestANodeWithoutACloudExistsAndKeepsItsProviderID(t *testing.T) {
 	instances, n := ownInstances{&nodeaddress.Reader{}}, ownNode(nil, provided, "10.0.0.1")
 	if exists, err := instances.InstanceExists(t.Context(), n); !exists || err != nil {
 		t.Errorf("exists: %t, %v", exists, err)
@@ -226,15 +225,15 @@ func TestANodeWithoutACloudIsThereAndKeepsItsProviderID(t *testing.T) {
 	}
 	n.Spec.ProviderID = "other://x"
 	if got, err := instances.InstanceMetadata(t.Context(), n); err != nil || got.ProviderID != "other://x" {
-		t.Errorf("a provider id that is set is not kept: %v, %v", got, err)
+		t.Errorf("the existing provider id was replaced: %v, %v", got, err)
 	}
 }
 
-func TestANodeWhoseAddressNobodyKnowsIsAnError(t *testing.T) {
+func TestANodeWithoutAKnownAddressIsAnError(t *testing.T) {
 	for name, n := range map[string]*v1.Node{
-		"no address at all":   ownNode(nil),
-		"a host name only":    ownNode([]v1.NodeAddress{hostname}),
-		"a broken annotation": ownNode([]v1.NodeAddress{internal}, provided, "x"),
+		"no address at all":     ownNode(nil),
+		"a host name only":      ownNode([]v1.NodeAddress{hostname}),
+		"an invalid annotation": ownNode([]v1.NodeAddress{internal}, provided, "x"),
 	} {
 		_, err := ownInstances{&nodeaddress.Reader{}}.InstanceMetadata(t.Context(), n)
 		if err == nil || !strings.Contains(err.Error(), "--node-ip") || !strings.Contains(err.Error(), "n1") {
@@ -243,7 +242,7 @@ func TestANodeWhoseAddressNobodyKnowsIsAnError(t *testing.T) {
 	}
 }
 
-func TestAnnotatedAddressesArePublishedWhateverTheKubeletWrites(t *testing.T) {
+func TestAnnotatedAddressesArePublishedWithoutNodeIP(t *testing.T) {
 	c := twoNodes(t)
 	c.config.Provider, c.config.LoadBalancer.Addresses = config.ProviderNone, options.ExternalOrInternal
 	c.addresses = &nodeaddress.Reader{}
@@ -253,5 +252,5 @@ func TestAnnotatedAddressesArePublishedWhateverTheKubeletWrites(t *testing.T) {
 	n.Annotations = map[string]string{nodeaddress.Annotation: "203.0.113.9,nonsense"}
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}))
 	c.publishes("web", "203.0.113.1", "203.0.113.2", "203.0.113.9")
-	c.eventually("an event on the node", func() bool { return c.hasEvent("Warning", "ExternalIPsInvalid", "n1", "nonsense") })
+	c.eventually("an event on the node reports the invalid entry", func() bool { return c.hasEvent("Warning", "ExternalIPsInvalid", "n1", "nonsense") })
 }

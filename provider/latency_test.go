@@ -24,21 +24,19 @@ import (
 )
 
 var (
-	latencyServices = flag.Int("latency-services", 5, "Services in the test of the latency; make bench takes more")
-	latencyNodes    = flag.Int("latency-nodes", 4, "nodes in it")
-	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause happens in it")
+	latencyServices = flag.Int("latency-services", 5, "Services in the latency test; make bench uses more")
+	latencyNodes    = flag.Int("latency-nodes", 4, "nodes in the latency test")
+	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause occurs in the latency test")
 )
 
-// quiet lets pass what the last event left behind, so that the next does not ride
-// on it.
-const quiet = 150 * time.Millisecond
+// pause separates two causes, so that the reconciliation of the first does not include the second.
+const pause = 150 * time.Millisecond
 
-// TestEveryCauseReachesTheStatus has everything happen that changes what is
-// true of a Service, and prints how long it takes from the request that tells the
-// API server to the patch of the status, of every Service that it concerns.
-// Nothing is asserted by the clock; that there is a patch, is.
+// TestEveryCauseReachesTheStatus triggers each kind of change that affects the status of a Service.
+// For each affected Service it measures the time from the request to the API server to the patch of
+// the status. It fails if a patch is missing, not if one is slow.
 func TestEveryCauseReachesTheStatus(t *testing.T) {
-	l := newLatencyLab(t, *latencyServices, *latencyNodes)
+	l := newLatencyHarness(t, *latencyServices, *latencyNodes)
 	figures := map[string][]time.Duration{}
 	var order []string
 	for range *latencyRounds {
@@ -53,13 +51,13 @@ func TestEveryCauseReachesTheStatus(t *testing.T) {
 	t.Logf("%d Services on %d nodes, each cause %d times:\n%s", *latencyServices, *latencyNodes, *latencyRounds, table(order, figures))
 }
 
-// causes are all that happen to the last node, or to the Services there, each
-// with what undoes it.
-func (l *latencyLab) causes() [][]event {
-	common := append(slices.Clone(l.everybody), "holder", "local")
+// causes returns all changes, of the last node or of the Services on it. Each is followed by the
+// change that reverts it.
+func (l *latencyHarness) causes() [][]event {
+	common := append(slices.Clone(l.ordinary), "holder", "local")
 	without := l.ips[:len(l.ips)-1]
 	moved := append(slices.Clone(without), "203.0.113.250")
-	// out and back are events for the worse and the better.
+	// out removes the last node from the status of each Service; back adds it again.
 	out := func(name string, services []string, each func(string)) event {
 		return event{name: name, each: each, services: services, want: without}
 	}
@@ -73,8 +71,8 @@ func (l *latencyLab) causes() [][]event {
 		}
 	}
 	return [][]event{
-		{out("proxy not Ready", l.everybody, l.proxyGets(notReady)), back("proxy Ready", l.everybody, l.proxyGets(ready))},
-		{out("proxy being stopped", l.everybody, l.proxyGets(stopping)), back("proxy started", l.everybody, l.proxyGets(ready))},
+		{out("proxy not Ready", l.ordinary, l.proxyGets(notReady)), back("proxy Ready", l.ordinary, l.proxyGets(ready))},
+		{out("proxy being stopped", l.ordinary, l.proxyGets(stopping)), back("proxy started", l.ordinary, l.proxyGets(ready))},
 		onNode("node not Ready", "node Ready", without, func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown }),
 		onNode("node's external address changed", "and changed back", moved, func(n *v1.Node) { n.Status.Addresses[0].Address = "203.0.113.250" }),
 		onNode("node excluded from load balancers", "node not excluded", without, func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" }),
@@ -85,23 +83,23 @@ func (l *latencyLab) causes() [][]event {
 			event{name: "node back", once: l.createNode, services: common, want: l.ips},
 		},
 		{
-			event{name: "node gone, and the cloud does not answer", once: func() { l.hush(); l.deleteNode() }, services: common, want: without},
-			event{name: "node back", once: func() { l.answer(); l.createNode() }, services: common, want: l.ips},
+			event{name: "node gone, and the cloud does not answer", once: func() { l.stallFirewall(); l.deleteNode() }, services: common, want: without},
+			event{name: "node back", once: func() { l.resumeFirewall(); l.createNode() }, services: common, want: l.ips},
 		},
 		{
 			out("endpoint of policy Local gone", []string{"local"}, func(string) { l.endpoints("local", l.names()[:len(without)]...) }),
 			back("endpoint of policy Local ready", []string{"local"}, func(string) { l.endpoints("local", l.names()...) }),
 		},
 		{
-			out("annotation that leaves out a node", l.everybody, func(name string) {
+			out("annotation that leaves out a node", l.ordinary, func(name string) {
 				l.edit(name, withAnnotation(options.NodeSelector, v1.LabelHostname+"!="+l.last().Name))
 			}),
-			back("annotation removed", l.everybody, func(name string) { l.edit(name, func(svc *v1.Service) { svc.Annotations = nil }) }),
+			back("annotation removed", l.ordinary, func(name string) { l.edit(name, func(svc *v1.Service) { svc.Annotations = nil }) }),
 		},
-		{back("status wiped by somebody", l.everybody, func(name string) {
+		{back("status wiped by somebody", l.ordinary, func(name string) {
 			l.edit(name, func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} })
 		})},
-		{back("status edited by somebody", l.everybody, func(name string) {
+		{back("status edited by somebody", l.ordinary, func(name string) {
 			l.edit(name, func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress[0].IP = "192.0.2.1" })
 		})},
 		{
@@ -109,13 +107,13 @@ func (l *latencyLab) causes() [][]event {
 			event{name: "port taken by an older Service", each: func(string) { l.edit("holder", tcp(80)) }, services: []string{"loser"}},
 		},
 		{
-			event{name: "port freed by another's pod", once: l.removeStranger, services: []string{"blocked"}, want: l.ips[:1]},
-			event{name: "port taken by another's pod", once: l.takeBlocked, services: []string{"blocked"}},
+			event{name: "port freed by another's pod", once: l.deleteForeignPod, services: []string{"blocked"}, want: l.ips[:1]},
+			event{name: "port taken by another's pod", once: l.blockPort, services: []string{"blocked"}},
 		},
 	}
 }
 
-// table is in the form of the documentation.
+// table returns the figures as a Markdown table, as in the documentation.
 func table(order []string, figures map[string][]time.Duration) string {
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
@@ -126,40 +124,40 @@ func table(order []string, figures map[string][]time.Duration) string {
 		n := len(took)
 		fmt.Fprintf(w, "| %s\t| %d\t| %d\t| %d\t| %d\t|\n", name, n, took[n/2].Milliseconds(), took[n*99/100].Milliseconds(), took[n-1].Milliseconds())
 	}
-	w.Flush() // To memory; never an error.
+	w.Flush() // Writes to a buffer: never an error.
 	return out.String()
 }
 
-// event makes statuses change: it happens once, or to each of the Services.
+// event changes statuses: once for all Services, or each for one of them.
 type event struct {
 	name string
 	once func()
 	each func(service string)
-	// services get the addresses want for it.
+	// After the event, the status of each of the services has the addresses want.
 	services []string
 	want     []string
 }
 
-// latencyLab is a cluster with Services on all nodes, and stopwatches.
-type latencyLab struct {
+// latencyHarness is a cluster with Services on all nodes. It measures when their statuses change.
+type latencyHarness struct {
 	*cluster
-	// everybody are the Services that have nothing special; others are each for
-	// one cause. ips are the nodes' addresses, node n<i+1> has the i-th.
-	everybody []string
-	ips       []string
-	// answer ends a silence of the cloud.
-	answer func()
+	// ordinary are the names of the Services without special properties. Each other Service is
+	// for one cause. Node n<i+1> has the address ips[i].
+	ordinary []string
+	ips      []string
+	// resumeFirewall ends what stallFirewall began.
+	resumeFirewall func()
 
 	mu   sync.Mutex
 	want []string
-	// began is when the event happened to the Services whose status is awaited.
+	// began is when the event occurred, for each Service whose status is awaited.
 	began map[string]time.Time
 	took  []time.Duration
 	done  chan struct{}
 }
 
-// patched is called by the API server with each status written.
-func (l *latencyLab) patched(svc *v1.Service) {
+// patched is called with each Service whose status was patched.
+func (l *latencyHarness) patched(svc *v1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var got []string
@@ -176,21 +174,21 @@ func (l *latencyLab) patched(svc *v1.Service) {
 	}
 }
 
-// await makes an event happen and returns how long each status took.
-func (l *latencyLab) await(e event) []time.Duration {
+// await triggers an event and returns the time until each status had changed.
+func (l *latencyHarness) await(e event) []time.Duration {
 	l.Helper()
-	time.Sleep(quiet)
+	time.Sleep(pause)
 	l.mu.Lock()
 	l.want, l.took, l.began, l.done = e.want, nil, map[string]time.Time{}, make(chan struct{})
 	done := l.done
-	l.starts(e.services...)
+	l.startTimers(e.services...)
 	l.mu.Unlock()
 	if e.once != nil {
 		e.once()
 	} else {
 		for _, name := range e.services {
 			l.mu.Lock()
-			l.starts(name)
+			l.startTimers(name)
 			l.mu.Unlock()
 			e.each(name)
 		}
@@ -207,14 +205,14 @@ func (l *latencyLab) await(e event) []time.Duration {
 	return l.took
 }
 
-func (l *latencyLab) starts(services ...string) {
+func (l *latencyHarness) startTimers(services ...string) {
 	for _, name := range services {
 		l.began[name] = time.Now()
 	}
 }
 
-func newLatencyLab(t *testing.T, services, nodes int) *latencyLab {
-	l := &latencyLab{}
+func newLatencyHarness(t *testing.T, services, nodes int) *latencyHarness {
+	l := &latencyHarness{}
 	var objects []runtime.Object
 	for i := range nodes {
 		l.ips = append(l.ips, fmt.Sprint("203.0.113.", i+1))
@@ -222,31 +220,31 @@ func newLatencyLab(t *testing.T, services, nodes int) *latencyLab {
 	}
 	l.cluster = newCluster(t, objects...)
 	l.onStatus = l.patched
-	l.playKubelets()
-	l.startWith(10) // As many workers as the program has.
+	l.simulateKubelets()
+	l.startWith(10) // As many workers as the program runs.
 	for i := range services {
-		l.everybody = append(l.everybody, fmt.Sprint("web", i))
-		l.served(service(l.everybody[i], tcp(int32(1000+i))), l.ips)
+		l.ordinary = append(l.ordinary, fmt.Sprint("web", i))
+		l.served(service(l.ordinary[i], tcp(int32(1000+i))), l.ips)
 	}
-	l.served(service("holder", born(1), tcp(80)), l.ips)
-	l.create(service("loser", born(2), tcp(80)))
+	l.served(service("holder", createdAt(1), tcp(80)), l.ips)
+	l.create(service("loser", createdAt(2), tcp(80)))
 	l.endpoints("local", l.names()...)
 	l.served(service("local", tcp(81), func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal }), l.ips)
-	l.createStranger()
+	l.createForeignPod()
 	l.create(service("blocked", tcp(82), withAnnotation(options.NodeSelector, v1.LabelHostname+"=n1")))
 	return l
 }
 
-func (l *latencyLab) node(i int) *v1.Node {
+func (l *latencyHarness) node(i int) *v1.Node {
 	n := node(fmt.Sprint("n", i+1), l.ips[i])
 	n.Labels[v1.LabelHostname] = n.Name
 	return n
 }
 
-// last is the node to which things happen.
-func (l *latencyLab) last() *v1.Node { return l.node(len(l.ips) - 1) }
+// last returns the node that the events affect.
+func (l *latencyHarness) last() *v1.Node { return l.node(len(l.ips) - 1) }
 
-func (l *latencyLab) names() []string {
+func (l *latencyHarness) names() []string {
 	var names []string
 	for i := range l.ips {
 		names = append(names, fmt.Sprint("n", i+1))
@@ -254,19 +252,18 @@ func (l *latencyLab) names() []string {
 	return names
 }
 
-// served creates a Service and waits until it shows addresses.
-func (l *latencyLab) served(svc *v1.Service, want []string) {
+// served creates a Service and waits until its status has the addresses want.
+func (l *latencyHarness) served(svc *v1.Service, want []string) {
 	l.Helper()
 	l.await(event{name: "creating Service " + svc.Name, once: func() { l.create(svc) }, services: []string{svc.Name}, want: want})
 }
 
-// createStranger makes a pod that has the port of Service blocked on its only
-// node.
-func (l *latencyLab) createStranger() {
-	must[*v1.Pod](l.cluster)(l.kube.CoreV1().Pods("apps").Create(context.Background(), foreignPod("stranger", "n1", 82), metav1.CreateOptions{}))
+// createForeignPod creates a pod that uses the port of Service blocked on its only node.
+func (l *latencyHarness) createForeignPod() {
+	must[*v1.Pod](l.cluster)(l.kube.CoreV1().Pods("apps").Create(context.Background(), foreignPod("foreign", "n1", 82), metav1.CreateOptions{}))
 }
 
-func (l *latencyLab) proxyGets(change func(*v1.Pod)) func(service string) {
+func (l *latencyHarness) proxyGets(change func(*v1.Pod)) func(service string) {
 	return func(service string) { l.proxy(service, l.last().Name, change) }
 }
 
@@ -275,46 +272,46 @@ func stopping(pod *v1.Pod) {
 	pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 }
 
-// update makes the last node what it was, with a change.
-func (l *latencyLab) update(change func(*v1.Node)) {
+// update resets the last node and applies a change.
+func (l *latencyHarness) update(change func(*v1.Node)) {
 	n := l.last()
 	change(n)
 	must[*v1.Node](l.cluster)(l.kube.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}))
 }
 
-func (l *latencyLab) deleteNode() {
+func (l *latencyHarness) deleteNode() {
 	if err := l.kube.CoreV1().Nodes().Delete(context.Background(), l.last().Name, metav1.DeleteOptions{}); err != nil {
 		l.Fatal(err)
 	}
 }
 
-// hush has the cloud not answer.
-func (l *latencyLab) hush() {
-	silent := make(chan struct{})
-	l.firewall.FailWith(func(string, firewall.Owner) error { <-silent; return nil })
-	l.answer = func() { close(silent); l.firewall.FailWith(nil) }
+// stallFirewall blocks all firewall operations.
+func (l *latencyHarness) stallFirewall() {
+	blocked := make(chan struct{})
+	l.firewall.FailWith(func(string, firewall.Owner) error { <-blocked; return nil })
+	l.resumeFirewall = func() { close(blocked); l.firewall.FailWith(nil) }
 }
 
-func (l *latencyLab) createNode() {
+func (l *latencyHarness) createNode() {
 	must[*v1.Node](l.cluster)(l.kube.CoreV1().Nodes().Create(context.Background(), l.last(), metav1.CreateOptions{}))
 }
 
-// takeBlocked has the pod come while the proxy that had the port is away.
-func (l *latencyLab) takeBlocked() {
+// blockPort creates the foreign pod while the proxy of Service blocked is not ready.
+func (l *latencyHarness) blockPort() {
 	l.proxy("blocked", "n1", notReady)
-	l.createStranger()
+	l.createForeignPod()
 }
 
-// removeStranger frees the port of Service blocked.
-func (l *latencyLab) removeStranger() {
-	if err := l.kube.CoreV1().Pods("apps").Delete(context.Background(), "stranger", metav1.DeleteOptions{}); err != nil {
+// deleteForeignPod frees the port of Service blocked.
+func (l *latencyHarness) deleteForeignPod() {
+	if err := l.kube.CoreV1().Pods("apps").Delete(context.Background(), "foreign", metav1.DeleteOptions{}); err != nil {
 		l.Fatal(err)
 	}
 }
 
-// playKubelets makes DaemonSet controller and kubelets of the API server: a
-// DaemonSet has ready pods at once, so that no time is theirs.
-func (l *latencyLab) playKubelets() {
+// simulateKubelets makes the API server act as DaemonSet controller and kubelets. A DaemonSet has
+// ready pods at once, so the measured times do not include their start.
+func (l *latencyHarness) simulateKubelets() {
 	tracker := l.kube.Tracker()
 	pods := v1.SchemeGroupVersion.WithResource("pods")
 	l.kube.PrependReactor("create", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -332,7 +329,7 @@ func (l *latencyLab) playKubelets() {
 	})
 	l.kube.PrependReactor("delete", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		for _, name := range l.names() {
-			// On a node where there is none, there is nothing to delete.
+			// Not every node has a pod.
 			_ = tracker.Delete(pods, system, action.(clienttesting.DeleteAction).GetName()+"-"+name)
 		}
 		return false, nil, nil

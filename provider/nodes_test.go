@@ -20,8 +20,8 @@ func (c *cluster) editNode(name string, change func(*v1.Node)) {
 	must[*v1.Node](c)(nodes.Update(c.Context(), n, metav1.UpdateOptions{}))
 }
 
-// A taint that keeps new pods off a node leaves those that run.
-func TestANodeServesUntilItsProxyEnds(t *testing.T) {
+// A NoSchedule taint excludes new pods, not running ones.
+func TestATaintedNodeServesUntilItsProxyTerminates(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
@@ -30,21 +30,21 @@ func TestANodeServesUntilItsProxyEnds(t *testing.T) {
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	c.editNode("n1", taint(servicecontroller.ToBeDeletedTaint))
 	c.publishes("web", "203.0.113.2")
-	// With another address at the same time, by which it is seen that this was
-	// noticed. Now that all are leaving, all that serve are published.
+	// The changed address shows that the taint was reconciled. All nodes that serve are
+	// published, as all are about to be deleted.
 	c.editNode("n2", func(n *v1.Node) {
 		taint(servicecontroller.ToBeDeletedTaint)(n)
 		n.Status.Addresses[0].Address = "203.0.113.22"
 	})
 	c.publishes("web", "203.0.113.1", "203.0.113.22")
-	if !c.isOpen("web") {
-		t.Error("the firewall was closed before the last proxy ended")
+	if !c.firewallAllows("web") {
+		t.Error("the firewall rule was deleted before the last proxy terminated")
 	}
 	c.removeProxy("web", "n2")
 	c.publishes("web", "203.0.113.1")
 }
 
-func TestThatNoNodeServesIsReportedOnceWithTheReasons(t *testing.T) {
+func TestAServiceWithoutNodesIsReportedOnceWithTheReasons(t *testing.T) {
 	c := newCluster(t, node("n1", "203.0.113.1"), node("n2", "203.0.113.2"), node("n3", "203.0.113.3"))
 	c.start()
 	c.editNode("n1", func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" })
@@ -55,7 +55,7 @@ func TestThatNoNodeServesIsReportedOnceWithTheReasons(t *testing.T) {
 	})
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(t.Context(), node("n4", "203.0.113.4"), metav1.CreateOptions{}))
 	c.edit("web", func(svc *v1.Service) { svc.Annotations[options.DrainSeconds] = "12" })
-	c.eventually("it was synced again", func() bool { return strings.Contains(fmt.Sprint(c.configMap("web").Data), "12") })
+	c.eventually("the Service was reconciled again", func() bool { return strings.Contains(fmt.Sprint(c.configMap("web").Data), "12") })
 	if n := c.countEvents("Warning", " web:"); n != 1 {
 		t.Errorf("%d warnings: %v", n, c.events())
 	}

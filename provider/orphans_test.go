@@ -24,10 +24,10 @@ func TestOrphansAreDeletedAtTheStart(t *testing.T) {
 	}
 	c.start()
 	c.eventually("everything made for the Service is deleted", func() bool {
-		return c.daemonSet("web") == nil && c.configMap("web") == nil && !c.isOpen("web")
+		return c.daemonSet("web") == nil && c.configMap("web") == nil && !c.firewallAllows("web")
 	})
 	c.eventually("an event reports it", func() bool { return c.hasEvent("Normal", events.OrphanedResourcesDeleted, "web:") })
-	if c.daemonSet("kept") == nil || c.configMap("kept") == nil || !c.isOpen("kept") {
+	if c.daemonSet("kept") == nil || c.configMap("kept") == nil || !c.firewallAllows("kept") {
 		t.Error("resources of a Service that exists were deleted")
 	}
 	if diff := cmp.Diff(theirs, c.firewall.Rules()[theirs.Name]); diff != "" {

@@ -15,9 +15,9 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// grown is a Service that two nodes serve, with a proxy of each set for its two
-// ports.
-func (c *cluster) grown(name string) {
+// serveWithTwoSets creates a Service with two ports, each in its own proxy set, and waits until two
+// nodes serve both.
+func (c *cluster) serveWithTwoSets(name string) {
 	c.Helper()
 	c.serve(service(name))
 	c.edit(name, tcp(80, 443))
@@ -26,12 +26,12 @@ func (c *cluster) grown(name string) {
 	c.settle()
 }
 
-func TestAPortThatComesLeavesTheProxiesAndTheAddresses(t *testing.T) {
+func TestANewPortKeepsTheProxiesAndTheAddresses(t *testing.T) {
 	c := twoNodes(t)
-	var seen []int
+	var published []int
 	c.onStatus = func(svc *v1.Service) {
 		if svc.Name == "web" {
-			seen = append(seen, len(svc.Status.LoadBalancer.Ingress))
+			published = append(published, len(svc.Status.LoadBalancer.Ingress))
 		}
 	}
 	c.start()
@@ -46,10 +46,10 @@ func TestAPortThatComesLeavesTheProxiesAndTheAddresses(t *testing.T) {
 	c.settle()
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	if diff := cmp.Diff(before, c.daemonSet("web")); diff != "" {
-		t.Errorf("the first proxies are replaced (-before +after):\n%s", diff)
+		t.Errorf("the first DaemonSet changed (-before +after):\n%s", diff)
 	}
-	if !slices.IsSorted(seen) {
-		t.Errorf("addresses were taken away: %v were shown", seen)
+	if !slices.IsSorted(published) {
+		t.Errorf("addresses were removed: the numbers of published addresses are %v", published)
 	}
 	c.proxyOf(1, "web", "n1", func(pod *v1.Pod) { pod.CreationTimestamp.Time = time.Now().Add(time.Hour); notReady(pod) })
 	c.publishes("web", "203.0.113.2")
@@ -57,34 +57,34 @@ func TestAPortThatComesLeavesTheProxiesAndTheAddresses(t *testing.T) {
 	c.serves("web", "80/TCP", "443/TCP", "8443/TCP")
 }
 
-func TestANodeWithoutTheSecondProxyLeavesWhenPatienceEnds(t *testing.T) {
+func TestANodeWithoutItsSecondProxyIsRemovedAfterATimeout(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
 	c.edit("web", tcp(80, 443))
 	c.proxyOf(1, "web", "n2", ready)
-	c.eventually("the second set is there", func() bool { return c.daemonSetOf(1, "web") != nil })
+	c.eventually("the second set exists", func() bool { return c.daemonSetOf(1, "web") != nil })
 	ds := c.daemonSetOf(1, "web")
 	ds.CreationTimestamp, ds.Labels["of"] = metav1.Time{Time: time.Now().Add(-time.Hour)}, "old"
 	must[*appsv1.DaemonSet](c)(c.kube.AppsV1().DaemonSets(system).Update(context.Background(), ds, metav1.UpdateOptions{}))
 	c.publishes("web", "203.0.113.2")
 }
 
-func TestASetWithoutPortsGoes(t *testing.T) {
+func TestAProxySetWithoutPortsIsDeleted(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
-	c.grown("web")
+	c.serveWithTwoSets("web")
 	before := c.daemonSet("web")
 	c.edit("web", tcp(80))
-	c.eventually("the second set is gone", func() bool { return c.daemonSetOf(1, "web") == nil && c.configMapOf(1, "web") == nil })
+	c.eventually("the second set is deleted", func() bool { return c.daemonSetOf(1, "web") == nil && c.configMapOf(1, "web") == nil })
 	c.settle()
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 	if diff := cmp.Diff(before, c.daemonSet("web")); diff != "" {
-		t.Errorf("the first proxies are replaced (-before +after):\n%s", diff)
+		t.Errorf("the first DaemonSet changed (-before +after):\n%s", diff)
 	}
 }
 
-func TestTheSetThatLosesAPortTakesTheNewOne(t *testing.T) {
+func TestAProxySetThatLosesAPortGetsTheNewOne(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web", tcp(80, 81)))
@@ -92,22 +92,22 @@ func TestTheSetThatLosesAPortTakesTheNewOne(t *testing.T) {
 	c.serves("web", "80/TCP", "443/TCP")
 	c.settle()
 	if c.daemonSetOf(1, "web") != nil {
-		t.Error("there is a second set, although the first is replaced anyway")
+		t.Error("there is a second set, although the first is replaced in any case")
 	}
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
-func TestAServiceOfTwoSetsGoesAltogether(t *testing.T) {
+func TestBothProxySetsOfAServiceAreDeleted(t *testing.T) {
 	for name, end := range map[string]func(c *cluster){
-		"it is deleted": func(c *cluster) {
+		"the Service is deleted": func(c *cluster) {
 			c.delete("web")
-			c.eventually("it is gone", func() bool { return c.isGone("web") })
+			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 		},
-		"it is no load balancer any more": func(c *cluster) {
+		"the Service changes to type ClusterIP": func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
-			c.eventually("its finalizers are gone", func() bool { return len(c.service("web").Finalizers) == 0 })
+			c.eventually("its finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
 		},
-		"it has no port of its own any more": func(c *cluster) {
+		"the Service has only a reserved port": func(c *cluster) {
 			c.edit("web", tcp(22))
 			c.losesAllPorts("web", "reserved")
 		},
@@ -116,52 +116,52 @@ func TestAServiceOfTwoSetsGoesAltogether(t *testing.T) {
 			c := twoNodes(t)
 			c.config.LoadBalancer.ReservedPorts = []string{"22"}
 			c.start()
-			c.grown("web")
+			c.serveWithTwoSets("web")
 			end(c)
-			c.nothingLeft("web")
+			c.wantNoResources("web")
 		})
 	}
 }
 
-func TestAServiceOfTwoSetsChangesItsDatapath(t *testing.T) {
-	c := twoNatted(t)
+func TestAServiceWithTwoProxySetsCutsOverToDirectAndBack(t *testing.T) {
+	c := twoTranslatedNodes(t)
 	c.start()
-	c.grown("web")
-	c.edit("web", by(options.DatapathDirect))
-	c.mirrors("web", "10.0.0.1", "10.0.0.2")
-	c.eventually("the proxies are gone", func() bool { return c.daemonSet("web") == nil && c.daemonSetOf(1, "web") == nil })
+	c.serveWithTwoSets("web")
+	c.edit("web", withDatapath(options.DatapathDirect))
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
+	c.eventually("the proxies are deleted", func() bool { return c.daemonSet("web") == nil && c.daemonSetOf(1, "web") == nil })
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
-	c.edit("web", by(options.DatapathProxy))
+	c.edit("web", withDatapath(options.DatapathProxy))
 	c.serves("web", "80/TCP", "443/TCP")
 	if c.daemonSetOf(1, "web") != nil {
-		t.Error("there are two sets again")
+		t.Error("there is a second set")
 	}
 }
 
-func TestNothingIsWrittenForTwoSetsAfterARestart(t *testing.T) {
+func TestNothingIsWrittenForTwoProxySetsAfterARestart(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()
-	c.grown("web")
+	c.serveWithTwoSets("web")
 	stop()
 	first, second, svc := c.daemonSet("web"), c.daemonSetOf(1, "web"), c.service("web")
 	c.kube.ClearActions()
 	c.start()
 	c.settle()
-	want := []string{ // All of them for the Service that settles.
+	want := []string{ // All for the Service that settle creates.
 		"create services", "patch services/status", "create configmaps", "create daemonsets", "create pods", "create pods",
 	}
 	if got := c.writes(); len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
-		t.Errorf("written: %v", got)
+		t.Errorf("writes: %v", got)
 	}
 	if diff := cmp.Diff([]any{first, second, svc}, []any{c.daemonSet("web"), c.daemonSetOf(1, "web"), c.service("web")}); diff != "" {
-		t.Errorf("a restart changed it (-before +after):\n%s", diff)
+		t.Errorf("objects changed after a restart (-before +after):\n%s", diff)
 	}
 }
 
-func TestTwoSetsAreReplacedOneAfterTheOther(t *testing.T) {
+func TestTwoProxySetsAreRolledOutOneAfterTheOther(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()
-	c.grown("web")
+	c.serveWithTwoSets("web")
 	stop()
 	rolledOut := func(updated int32) {
 		ds := c.daemonSet("web")
@@ -175,28 +175,28 @@ func TestTwoSetsAreReplacedOneAfterTheOther(t *testing.T) {
 	c.eventually("the first set has the new image", func() bool { return image(0) == "proxy:2" })
 	c.settle()
 	if got := image(1); got != "proxy:1" {
-		t.Errorf("the second set has image %s while the first is being replaced", got)
+		t.Errorf("the second set has image %s while the first is being rolled out", got)
 	}
 	rolledOut(2)
-	c.eventually("the second set has it too", func() bool { return image(1) == "proxy:2" })
+	c.eventually("the second set has the new image", func() bool { return image(1) == "proxy:2" })
 }
 
-func TestAPortThatComesIsOpenedAfterItsProxiesAreWanted(t *testing.T) {
+func TestANewPortIsOpenedAfterItsDaemonSetIsCreated(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
-	early, opened := false, make(chan struct{}, 100)
+	early, ensured := false, make(chan struct{}, 100)
 	c.firewall.FailWith(func(method string, owner firewall.Owner) error {
 		if method == "Ensure" && owner.Service.Name == "web" {
 			early = early || c.daemonSetOf(1, "web") == nil
-			opened <- struct{}{}
+			ensured <- struct{}{}
 		}
 		return nil
 	})
 	c.edit("web", tcp(80, 443))
-	<-opened
+	<-ensured
 	c.firewall.FailWith(nil)
 	if early {
-		t.Error("the port was opened before there was a DaemonSet for it")
+		t.Error("the firewall allowed the port before its DaemonSet existed")
 	}
 }

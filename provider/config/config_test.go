@@ -43,7 +43,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 	}
 }
 
-func TestAFullConfigIsReadAsItWasWritten(t *testing.T) {
+func TestAFullConfigIsReadAsWritten(t *testing.T) {
 	want := &CloudConfig{
 		APIVersion: APIVersion, Kind: Kind, ClusterID: "beta", Provider: ProviderGCE,
 		LoadBalancer: LoadBalancer{
@@ -88,44 +88,44 @@ func TestWithoutACloudInternalAddressesServeNodesWithoutExternalOnes(t *testing.
 	}
 }
 
-func TestAnInvalidConfigIsOneLineThatNamesTheField(t *testing.T) {
+func TestAnInvalidConfigIsReportedInOneLineWithTheField(t *testing.T) {
 	for name, c := range map[string]struct {
 		old, new string
 		want     []string
 	}{
-		"a mistyped field":                  {"clusterID:", "clusterId:", []string{`unknown field "clusterId"`, `did you mean "clusterID"?`}},
-		"a mistyped inner field":            {"proxyImage:", "proxyimage:", []string{`"loadBalancer.proxyimage"`, `did you mean "proxyImage"?`}},
-		"a field of a list's element":       {"loadBalancer:", "loadBalancer:\n  tolerations: [{operater: Exists}]", []string{`operater`, `did you mean "operator"?`}},
-		"a field that no other resembles":   {"provider:", "zzz: 1\nprovider:", []string{`unknown field "zzz"`}},
-		"a field twice":                     {"provider: gce", "provider: gce\nprovider: none", []string{`"provider" already set`}},
-		"no YAML":                           {"kind:", "\tkind:", []string{"line 3"}},
-		"a field of the wrong type":         {"provider: gce", "provider: [gce]", []string{"provider: expected a string, not array"}},
-		"a word that YAML takes for a bool": {"loadBalancer:", "gce: {network: n}\nloadBalancer:", []string{"gce.network: expected a string, not bool", "quote"}},
-		"a word where fields belong":        {"loadBalancer:", "gce: p\nloadBalancer:", []string{"gce: expected fields, not string"}},
-		"another version":                   {"v1alpha1", "v2", []string{"apiVersion", "hostport-ccm.io/v1alpha1"}},
-		"another kind":                      {"CloudConfig", "Cloud", []string{"kind", "CloudConfig"}},
-		"no cluster id":                     {"clusterID: alpha", "", []string{"clusterID", "DNS label"}},
-		"a cluster id too long":             {"clusterID: alpha", "clusterID: " + strings.Repeat("a", 27), []string{"clusterID", "26"}},
-		"a cluster id that is no DNS label": {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
-		"an unknown provider":               {"provider: gce", "provider: aws", []string{"provider", "aws", "gce, none"}},
-		"no proxy image":                    {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},
-		"an unknown choice of class":        {"loadBalancer:", "loadBalancer:\n  classes: all", []string{"loadBalancer.classes", "both, class, none"}},
-		"an unknown address choice":         {"loadBalancer:", "loadBalancer:\n  addresses: public", []string{"loadBalancer.addresses", "external-or-internal"}},
-		"an invalid toleration":             {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
-		"an unknown pull policy":            {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
-		"an unknown ip mode":                {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
-		"an unknown datapath":               {"loadBalancer:", "loadBalancer:\n  datapath: mirror", []string{"loadBalancer.datapath", "proxy, direct, auto"}},
-		"an unknown mode of kube-proxy":     {"loadBalancer:", "loadBalancer:\n  kubeProxyMode: userspace", []string{"loadBalancer.kubeProxyMode", "iptables, nftables, ipvs, none"}},
-		"an unknown failover":               {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
-		"an invalid reserved port":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
-		"a reserved port not quoted":        {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
-		"an invalid endpoint":               {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
-		"an invalid tag":                    {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
-		"an unknown firewall mode":          {"loadBalancer:", "loadBalancer:\n  firewall: open", []string{"loadBalancer.firewall", "managed, report, none"}},
-		"an unknown firewall layout":        {"loadBalancer:", "gce: {firewallLayout: one}\nloadBalancer:", []string{"gce.firewallLayout", "per-service, shared"}},
-		"a negative check period":           {"loadBalancer:", "gce: {firewallCheckPeriod: -1s}\nloadBalancer:", []string{"gce.firewallCheckPeriod", "-1s"}},
-		"a duration without unit":           {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},
-		"gce without gce":                   {"provider: gce", "provider: none\ngce: {project: p}", []string{"gce", "provider none"}},
+		"a mistyped field":                        {"clusterID:", "clusterId:", []string{`unknown field "clusterId"`, `did you mean "clusterID"?`}},
+		"a mistyped inner field":                  {"proxyImage:", "proxyimage:", []string{`"loadBalancer.proxyimage"`, `did you mean "proxyImage"?`}},
+		"a mistyped field of a list element":      {"loadBalancer:", "loadBalancer:\n  tolerations: [{operater: Exists}]", []string{`operater`, `did you mean "operator"?`}},
+		"an unknown field without a similar name": {"provider:", "zzz: 1\nprovider:", []string{`unknown field "zzz"`}},
+		"a duplicate field":                       {"provider: gce", "provider: gce\nprovider: none", []string{`"provider" already set`}},
+		"invalid YAML":                            {"kind:", "\tkind:", []string{"line 3"}},
+		"a field of the wrong type":               {"provider: gce", "provider: [gce]", []string{"provider: expected a string, not array"}},
+		"a string that YAML reads as a bool":      {"loadBalancer:", "gce: {network: n}\nloadBalancer:", []string{"gce.network: expected a string, not bool", "quote"}},
+		"a string in place of fields":             {"loadBalancer:", "gce: p\nloadBalancer:", []string{"gce: expected fields, not string"}},
+		"another version":                         {"v1alpha1", "v2", []string{"apiVersion", "hostport-ccm.io/v1alpha1"}},
+		"another kind":                            {"CloudConfig", "Cloud", []string{"kind", "CloudConfig"}},
+		"no cluster id":                           {"clusterID: alpha", "", []string{"clusterID", "DNS label"}},
+		"a cluster id too long":                   {"clusterID: alpha", "clusterID: " + strings.Repeat("a", 27), []string{"clusterID", "26"}},
+		"a cluster id that is no DNS label":       {"clusterID: alpha", "clusterID: Alpha_1", []string{"clusterID", "Alpha_1"}},
+		"an unknown provider":                     {"provider: gce", "provider: aws", []string{"provider", "aws", "gce, none"}},
+		"no proxy image":                          {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},
+		"an unknown value of classes":             {"loadBalancer:", "loadBalancer:\n  classes: all", []string{"loadBalancer.classes", "both, class, none"}},
+		"an unknown value of addresses":           {"loadBalancer:", "loadBalancer:\n  addresses: public", []string{"loadBalancer.addresses", "external-or-internal"}},
+		"an invalid toleration":                   {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
+		"an unknown pull policy":                  {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
+		"an unknown ip mode":                      {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},
+		"an unknown datapath":                     {"loadBalancer:", "loadBalancer:\n  datapath: mirror", []string{"loadBalancer.datapath", "proxy, direct, auto"}},
+		"an unknown kube-proxy mode":              {"loadBalancer:", "loadBalancer:\n  kubeProxyMode: userspace", []string{"loadBalancer.kubeProxyMode", "iptables, nftables, ipvs, none"}},
+		"an unknown failover mode":                {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
+		"an invalid reserved port":                {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
+		"a reserved port without quotes":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
+		"an invalid endpoint":                     {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
+		"an invalid tag":                          {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
+		"an unknown firewall mode":                {"loadBalancer:", "loadBalancer:\n  firewall: open", []string{"loadBalancer.firewall", "managed, report, none"}},
+		"an unknown firewall layout":              {"loadBalancer:", "gce: {firewallLayout: one}\nloadBalancer:", []string{"gce.firewallLayout", "per-service, shared"}},
+		"a negative check period":                 {"loadBalancer:", "gce: {firewallCheckPeriod: -1s}\nloadBalancer:", []string{"gce.firewallCheckPeriod", "-1s"}},
+		"a duration without unit":                 {"loadBalancer:", "gce: {instanceCacheTTL: \"5\"}\nloadBalancer:", []string{"missing unit"}},
+		"settings of gce with another provider":   {"provider: gce", "provider: none\ngce: {project: p}", []string{"gce", "provider none"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "cloud.yaml")
@@ -156,18 +156,18 @@ func TestAMissingFileIsNamed(t *testing.T) {
 	}
 }
 
-func TestClasses(t *testing.T) {
-	ours, foreign := LoadBalancerClass, "example.com/other"
+func TestClassesSelectServices(t *testing.T) {
+	ourClass, foreignClass := LoadBalancerClass, "example.com/other"
 	for _, c := range []struct {
-		classes          Classes
-		without, of, not bool
+		classes              Classes
+		unset, ours, foreign bool
 	}{
 		{ClassesBoth, true, true, false},
 		{ClassesClass, false, true, false},
 		{ClassesNone, true, false, false},
 	} {
-		if c.classes.Serves(nil) != c.without || c.classes.Serves(&ours) != c.of || c.classes.Serves(&foreign) != c.not {
-			t.Errorf("classes %s selects the wrong Services", c.classes)
+		if c.classes.Serves(nil) != c.unset || c.classes.Serves(&ourClass) != c.ours || c.classes.Serves(&foreignClass) != c.foreign {
+			t.Errorf("classes %s select the wrong Services", c.classes)
 		}
 	}
 }
@@ -178,7 +178,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		cfg, err := Parse(data)
 		if err == nil && (cfg.ClusterID == "" || cfg.LoadBalancer.ProxyImage == "") {
-			t.Errorf("accepted without what is required: %q", data)
+			t.Errorf("accepted without required fields: %q", data)
 		}
 		if err != nil && strings.Contains(err.Error(), "\n") {
 			t.Errorf("more than one line: %q", err)

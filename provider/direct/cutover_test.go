@@ -22,19 +22,19 @@ func testService(protocols ...v1.Protocol) *v1.Service {
 	return svc
 }
 
-func TestMirrorDelay(t *testing.T) {
+func TestANewMirrorWithUDPPortsIsDelayed(t *testing.T) {
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tt := range map[string]struct {
 		protocols []v1.Protocol
 		after     time.Duration
 		delayed   bool
 	}{
-		"TCP":                            {[]v1.Protocol{v1.ProtocolTCP}, time.Second, false},
-		"UDP":                            {[]v1.Protocol{v1.ProtocolUDP}, time.Second, true},
-		"both":                           {[]v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP}, time.Second, true},
-		"UDP, later":                     {[]v1.Protocol{v1.ProtocolUDP}, endpointsTime, false},
-		"UDP, much later":                {[]v1.Protocol{v1.ProtocolUDP}, time.Hour, false},
-		"UDP, by a clock that is behind": {[]v1.Protocol{v1.ProtocolUDP}, -time.Hour, false},
+		"only TCP ports":                         {[]v1.Protocol{v1.ProtocolTCP}, time.Second, false},
+		"only UDP ports":                         {[]v1.Protocol{v1.ProtocolUDP}, time.Second, true},
+		"ports of both protocols":                {[]v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP}, time.Second, true},
+		"UDP ports, when the endpoints exist":    {[]v1.Protocol{v1.ProtocolUDP}, endpointsTime, false},
+		"UDP ports, an hour later":               {[]v1.Protocol{v1.ProtocolUDP}, time.Hour, false},
+		"UDP ports, with a clock that is behind": {[]v1.Protocol{v1.ProtocolUDP}, -time.Hour, false},
 	} {
 		mirror := testService(tt.protocols...)
 		mirror.CreationTimestamp.Time = created
@@ -44,7 +44,7 @@ func TestMirrorDelay(t *testing.T) {
 	}
 }
 
-func TestNodesToServe(t *testing.T) {
+func TestNodesToServeFollowDatapathAndPorts(t *testing.T) {
 	node := func(name string) *v1.Node { return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
 	proxyOn := func(name string, ready v1.ConditionStatus) *v1.Pod {
 		return &v1.Pod{Spec: v1.PodSpec{NodeName: name}, Status: v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: ready}}}}
@@ -60,14 +60,14 @@ func TestNodesToServe(t *testing.T) {
 		others   []*v1.Pod
 		want     []string
 	}{
-		"all planned nodes":                               {mode: config.KubeProxyIPTables, direct: true, want: []string{"n1", "n2"}},
-		"no node without datapath direct":                 {mode: config.KubeProxyIPTables},
-		"a served node that is not planned stays":         {mode: config.KubeProxyIPTables, direct: true, current: map[string]bool{"n3": true}, want: []string{"n1", "n2", "n3"}},
-		"on the way to proxies, until they are ready":     {mode: config.KubeProxyIPTables, current: map[string]bool{"n1": true, "n2": true}, proxies: []*v1.Pod{proxyOn("n1", v1.ConditionTrue), proxyOn("n2", v1.ConditionFalse)}, want: []string{"n2"}},
-		"not where a foreign pod has a port":              {mode: config.KubeProxyIPTables, direct: true, occupied: map[string]bool{"n2": true}, want: []string{"n1"}},
-		"in mode nftables, not where others drain":        {mode: config.KubeProxyNFTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n2"}},
-		"in mode nftables, where it is served already":    {mode: config.KubeProxyNFTables, direct: true, current: map[string]bool{"n1": true}, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
-		"in mode iptables, draining proxies do not count": {mode: config.KubeProxyIPTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
+		"all planned nodes":                                          {mode: config.KubeProxyIPTables, direct: true, want: []string{"n1", "n2"}},
+		"no node without datapath direct":                            {mode: config.KubeProxyIPTables},
+		"a served node that is not planned stays":                    {mode: config.KubeProxyIPTables, direct: true, current: map[string]bool{"n3": true}, want: []string{"n1", "n2", "n3"}},
+		"during the cutover to proxies, nodes without a ready proxy": {mode: config.KubeProxyIPTables, current: map[string]bool{"n1": true, "n2": true}, proxies: []*v1.Pod{proxyOn("n1", v1.ConditionTrue), proxyOn("n2", v1.ConditionFalse)}, want: []string{"n2"}},
+		"no node where a foreign pod uses a port":                    {mode: config.KubeProxyIPTables, direct: true, occupied: map[string]bool{"n2": true}, want: []string{"n1"}},
+		"in mode nftables, no node where other proxies drain":        {mode: config.KubeProxyNFTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n2"}},
+		"in mode nftables, a node that already serves":               {mode: config.KubeProxyNFTables, direct: true, current: map[string]bool{"n1": true}, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
+		"in mode iptables, draining proxies do not count":            {mode: config.KubeProxyIPTables, direct: true, others: []*v1.Pod{proxyOn("n1", v1.ConditionTrue)}, want: []string{"n1", "n2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &Manager{Mode: NewKubeProxyMode(nil, tt.mode)}

@@ -16,7 +16,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
-// kubeProxyConfig is what kubeadm writes.
+// kubeProxyConfig returns the ConfigMap that kubeadm creates for kube-proxy.
 func kubeProxyConfig(text string) *v1.ConfigMap {
 	return &v1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-proxy"},
@@ -34,14 +34,14 @@ func TestTheModeOfKubeProxyIsRead(t *testing.T) {
 		want      config.KubeProxyMode
 		unknown   string
 	}{
-		"by default iptables":           {inMode(""), config.KubeProxyIPTables, ""},
-		"iptables":                      {inMode("iptables"), config.KubeProxyIPTables, ""},
-		"nftables":                      {inMode("nftables"), config.KubeProxyNFTables, ""},
-		"ipvs":                          {inMode("ipvs"), config.KubeProxyIPVS, ""},
-		"an unknown mode":               {inMode("userspace"), "", `mode "userspace"`},
-		"something else":                {kubeProxyConfig("kind: Other"), "", "no KubeProxyConfiguration"},
-		"no YAML":                       {kubeProxyConfig("\t"), "", "no KubeProxyConfiguration"},
-		"a ConfigMap that is not there": {nil, "", "there is no ConfigMap kube-system/kube-proxy"},
+		"by default iptables": {inMode(""), config.KubeProxyIPTables, ""},
+		"iptables":            {inMode("iptables"), config.KubeProxyIPTables, ""},
+		"nftables":            {inMode("nftables"), config.KubeProxyNFTables, ""},
+		"ipvs":                {inMode("ipvs"), config.KubeProxyIPVS, ""},
+		"an unknown mode":     {inMode("userspace"), "", `mode "userspace"`},
+		"another kind":        {kubeProxyConfig("kind: Other"), "", "no KubeProxyConfiguration"},
+		"invalid YAML":        {kubeProxyConfig("\t"), "", "no KubeProxyConfiguration"},
+		"no ConfigMap":        {nil, "", "there is no ConfigMap kube-system/kube-proxy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kube := fake.NewClientset()
@@ -60,15 +60,15 @@ func TestTheModeOfKubeProxyIsRead(t *testing.T) {
 	}
 }
 
-func TestTheLastKnownModeHoldsWhileTheAPIServerFails(t *testing.T) {
+func TestTheLastKnownModeIsUsedWhileTheAPIServerFails(t *testing.T) {
 	kube := fake.NewClientset(inMode("nftables"))
 	failure := apierrors.NewServiceUnavailable("down")
 	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) { return failure != nil, nil, failure })
 	k := NewKubeProxyMode(kube, "")
-	refresh := func(news, fails bool, want config.KubeProxyMode) {
+	refresh := func(wantChange, wantError bool, want config.KubeProxyMode) {
 		t.Helper()
 		changed, err := k.Refresh(t.Context())
-		if mode, _ := k.Get(); changed != news || (err != nil) != fails || mode != want {
+		if mode, _ := k.Get(); changed != wantChange || (err != nil) != wantError || mode != want {
 			t.Errorf("changed %t, error %v, mode %q", changed, err, mode)
 		}
 	}
@@ -91,7 +91,7 @@ func TestAChangedModeIsReportedOnce(t *testing.T) {
 	kube := fake.NewClientset(inMode("ipvs"))
 	var reads atomic.Int32
 	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
-		// The first read is at the start, and is not reported.
+		// The first read is at the start; its result is not reported.
 		if reads.Add(1) > 1 {
 			return true, inMode("nftables"), nil
 		}

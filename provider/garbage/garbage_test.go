@@ -35,8 +35,8 @@ import (
 
 const system = "hostport-system"
 
-// environment is what a collector works on: resources made for Services, in a firewall and in an
-// API server, and Services in the cache.
+// environment has resources of Services in a firewall and an API server, Services in a cache, and a
+// Collector of their orphans.
 type environment struct {
 	*Collector
 	kube     *fake.Clientset
@@ -46,8 +46,8 @@ type environment struct {
 	recorder *record.FakeRecorder
 }
 
-// newEnvironment has a firewall rule, a DaemonSet, a ConfigMap and a mirror for each of the owners,
-// of any cluster.
+// newEnvironment creates a firewall rule, a DaemonSet, a ConfigMap and a mirror for each of the
+// owners, which may be of different clusters.
 func newEnvironment(fatal func(...any), owners ...firewall.Owner) *environment {
 	index := func() cache.Indexer {
 		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
@@ -110,7 +110,7 @@ func serviceOf(owner firewall.Owner) *v1.Service {
 	return &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: owner.Service.Namespace, Name: owner.Service.Name, UID: owner.UID}}
 }
 
-// remaining lists for which owners resources exist, kind by kind.
+// remaining lists the existing resources: kind, cluster and UID of the owner.
 func (e *environment) remaining(fatal func(...any)) []string {
 	var list []string
 	for _, rule := range e.firewall.Rules() {
@@ -148,7 +148,7 @@ func (e *environment) remaining(fatal func(...any)) []string {
 	return list
 }
 
-// all is what remaining returns while nothing has been deleted.
+// all returns what remaining returns while nothing has been deleted.
 func all(owners ...firewall.Owner) []string {
 	var list []string
 	for _, o := range owners {
@@ -164,7 +164,7 @@ func owner(cluster, name, uid string) firewall.Owner {
 	return firewall.Owner{ClusterID: cluster, Service: types.NamespacedName{Namespace: "default", Name: name}, UID: types.UID(uid)}
 }
 
-// observation is where a Service is found.
+// observation is where a Service exists, and whether the server fails to read it.
 type observation struct{ inCache, onServer, serverFails bool }
 
 func TestOnlyOrphansAreDeleted(t *testing.T) {
@@ -197,7 +197,7 @@ func TestOnlyOrphansAreDeleted(t *testing.T) {
 	})
 }
 
-// show puts Services where they are to be found.
+// show creates Services as observed.
 func (e *environment) show(fatal func(...any), services map[firewall.Owner]observation) {
 	for o, s := range services {
 		if s.inCache {
@@ -235,16 +235,16 @@ func TestOrphansOfAnEarlierServiceOfTheSameNameAreDeleted(t *testing.T) {
 	event := <-e.recorder.Events
 	for _, part := range []string{events.OrphanedResourcesDeleted, "firewall rules, mirror Service, DaemonSet, ConfigMap", "hostport-ccm.io/cleanup"} {
 		if !strings.Contains(event, part) {
-			t.Errorf("event %q lacks %q", event, part)
+			t.Errorf("event %q does not contain %q", event, part)
 		}
 	}
 }
 
 func TestInDoubtNothingIsDeleted(t *testing.T) {
 	gone := owner("alpha", "web", "1-uid")
-	// A proxy in front of the API server replies so, or an API server that is starting.
+	// Returned by a proxy in front of the API server, or by an API server that is starting.
 	stray := apierrors.NewGenericServerResponse(404, "get", v1.Resource("services"), "web", "404 page not found", 0, true)
-	for name, spoil := range map[string]func(*environment){
+	for name, inject := range map[string]func(*environment){
 		"the firewall cannot be listed": func(e *environment) {
 			e.firewall.FailWith(func(method string, _ firewall.Owner) error {
 				if method == "Owners" {
@@ -253,7 +253,7 @@ func TestInDoubtNothingIsDeleted(t *testing.T) {
 				return nil
 			})
 		},
-		"the firewall cannot be closed": func(e *environment) {
+		"the firewall rules cannot be deleted": func(e *environment) {
 			e.firewall.FailWith(func(method string, _ firewall.Owner) error {
 				if method == "Delete" {
 					return errors.New("503")
@@ -267,7 +267,7 @@ func TestInDoubtNothingIsDeleted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnvironment(t.Fatal, gone)
-			spoil(e)
+			inject(e)
 			if err := e.Collect(t.Context()); err == nil {
 				t.Error("no error")
 			}
@@ -340,7 +340,7 @@ func TestDeletedOrphansAreReportedOnce(t *testing.T) {
 	}
 }
 
-func TestOrphansAreSearchedPeriodically(t *testing.T) {
+func TestOrphansAreCollectedPeriodically(t *testing.T) {
 	e := newEnvironment(t.Fatal, owner("alpha", "web", "1-uid"))
 	failures := 3
 	e.firewall.FailWith(func(method string, _ firewall.Owner) error {
@@ -368,9 +368,9 @@ func TestNothingIsDeletedBeforeTheCachesHaveSynced(t *testing.T) {
 	gone := owner("alpha", "web", "1-uid")
 	e := newEnvironment(t.Fatal, gone)
 	ctx, cancel := context.WithCancel(t.Context())
-	asked := 0
+	checks := 0
 	e.Run(ctx, func() bool {
-		if asked++; asked == 3 {
+		if checks++; checks == 3 {
 			cancel()
 		}
 		return false

@@ -29,7 +29,7 @@ var (
 	}
 )
 
-// configMaps returns a Store with an empty cache, or one that holds stale.
+// configMaps returns a Store whose cache contains only the stale ConfigMaps.
 func configMaps(t *testing.T, kube *fake.Clientset, stale ...*v1.ConfigMap) Store[*v1.ConfigMap] {
 	t.Helper()
 	cached := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
@@ -50,19 +50,19 @@ func wanted(t *testing.T) *v1.ConfigMap {
 	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Served), plan.Assignment{}))[0].ConfigMap
 }
 
-func TestEnsureTrustsTheServerMoreThanTheCache(t *testing.T) {
+func TestEnsureCorrectsAStaleCache(t *testing.T) {
 	old := wanted(t)
 	old.Data = map[string]string{"old": "x"}
 	for name, c := range map[string]struct {
 		stored, cached *v1.ConfigMap
 		want           Change
 	}{
-		"missing":                   {nil, nil, Created},
-		"stored and not yet cached": {wanted(t), nil, Unchanged},
-		"old and not yet cached":    {old, nil, Updated},
-		"cached and deleted":        {nil, old, Created},
-		"cached as it was before":   {wanted(t), old, Unchanged},
-		"as cached":                 {wanted(t), wanted(t), Unchanged},
+		"missing":                        {nil, nil, Created},
+		"stored, not yet cached":         {wanted(t), nil, Unchanged},
+		"outdated, not yet cached":       {old, nil, Updated},
+		"deleted, still cached":          {nil, old, Created},
+		"stored, with an outdated cache": {wanted(t), old, Unchanged},
+		"stored, with a current cache":   {wanted(t), wanted(t), Unchanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stored []runtime.Object
@@ -70,7 +70,7 @@ func TestEnsureTrustsTheServerMoreThanTheCache(t *testing.T) {
 				stored = append(stored, c.stored.DeepCopy())
 			}
 			kube := fake.NewClientset(stored...)
-			// The server refuses updates made from an outdated copy.
+			// The server refuses updates that are based on an outdated copy.
 			kube.PrependReactor("update", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 				if c.stored != nil && c.cached != nil {
 					return true, nil, apierrors.NewConflict(v1.Resource("configmaps"), "x", errors.New("outdated"))
@@ -85,15 +85,15 @@ func TestEnsureTrustsTheServerMoreThanTheCache(t *testing.T) {
 			if err != nil || got != c.want {
 				t.Fatalf("got %q, %v, want %q", got, err, c.want)
 			}
-			now, err := kube.CoreV1().ConfigMaps(settings.Namespace).Get(t.Context(), wanted(t).Name, metav1.GetOptions{})
-			if err != nil || now.Data["old"] != "" {
-				t.Errorf("stored: %v, %v", now, err)
+			current, err := kube.CoreV1().ConfigMaps(settings.Namespace).Get(t.Context(), wanted(t).Name, metav1.GetOptions{})
+			if err != nil || current.Data["old"] != "" {
+				t.Errorf("stored: %v, %v", current, err)
 			}
 		})
 	}
 }
 
-func TestAFailingAPIServerIsAnErrorAndNotAnAbsence(t *testing.T) {
+func TestAFailingAPIServerIsAnErrorAndNotAMissingObject(t *testing.T) {
 	kube := fake.NewClientset()
 	kube.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewServiceUnavailable("down")
@@ -102,6 +102,6 @@ func TestAFailingAPIServerIsAnErrorAndNotAnAbsence(t *testing.T) {
 		t.Errorf("got %t, %v", found, err)
 	}
 	if err := configMaps(t, kube).Delete(t.Context(), svc, plan.Name(svc)); err == nil {
-		t.Error("a deletion that could not be done is no error")
+		t.Error("a failed deletion returns no error")
 	}
 }

@@ -2,7 +2,7 @@ package options
 
 import "testing"
 
-func TestNearest(t *testing.T) {
+func TestNearestCorrectsTypingErrors(t *testing.T) {
 	known := []string{"addresses", "node-selector", "max-nodes"}
 	for mistyped, want := range map[string]string{
 		"adresses":     "addresses",

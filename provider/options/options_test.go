@@ -15,13 +15,13 @@ import (
 
 func selectors(a, b labels.Selector) bool { return a.String() == b.String() }
 
-func TestParse(t *testing.T) {
+func TestParseReadsEachAnnotation(t *testing.T) {
 	seconds := int64(30)
 	for name, c := range map[string]struct {
 		annotations map[string]string
 		want        func(*Options)
 	}{
-		"no annotation leaves the defaults": {
+		"without annotations the defaults apply": {
 			annotations: map[string]string{"other.io/max-nodes": "x"},
 			want:        func(*Options) {},
 		},
@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 			annotations: map[string]string{Tolerations: "- operator: Exists\n"},
 			want:        func(o *Options) { o.Tolerations = []v1.Toleration{{Operator: v1.TolerationOpExists}} },
 		},
-		"no tolerations replace those of the defaults": {
+		"an empty list replaces the default tolerations": {
 			annotations: map[string]string{Tolerations: "[]"},
 			want:        func(o *Options) { o.Tolerations = []v1.Toleration{} },
 		},
@@ -70,7 +70,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestAnInvalidAnnotationIsNamedWithItsValueAndTheValidOnes(t *testing.T) {
+func TestAnInvalidAnnotationIsReportedWithItsValueAndTheValidValues(t *testing.T) {
 	for _, c := range []struct{ annotation, value, want string }{
 		{NodeSelector, "a==b==c", "a label selector"},
 		{MaxNodes, "0", "a whole number of at least 1"},
@@ -112,7 +112,7 @@ func TestAllInvalidAnnotationsAreReportedTogether(t *testing.T) {
 	}
 }
 
-func TestUnknown(t *testing.T) {
+func TestUnknownReportsEachUnknownAnnotation(t *testing.T) {
 	got := Unknown(map[string]string{
 		Prefix + "maxnodes": "3",
 		Prefix + "colour":   "red",
@@ -124,7 +124,7 @@ func TestUnknown(t *testing.T) {
 		"annotation hostport-ccm.io/maxnodes is unknown and has no effect, did you mean hostport-ccm.io/max-nodes?",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("sentences differ (-want +got):\n%s", diff)
+		t.Errorf("messages differ (-want +got):\n%s", diff)
 	}
 }
 
@@ -148,7 +148,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, value string) {
 		got, err := Parse(map[string]string{name: value}, Default())
 		if err == nil && got.NodeSelector == nil {
-			t.Errorf("%s=%q leaves no node selector", name, value)
+			t.Errorf("%s=%q: no node selector", name, value)
 		}
 		Unknown(map[string]string{name: value})
 	})

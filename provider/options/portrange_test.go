@@ -2,7 +2,7 @@ package options
 
 import "testing"
 
-func TestParsePortRange(t *testing.T) {
+func TestParsePortRangeAcceptsPortsAndRanges(t *testing.T) {
 	for text, want := range map[string]PortRange{
 		"22": {22, 22}, "2379-2380": {2379, 2380}, "1-65535": {1, 65535},
 		"": {}, "0": {}, "65536": {}, "5-4": {}, "1-": {}, "-1": {}, "ssh": {}, "1-2-3": {}, " 22": {},

@@ -17,8 +17,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// aged is a Service of a certain age that wants TCP ports.
-func aged(name string, age int, selector string, ports ...int32) *v1.Service {
+// serviceOfAge returns a Service with a certain age and TCP ports.
+func serviceOfAge(name string, age int, selector string, ports ...int32) *v1.Service {
 	svc := service()
 	svc.Name, svc.UID = name, types.UID(name)
 	svc.CreationTimestamp = metav1.Time{Time: time.Unix(1_000_000-int64(age), 0)}
@@ -32,13 +32,13 @@ func aged(name string, age int, selector string, ports ...int32) *v1.Service {
 	return svc
 }
 
-func holding(name, node string) *v1.Pod {
+func podOn(name, node string) *v1.Pod {
 	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: name}, Spec: v1.PodSpec{NodeName: node}}
 }
 
 var twoPools = []*v1.Node{node("a1", map[string]string{"pool": "a"}), node("b1", map[string]string{"pool": "b"})}
 
-func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, others []*v1.Service, pods map[snapshot.Port][]*v1.Pod) []Conflict {
+func conflictsOf(t failer, s Settings, svc *v1.Service, nodes []*v1.Node, others []*v1.Service, pods map[snapshot.Port][]*v1.Pod) []Conflict {
 	o, err := options.Parse(svc.Annotations, options.Default())
 	if err != nil {
 		t.Fatal(err)
@@ -47,13 +47,13 @@ func conflictsOf(t require, s Settings, svc *v1.Service, nodes []*v1.Node, other
 	return s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)), nil)
 }
 
-// require is what *testing.T and *rapid.T have in common here.
-type require interface{ Fatal(...any) }
+// failer is what *testing.T and *rapid.T have in common here.
+type failer interface{ Fatal(...any) }
 
-func TestConflicts(t *testing.T) {
-	otherProtocol := aged("udp", 9, "", 80)
+func TestConflictsOfServicesPodsAndReservedPorts(t *testing.T) {
+	otherProtocol := serviceOfAge("udp", 9, "", 80)
 	otherProtocol.Spec.Ports[0].Protocol = v1.ProtocolUDP
-	broken := aged("broken", 9, "", 80)
+	broken := serviceOfAge("broken", 9, "", 80)
 	broken.Annotations = map[string]string{options.MaxNodes: "many", options.NodeSelector: "pool=none"}
 	for name, c := range map[string]struct {
 		svc    *v1.Service
@@ -61,36 +61,36 @@ func TestConflicts(t *testing.T) {
 		pods   []*v1.Pod
 		want   []string
 	}{
-		"a Service alone has its ports":   {aged("web", 5, "", 80, 443), nil, nil, nil},
-		"it does not compete with itself": {aged("web", 5, "", 80), []*v1.Service{aged("web", 5, "", 80)}, nil, nil},
-		"the older keeps the port":        {aged("web", 5, "", 80), []*v1.Service{aged("young", 4, "", 80)}, nil, nil},
-		"the younger gets a message that names the holder, for the one port": {
-			aged("web", 5, "", 80, 443), []*v1.Service{aged("old", 6, "", 80)}, nil,
+		"a single Service has all its ports":      {serviceOfAge("web", 5, "", 80, 443), nil, nil, nil},
+		"a Service does not conflict with itself": {serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("web", 5, "", 80)}, nil, nil},
+		"the older keeps the port":                {serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("young", 4, "", 80)}, nil, nil},
+		"the younger loses the port, with a message that names the holder": {
+			serviceOfAge("web", 5, "", 80, 443), []*v1.Service{serviceOfAge("old", 6, "", 80)}, nil,
 			[]string{"PortConflict port 80/TCP belongs to Service default/old, which is older"},
 		},
-		"of the same age the first UID keeps it": {
-			aged("web", 5, "", 80), []*v1.Service{aged("also", 5, "", 80)}, nil, []string{"PortConflict port 80/TCP belongs to Service default/also"},
+		"of two with the same age, the first by UID keeps the port": {
+			serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("also", 5, "", 80)}, nil, []string{"PortConflict port 80/TCP belongs to Service default/also"},
 		},
-		"another protocol is another port":       {aged("web", 5, "", 80), []*v1.Service{otherProtocol}, nil, nil},
-		"Services on disjoint nodes share ports": {aged("web", 5, "pool=a", 80), []*v1.Service{aged("old", 6, "pool=b", 80)}, nil, nil},
-		"a Service that gets no port keeps none from others": {
-			// old has all of pool a; middle wants both pools and loses; so pool b is free.
-			aged("web", 5, "pool=b", 80), []*v1.Service{aged("old", 7, "pool=a", 80), aged("middle", 6, "", 80)}, nil, nil,
+		"another protocol is another port":       {serviceOfAge("web", 5, "", 80), []*v1.Service{otherProtocol}, nil, nil},
+		"Services on disjoint nodes share ports": {serviceOfAge("web", 5, "pool=a", 80), []*v1.Service{serviceOfAge("old", 6, "pool=b", 80)}, nil, nil},
+		"a Service that loses a port does not block it for others": {
+			// old has pool a. middle selects both pools and loses, so pool b is free.
+			serviceOfAge("web", 5, "pool=b", 80), []*v1.Service{serviceOfAge("old", 7, "pool=a", 80), serviceOfAge("middle", 6, "", 80)}, nil, nil,
 		},
-		"a Service with invalid annotations may be on any node": {
-			aged("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortConflict port 80/TCP belongs to Service default/broken"},
+		"a Service with invalid annotations counts on all nodes": {
+			serviceOfAge("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortConflict port 80/TCP belongs to Service default/broken"},
 		},
-		"pods on all nodes have the port": {
-			aged("web", 5, "", 80, 443), nil, []*v1.Pod{holding("y", "b1"), holding("x", "a1")},
+		"pods use the port on all nodes": {
+			serviceOfAge("web", 5, "", 80, 443), nil, []*v1.Pod{podOn("y", "b1"), podOn("x", "a1")},
 			[]string{"PortConflict port 80/TCP is a host port of pods on all nodes that the Service selects, one is apps/x"},
 		},
-		"pods on some nodes leave the others":     {aged("web", 5, "", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
-		"pods on nodes not selected do not count": {aged("web", 5, "pool=b", 80), nil, []*v1.Pod{holding("x", "a1")}, nil},
-		"a port that pods keep from the older is free for the younger": {
-			aged("web", 5, "", 80), []*v1.Service{aged("old", 6, "pool=a", 80)}, []*v1.Pod{holding("x", "a1")}, nil,
+		"pods use the port on some nodes only":             {serviceOfAge("web", 5, "", 80), nil, []*v1.Pod{podOn("x", "a1")}, nil},
+		"pods on nodes that are not selected do not count": {serviceOfAge("web", 5, "pool=b", 80), nil, []*v1.Pod{podOn("x", "a1")}, nil},
+		"a port that the older loses to pods is free for the younger": {
+			serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("old", 6, "pool=a", 80)}, []*v1.Pod{podOn("x", "a1")}, nil,
 		},
 		"reserved ports are refused": {
-			aged("web", 5, "", 22, 80, 2380), nil, nil,
+			serviceOfAge("web", 5, "", 22, 80, 2380), nil, nil,
 			[]string{"PortReserved port 22/TCP is reserved", "PortReserved port 2380/TCP is reserved"},
 		},
 	} {
@@ -111,7 +111,7 @@ func TestConflicts(t *testing.T) {
 }
 
 func TestAnOlderServiceKeepsItsPortOnANodeThatGetsTainted(t *testing.T) {
-	old, web := aged("old", 6, "", 80), aged("web", 5, "", 80, 443)
+	old, web := serviceOfAge("old", 6, "", 80), serviceOfAge("web", 5, "", 80, 443)
 	tainted := node("n1", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule})
 	cluster := snapshot.New([]*v1.Node{tainted}, []*v1.Service{old, web}, options.Default())
 	p, err := settings.Build(Input{Service: web, Options: options.Default(), Cluster: cluster, Running: map[string]bool{"n1": true}})
@@ -126,21 +126,21 @@ func TestAnOlderServiceKeepsItsPortOnANodeThatGetsTainted(t *testing.T) {
 	}
 }
 
-func TestOnlyConflictingPortsAreLeftOut(t *testing.T) {
-	svc := aged("web", 5, "", 80, 443, 8080)
+func TestOnlyConflictingPortsAreOmitted(t *testing.T) {
+	svc := serviceOfAge("web", 5, "", 80, 443, 8080)
 	if withoutPorts(svc, nil) != svc {
-		t.Error("without conflicts the Service is copied")
+		t.Error("the Service is copied without a conflict")
 	}
 	got := withoutPorts(svc, []Conflict{{Port: tcp(443)}, {Port: udp(80)}})
 	if diff := cmp.Diff([]snapshot.Port{tcp(80), tcp(8080)}, snapshot.PortsOf(got)); diff != "" {
 		t.Errorf("ports differ (-want +got):\n%s", diff)
 	}
 	if len(svc.Spec.Ports) != 3 {
-		t.Error("the Service itself was changed")
+		t.Error("the input was changed")
 	}
 }
 
-func TestEachPortHasOneHolderAndNoneIsWasted(t *testing.T) {
+func TestEachPortHasOneHolderPerNode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var nodes []*v1.Node
 		for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
@@ -150,7 +150,7 @@ func TestEachPortHasOneHolderAndNoneIsWasted(t *testing.T) {
 		for i := range rapid.IntRange(1, 6).Draw(t, "services") {
 			selector := rapid.SampledFrom([]string{"", "i=0", "i!=0", "i in (0,1)", "i=9"}).Draw(t, "selector")
 			ports := rapid.SliceOfNDistinct(rapid.SampledFrom([]int32{80, 443}), 1, 2, rapid.ID).Draw(t, "ports")
-			services = append(services, aged(fmt.Sprint("s", i), rapid.IntRange(0, 2).Draw(t, "age"), selector, ports...))
+			services = append(services, serviceOfAge(fmt.Sprint("s", i), rapid.IntRange(0, 2).Draw(t, "age"), selector, ports...))
 		}
 		holders := map[string][]string{} // By port and node.
 		lost := map[string][]Conflict{}
@@ -159,14 +159,14 @@ func TestEachPortHasOneHolderAndNoneIsWasted(t *testing.T) {
 			o, _ := options.Parse(svc.Annotations, options.Default())
 			for _, port := range snapshot.PortsOf(withoutPorts(svc, lost[svc.Name])) {
 				for _, node := range snapshot.SelectNodes(nodes, o) {
-					where := port.String() + node.Name
-					holders[where] = append(holders[where], svc.Name)
+					key := port.String() + node.Name
+					holders[key] = append(holders[key], svc.Name)
 				}
 			}
 		}
-		for where, who := range holders {
-			if len(who) > 1 {
-				t.Fatalf("%s belongs to %v", where, who)
+		for key, names := range holders {
+			if len(names) > 1 {
+				t.Fatalf("%s belongs to %v", key, names)
 			}
 		}
 		for _, svc := range services {
@@ -175,7 +175,7 @@ func TestEachPortHasOneHolderAndNoneIsWasted(t *testing.T) {
 				if !slices.ContainsFunc(snapshot.SelectNodes(nodes, o), func(node *v1.Node) bool {
 					return len(holders[c.Port.String()+node.Name]) > 0
 				}) {
-					t.Fatalf("%s lost %s to nobody", svc.Name, c.Message)
+					t.Fatalf("%s lost a port that no Service has: %s", svc.Name, c.Message)
 				}
 			}
 		}
@@ -195,11 +195,11 @@ func TestAPortOfDrainingProxiesIsUnservedUntilItIsFreeOnANode(t *testing.T) {
 		o       map[string]string
 		awaited bool
 	}{
-		"nobody has it":                       {},
-		"others have it on all nodes":         {proxies: []*v1.Pod{of("b", "n2"), of("a", "n1"), of("a", "n2")}, awaited: true},
-		"on one only":                         {proxies: []*v1.Pod{of("a", "n1")}},
-		"on a node that is not the Service's": {proxies: []*v1.Pod{of("a", "n3"), of("a", "n1")}},
-		"a Service that kube-proxy serves":    {proxies: []*v1.Pod{of("a", "n1"), of("a", "n2")}, o: map[string]string{options.Datapath: "direct"}},
+		"no proxies of other Services":      {},
+		"proxies of others on all nodes":    {proxies: []*v1.Pod{of("b", "n2"), of("a", "n1"), of("a", "n2")}, awaited: true},
+		"proxies of others on one node":     {proxies: []*v1.Pod{of("a", "n1")}},
+		"proxies of others on another node": {proxies: []*v1.Pod{of("a", "n3"), of("a", "n1")}},
+		"a Service with datapath direct":    {proxies: []*v1.Pod{of("a", "n1"), of("a", "n2")}, o: map[string]string{options.Datapath: "direct"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := settings.Build(Input{
@@ -217,7 +217,7 @@ func TestAPortOfDrainingProxiesIsUnservedUntilItIsFreeOnANode(t *testing.T) {
 				t.Errorf("unserved ports differ (-want +got):\n%s", diff)
 			}
 			if len(p.Served.Spec.Ports) != 2 {
-				t.Errorf("only %v are served", snapshot.PortsOf(p.Served))
+				t.Errorf("the served ports are %v", snapshot.PortsOf(p.Served))
 			}
 		})
 	}

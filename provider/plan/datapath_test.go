@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-func TestWantsDirect(t *testing.T) {
+func TestWantsDirectFollowsDatapathAndPolicy(t *testing.T) {
 	for _, c := range []struct {
 		choice options.DatapathChoice
 		policy v1.ServiceExternalTrafficPolicy
@@ -31,8 +31,8 @@ func TestWantsDirect(t *testing.T) {
 	}
 }
 
-func TestDirectUnavailable(t *testing.T) {
-	taken := []Conflict{{Message: "port 22/TCP is reserved"}}
+func TestDirectUnavailableReportsTheReason(t *testing.T) {
+	conflicts := []Conflict{{Message: "port 22/TCP is reserved"}}
 	selecting := func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} }
 	ranged := func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }
 	dual := func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol} }
@@ -43,27 +43,27 @@ func TestDirectUnavailable(t *testing.T) {
 		env       Environment
 		svc       *v1.Service
 		conflicts []Conflict
-		words     []string // None: it is available.
+		words     []string // Empty if it is available.
 		mustStop  bool
 	}{
-		"none in mode iptables":               {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), nil, nil, false},
-		"none in mode nftables":               {Environment{KubeProxy: config.KubeProxyNFTables, Translated: true}, service(selecting), nil, nil, false},
-		"mode ipvs":                           {Environment{KubeProxy: config.KubeProxyIPVS, Translated: true}, service(selecting), nil, []string{"mode ipvs", "use datapath proxy"}, true},
-		"mode ipvs on bare metal":             {Environment{KubeProxy: config.KubeProxyIPVS}, service(selecting), nil, []string{"mode ipvs"}, true},
-		"no kube-proxy":                       {Environment{KubeProxy: config.KubeProxyNone}, service(selecting), nil, []string{"no kube-proxy", "use datapath proxy"}, false},
-		"an unknown mode":                     {Environment{UnknownReason: "nobody says"}, service(selecting), nil, []string{"as nobody says", "loadBalancer.kubeProxyMode"}, false},
-		"no selector for a mirror":            {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(), nil, []string{"no selector"}, false},
-		"none without a selector and mirror":  {Environment{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
-		"none for a mirror with some ports":   {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), taken, nil, false},
-		"ports of others on bare metal":       {Environment{KubeProxy: config.KubeProxyIPTables}, service(selecting), taken, []string{"port 22/TCP is reserved"}, true},
-		"no range of a family on bare metal":  {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged, dual), nil, []string{"all clients over IPv6", "spec.loadBalancerSourceRanges"}, true},
-		"none with a range of each family":    {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged), nil, nil, false},
-		"none without ranges on bare metal":   {Environment{KubeProxy: config.KubeProxyIPTables}, service(dual), nil, nil, false},
-		"ranges that kube-proxy does not see": {Environment{KubeProxy: config.KubeProxyIPTables}, service(annotated), nil, []string{"annotation service.beta", "spec.loadBalancerSourceRanges"}, true},
-		"none with those for a mirror":        {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting, annotated, dual), nil, nil, false},
-		"mode Proxy by config on bare metal":  {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
-		"none with mode Proxy for a mirror":   {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
-		"none with mode VIP by config either": {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
+		"available in mode iptables":                    {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), nil, nil, false},
+		"available in mode nftables":                    {Environment{KubeProxy: config.KubeProxyNFTables, Translated: true}, service(selecting), nil, nil, false},
+		"mode ipvs":                                     {Environment{KubeProxy: config.KubeProxyIPVS, Translated: true}, service(selecting), nil, []string{"mode ipvs", "use datapath proxy"}, true},
+		"mode ipvs on bare metal":                       {Environment{KubeProxy: config.KubeProxyIPVS}, service(selecting), nil, []string{"mode ipvs"}, true},
+		"no kube-proxy":                                 {Environment{KubeProxy: config.KubeProxyNone}, service(selecting), nil, []string{"no kube-proxy", "use datapath proxy"}, false},
+		"an unknown mode":                               {Environment{UnknownReason: "no config exists"}, service(selecting), nil, []string{"as no config exists", "loadBalancer.kubeProxyMode"}, false},
+		"no selector for a mirror":                      {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(), nil, []string{"no selector"}, false},
+		"available without a selector on bare metal":    {Environment{KubeProxy: config.KubeProxyIPTables}, service(), nil, nil, false},
+		"available for a mirror with some ports":        {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting), conflicts, nil, false},
+		"a port conflict on bare metal":                 {Environment{KubeProxy: config.KubeProxyIPTables}, service(selecting), conflicts, []string{"port 22/TCP is reserved"}, true},
+		"no source range of a family on bare metal":     {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged, dual), nil, []string{"all clients over IPv6", "spec.loadBalancerSourceRanges"}, true},
+		"available with a source range of each family":  {Environment{KubeProxy: config.KubeProxyIPTables}, service(ranged), nil, nil, false},
+		"available without source ranges on bare metal": {Environment{KubeProxy: config.KubeProxyIPTables}, service(dual), nil, nil, false},
+		"source ranges in the annotation on bare metal": {Environment{KubeProxy: config.KubeProxyIPTables}, service(annotated), nil, []string{"annotation service.beta", "spec.loadBalancerSourceRanges"}, true},
+		"available with such ranges for a mirror":       {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}, service(selecting, annotated, dual), nil, nil, false},
+		"IP mode Proxy by config on bare metal":         {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, []string{"loadBalancer.ipMode"}, false},
+		"available with IP mode Proxy for a mirror":     {Environment{KubeProxy: config.KubeProxyIPTables, Translated: true, IPMode: v1.LoadBalancerIPModeProxy}, service(selecting), nil, nil, false},
+		"available with IP mode VIP by config":          {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := c.env.DirectUnavailable(c.svc, c.conflicts)

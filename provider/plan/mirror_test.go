@@ -12,8 +12,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// written is a Service with everything that a user may write.
-func written(svc *v1.Service) {
+// withAllFields sets every field of a Service that a user may set.
+func withAllFields(svc *v1.Service) {
 	svc.Labels, svc.Annotations = map[string]string{"team": "x"}, map[string]string{"example.com/a": "b"}
 	svc.Spec = v1.ServiceSpec{
 		Type: v1.ServiceTypeLoadBalancer, LoadBalancerClass: ptr.To("hostport-ccm.io/hostport"), Selector: map[string]string{"app": "web"},
@@ -33,15 +33,15 @@ func written(svc *v1.Service) {
 	}
 }
 
-func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
-	got := mustBuild(t, service(written), options.Default()).Mirror
+func TestAMirrorHasOnlyWhatKubeProxyNeeds(t *testing.T) {
+	got := mustBuild(t, service(withAllFields), options.Default()).Mirror
 	want := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "default", Name: "hostport-web-0a1b2c3d",
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: uid, Controller: ptr.To(true)}},
 		},
 	}
-	written(want)
+	withAllFields(want)
 	want.Labels, want.Annotations = got.Labels, got.Annotations
 	spec := &want.Spec
 	spec.LoadBalancerClass, spec.AllocateLoadBalancerNodePorts = ptr.To("hostport-ccm.io/mirror"), ptr.To(false)
@@ -54,8 +54,8 @@ func TestAMirrorHasWhatKubeProxyGoesByAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestAMirrorIsMarkedAndHidden(t *testing.T) {
-	svc := service(written)
+func TestAMirrorIsMarkedAndHiddenFromExternalDNS(t *testing.T) {
+	svc := service(withAllFields)
 	mirror := mustBuild(t, svc, options.Default()).Mirror
 	for key, want := range map[string]string{LabelName: MirrorName, LabelManagedBy: ManagedBy, LabelClusterID: "alpha", LabelServiceUID: string(uid)} {
 		if mirror.Labels[key] != want {
@@ -66,26 +66,26 @@ func TestAMirrorIsMarkedAndHidden(t *testing.T) {
 		t.Errorf("annotations %v", mirror.Annotations)
 	}
 	if !settings.Owns(svc, mirror) || !IsMirror(mirror) || IsMirror(svc) {
-		t.Error("it is not recognised")
+		t.Error("the mirror is not recognized")
 	}
 	mirror.Labels = nil
 	if !settings.Owns(svc, mirror) {
-		t.Error("it is not recognised without its labels")
+		t.Error("the mirror is not recognized without its labels")
 	}
 	if other := service(func(svc *v1.Service) { svc.UID = "other" }); settings.Owns(other, mirror) {
-		t.Error("another Service claims it")
+		t.Error("another Service owns the mirror")
 	}
 }
 
-func TestAMirrorTellsOfProxiesWhereFlowsCouldStickToThem(t *testing.T) {
+func TestAMirrorIsLabelledWhileProxiesMayHaveUDPFlows(t *testing.T) {
 	for name, tc := range map[string]struct {
 		protocol v1.Protocol
 		proxies  bool
 		want     string
 	}{
-		"flows may go to proxies":            {v1.ProtocolUDP, true, "some"},
-		"there are none any more":            {v1.ProtocolUDP, false, "none"},
-		"no port has flows that could stick": {v1.ProtocolTCP, true, ""},
+		"UDP port with proxies":    {v1.ProtocolUDP, true, "some"},
+		"UDP port without proxies": {v1.ProtocolUDP, false, "none"},
+		"TCP port with proxies":    {v1.ProtocolTCP, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustBuild(t, service(func(svc *v1.Service) { svc.Spec.Ports = []v1.ServicePort{{Protocol: tc.protocol, Port: 53}} }), options.Default())
@@ -97,7 +97,7 @@ func TestAMirrorTellsOfProxiesWhereFlowsCouldStickToThem(t *testing.T) {
 	}
 }
 
-func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
+func TestSourceRangesOfTheAnnotationAreMirrored(t *testing.T) {
 	svc := service(func(svc *v1.Service) {
 		svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "198.51.100.0/24, 203.0.113.9/32"}
 	})
@@ -109,16 +109,16 @@ func TestRangesOfTheOldAnnotationAreMirrored(t *testing.T) {
 	}
 }
 
-func TestRangesOfOneFamilyLetNobodyOfTheOtherIn(t *testing.T) {
+func TestSourceRangesOfOneFamilyDenyTheOtherFamily(t *testing.T) {
 	for name, c := range map[string]struct {
 		families     []v1.IPFamily
 		ranges, want []string
 	}{
-		"IPv6 alone is named": {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
-		"IPv4 alone is named": {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24", "::/128"}},
-		"both are named":      {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24", "2001:db8::/32"}, []string{"192.0.2.0/24", "2001:db8::/32"}},
-		"only one that the Service does not have is named": {[]v1.IPFamily{v1.IPv4Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
-		"nobody is asked for the one it does not have":     {[]v1.IPFamily{v1.IPv4Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24"}},
+		"only IPv6":     {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
+		"only IPv4":     {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24", "::/128"}},
+		"both families": {[]v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}, []string{"192.0.2.0/24", "2001:db8::/32"}, []string{"192.0.2.0/24", "2001:db8::/32"}},
+		"only the family that the Service does not have": {[]v1.IPFamily{v1.IPv4Protocol}, []string{"2001:db8::/32"}, []string{"2001:db8::/32", "0.0.0.0/32"}},
+		"the family of a Service with one family":        {[]v1.IPFamily{v1.IPv4Protocol}, []string{"192.0.2.0/24"}, []string{"192.0.2.0/24"}},
 	} {
 		svc := service(func(svc *v1.Service) { svc.Spec.IPFamilies, svc.Spec.LoadBalancerSourceRanges = c.families, c.ranges })
 		if diff := cmp.Diff(c.want, mustBuild(t, svc, options.Default()).Mirror.Spec.LoadBalancerSourceRanges); diff != "" {
@@ -127,37 +127,37 @@ func TestRangesOfOneFamilyLetNobodyOfTheOtherIn(t *testing.T) {
 	}
 }
 
-func TestUpdateMirror(t *testing.T) {
+func TestUpdateMirrorRevertsManualChanges(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit   func(have *v1.Service)
 		want   func(*v1.Service)
 		writes bool
 	}{
-		"nothing is written when nothing changed":   {},
-		"labels and annotations of others may stay": {edit: func(m *v1.Service) { m.Labels["a"], m.Annotations["a"] = "b", "b" }},
-		"a status is another matter":                {edit: func(m *v1.Service) { m.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: "10.0.0.1"}} }},
-		"a port edited by hand":                     {edit: func(m *v1.Service) { m.Spec.Ports[0].Port = 22 }, writes: true},
-		"a node port given by hand":                 {edit: func(m *v1.Service) { m.Spec.Ports[0].NodePort = 30000 }, writes: true},
-		"external IPs added by hand":                {edit: func(m *v1.Service) { m.Spec.ExternalIPs = []string{"10.0.0.1"} }, writes: true},
-		"an owner removed by hand":                  {edit: func(m *v1.Service) { m.OwnerReferences = nil }, writes: true},
-		"an owner added by hand": {edit: func(m *v1.Service) {
+		"no change":                              {},
+		"labels and annotations added by others": {edit: func(m *v1.Service) { m.Labels["a"], m.Annotations["a"] = "b", "b" }},
+		"a status":                               {edit: func(m *v1.Service) { m.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: "10.0.0.1"}} }},
+		"an edited port":                         {edit: func(m *v1.Service) { m.Spec.Ports[0].Port = 22 }, writes: true},
+		"an added node port":                     {edit: func(m *v1.Service) { m.Spec.Ports[0].NodePort = 30000 }, writes: true},
+		"added external IPs":                     {edit: func(m *v1.Service) { m.Spec.ExternalIPs = []string{"10.0.0.1"} }, writes: true},
+		"a removed owner":                        {edit: func(m *v1.Service) { m.OwnerReferences = nil }, writes: true},
+		"an added owner": {edit: func(m *v1.Service) {
 			m.OwnerReferences = append(m.OwnerReferences, metav1.OwnerReference{UID: "other"})
 		}, writes: true},
-		"a label removed by hand":         {edit: func(m *v1.Service) { delete(m.Labels, LabelServiceUID) }, writes: true},
-		"an annotation edited by hand":    {edit: func(m *v1.Service) { m.Annotations["external-dns.kubernetes.io/controller"] = "dns-controller" }, writes: true},
-		"a type changed by hand":          {edit: func(m *v1.Service) { m.Spec.Type, m.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil }, writes: true},
+		"a removed label":                 {edit: func(m *v1.Service) { delete(m.Labels, LabelServiceUID) }, writes: true},
+		"an edited annotation":            {edit: func(m *v1.Service) { m.Annotations["external-dns.kubernetes.io/controller"] = "dns-controller" }, writes: true},
+		"a changed type":                  {edit: func(m *v1.Service) { m.Spec.Type, m.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil }, writes: true},
 		"a Service that changes policy":   {want: func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyCluster }, writes: true},
 		"a Service that loses a family":   {want: func(svc *v1.Service) { svc.Spec.IPFamilies = svc.Spec.IPFamilies[:1] }, writes: true},
 		"a Service that changes affinity": {want: func(svc *v1.Service) { svc.Spec.SessionAffinity = v1.ServiceAffinityNone }, writes: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			have := mustBuild(t, service(written), options.Default()).Mirror
+			have := mustBuild(t, service(withAllFields), options.Default()).Mirror
 			have.ResourceVersion, have.UID = "7", "m"
 			have.Spec.ClusterIP, have.Spec.ClusterIPs, have.Spec.HealthCheckNodePort = "10.96.0.8", []string{"10.96.0.8", "fd00::8"}, 32000
 			if c.edit != nil {
 				c.edit(have)
 			}
-			svc := service(written)
+			svc := service(withAllFields)
 			if c.want != nil {
 				c.want(svc)
 			}
@@ -170,13 +170,13 @@ func TestUpdateMirror(t *testing.T) {
 				return
 			}
 			if next.ResourceVersion != "7" || next.Spec.ClusterIP != "10.96.0.8" || len(next.Spec.ClusterIPs) != len(want.Spec.IPFamilies) {
-				t.Errorf("it loses what the API server gave: %+v", next)
+				t.Errorf("fields that the API server set are lost: %+v", next)
 			}
 			if local := want.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal; local != (next.Spec.HealthCheckNodePort == 32000) {
 				t.Errorf("health check node port %d", next.Spec.HealthCheckNodePort)
 			}
 			if _, again := UpdateMirror(next, want); again {
-				t.Error("what was written would be written again")
+				t.Error("the result would be written again")
 			}
 		})
 	}

@@ -10,15 +10,15 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-func TestATaintKeepsNewProxiesOffAndOldOnesOn(t *testing.T) {
+func TestATaintExcludesNewProxiesAndKeepsRunningOnes(t *testing.T) {
 	for name, c := range map[string]struct {
 		taint   v1.Taint
 		running bool
 		want    int
 	}{
-		"NoSchedule, none runs":     {v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule}, false, 0},
-		"NoSchedule, one runs":      {v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule}, true, 1},
-		"NoExecute, one still runs": {v1.Taint{Key: "x", Effect: v1.TaintEffectNoExecute}, true, 0},
+		"NoSchedule without a running proxy": {v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule}, false, 0},
+		"NoSchedule with a running proxy":    {v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule}, true, 1},
+		"NoExecute with a running proxy":     {v1.Taint{Key: "x", Effect: v1.TaintEffectNoExecute}, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := node("n1", nil, c.taint)
@@ -31,10 +31,10 @@ func TestATaintKeepsNewProxiesOffAndOldOnesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(p.Nodes) != c.want || len(p.Firewall.Nodes) != c.want {
-				t.Errorf("%d nodes serve, %d are opened, want %d", len(p.Nodes), len(p.Firewall.Nodes), c.want)
+				t.Errorf("%d nodes serve, %d have firewall rules, want %d", len(p.Nodes), len(p.Firewall.Nodes), c.want)
 			}
 			if diff := cmp.Diff(before, n); diff != "" {
-				t.Errorf("the node in memory was changed (-before +after):\n%s", diff)
+				t.Errorf("the cached node was changed (-before +after):\n%s", diff)
 			}
 		})
 	}

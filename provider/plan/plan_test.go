@@ -54,7 +54,7 @@ func node(name string, labels map[string]string, taints ...v1.Taint) *v1.Node {
 	}
 }
 
-// build plans for a Service without conflicts.
+// build returns the plan of a Service without conflicts.
 func build(svc *v1.Service, o options.Options, nodes ...*v1.Node) (*Plan, error) {
 	return settings.Build(Input{Service: svc, Options: o, Cluster: snapshot.New(nodes, nil, options.Default())})
 }
@@ -87,7 +87,7 @@ func parsed(t *testing.T, annotations map[string]string) options.Options {
 	return o
 }
 
-func TestTheFirewallOpensEveryPortOnTheChosenNodes(t *testing.T) {
+func TestTheFirewallAllowsEachPortOnTheSelectedNodes(t *testing.T) {
 	p := mustBuild(t, service(), options.Default(), node("b", nil), node("a", nil))
 	want := firewall.Spec{
 		Owner:        firewall.Owner{ClusterID: "alpha", Service: types.NamespacedName{Namespace: "default", Name: "web"}, UID: uid},
@@ -100,7 +100,7 @@ func TestTheFirewallOpensEveryPortOnTheChosenNodes(t *testing.T) {
 	}
 }
 
-func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
+func TestTheConfigMapHasTheConfigOfTheProxy(t *testing.T) {
 	p := mustProxies(t, service(func(svc *v1.Service) {
 		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "198.51.100.0/24", "2001:db8::/32"}
 		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 53}) // Protocol defaults to TCP.
@@ -121,19 +121,19 @@ func TestTheConfigMapHoldsWhatTheProxyReads(t *testing.T) {
 	}
 }
 
-func TestSourceRanges(t *testing.T) {
+func TestSourceRangesComeFromTheSpecOrTheAnnotation(t *testing.T) {
 	old := map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24, 198.51.100.0/24"}
 	for name, c := range map[string]struct {
 		change func(*v1.Service)
 		want   []string
 	}{
-		"everybody of the Service's families by default": {func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{"IPv6", "IPv4"} }, []string{"0.0.0.0/0", "::/0"}},
-		"everybody if the families are unknown":          {func(svc *v1.Service) { svc.Spec.IPFamilies = nil }, []string{"0.0.0.0/0", "::/0"}},
-		"the old annotation":                             {func(svc *v1.Service) { svc.Annotations = old }, []string{"192.0.2.0/24", "198.51.100.0/24"}},
-		"the spec goes before the old annotation": {func(svc *v1.Service) {
+		"all clients of the Service's IP families by default": {func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{"IPv6", "IPv4"} }, []string{"0.0.0.0/0", "::/0"}},
+		"all clients if the families are unknown":             {func(svc *v1.Service) { svc.Spec.IPFamilies = nil }, []string{"0.0.0.0/0", "::/0"}},
+		"the annotation": {func(svc *v1.Service) { svc.Annotations = old }, []string{"192.0.2.0/24", "198.51.100.0/24"}},
+		"the spec takes precedence over the annotation": {func(svc *v1.Service) {
 			svc.Annotations, svc.Spec.LoadBalancerSourceRanges = old, []string{"203.0.113.0/24"}
 		}, []string{"203.0.113.0/24"}},
-		"an IPv4 range in IPv6 form is one of IPv4": {func(svc *v1.Service) {
+		"an IPv4 range in IPv6 form counts as IPv4": {func(svc *v1.Service) {
 			svc.Spec.LoadBalancerSourceRanges = []string{"::ffff:203.0.113.7/120", "::ffff:0:0/90"}
 		}, []string{"203.0.113.0/24", "::ffc0:0:0/90"}},
 	} {
@@ -155,10 +155,10 @@ func TestAnInvalidServiceIsRefusedWithAReason(t *testing.T) {
 		change func(*v1.Service)
 		want   string
 	}{
-		"no ports":       {func(svc *v1.Service) { svc.Spec.Ports = nil }, "no ports"},
-		"no cluster IP":  {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{v1.ClusterIPNone} }, "no cluster IP"},
-		"a broken range": {func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0"} }, `spec.loadBalancerSourceRanges: "10.0.0.0"`},
-		"a broken annotation": {func(svc *v1.Service) {
+		"no ports":         {func(svc *v1.Service) { svc.Spec.Ports = nil }, "no ports"},
+		"no cluster IP":    {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{v1.ClusterIPNone} }, "no cluster IP"},
+		"an invalid range": {func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0"} }, `spec.loadBalancerSourceRanges: "10.0.0.0"`},
+		"an invalid annotation": {func(svc *v1.Service) {
 			svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "x"}
 		}, v1.AnnotationLoadBalancerSourceRangesKey},
 	} {
@@ -171,8 +171,8 @@ func TestAnInvalidServiceIsRefusedWithAReason(t *testing.T) {
 	}
 }
 
-// What may change while proxies run must not change their template.
-func TestAChangeOfConfigLeavesTheDaemonSetAlone(t *testing.T) {
+// A change that running proxies can apply must not change their template.
+func TestAChangeOfTheConfigDoesNotChangeTheDaemonSet(t *testing.T) {
 	before := mustProxies(t, service(), options.Default())
 	after := mustProxies(t, service(func(svc *v1.Service) {
 		svc.Spec.ClusterIPs = []string{"10.96.0.8"}
@@ -202,14 +202,14 @@ func TestProxiesHaveTheLeastPrivilege(t *testing.T) {
 		t.Errorf("security context differs (-want +got):\n%s", diff)
 	}
 	if spec.HostNetwork || *spec.AutomountServiceAccountToken || *spec.EnableServiceLinks || spec.SecurityContext.SeccompProfile.Type != v1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("the pod has more than it needs: %+v", spec)
+		t.Errorf("the pod has more privileges than it needs: %+v", spec)
 	}
 	if len(spec.Containers) != 1 || len(spec.InitContainers) != 0 || len(container.Resources.Limits) != 2 || len(container.Resources.Requests) != 2 {
 		t.Errorf("want one container with requests and limits, got %+v", spec.Containers)
 	}
 }
 
-func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
+func TestOnlyTheInitContainerForIPv6IsPrivileged(t *testing.T) {
 	dual := service(func(svc *v1.Service) {
 		svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
 		svc.Spec.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
@@ -228,11 +228,11 @@ func TestOnlyIPv6TakesPrivilegeAndOnlyBeforeTheProxyRuns(t *testing.T) {
 	}
 	ipv4.Args = ipv4.Args[:1]
 	if diff := cmp.Diff(ipv4, spec.Containers[0]); diff != "" {
-		t.Errorf("else the proxy itself differs from IPv4's (-IPv4 +both):\n%s", diff)
+		t.Errorf("the proxy container differs in more than its flags (-IPv4 +both):\n%s", diff)
 	}
 }
 
-func TestOptionsReachTheProxies(t *testing.T) {
+func TestOptionsApplyToTheProxies(t *testing.T) {
 	o := parsed(t, map[string]string{
 		options.PriorityClassName: "high",
 		options.Tolerations:       `[{"key":"edge","operator":"Exists"}]`,
@@ -254,7 +254,7 @@ func TestOptionsReachTheProxies(t *testing.T) {
 	}
 }
 
-func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
+func TestTheDaemonSetIsValidForAnyPorts(t *testing.T) {
 	port := rapid.Custom(func(t *rapid.T) v1.ServicePort {
 		return v1.ServicePort{
 			Name:     rapid.StringMatching(`[a-z]{1,63}`).Draw(t, "name"),
@@ -275,13 +275,13 @@ func TestAnyPortsMakeAValidDaemonSet(t *testing.T) {
 		seen := map[string]bool{}
 		for _, cp := range container.Ports {
 			if seen[cp.Name] || len(validation.IsValidPortName(cp.Name)) > 0 || cp.HostPort != cp.ContainerPort {
-				t.Fatalf("bad container port %+v", cp)
+				t.Fatalf("invalid container port %+v", cp)
 			}
 			seen[cp.Name] = true
 		}
 		for _, sp := range svc.Spec.Ports {
 			if container.ReadinessProbe.HTTPGet.Port.IntVal == sp.Port {
-				t.Fatalf("the health port %d is the Service's", sp.Port)
+				t.Fatalf("the health port %d is a port of the Service", sp.Port)
 			}
 		}
 		if _, err := proxyconfig.Parse([]byte(set.ConfigMap.Data[proxyconfig.FileName])); err != nil {
@@ -297,30 +297,30 @@ func TestNamesAreValidAndDescriptiveAndUnique(t *testing.T) {
 		})
 		for i, name := range SetNames(svc) {
 			if len(name) > 63 || len(validation.IsDNS1123Label(name)) > 0 {
-				t.Fatalf("bad name %q", name)
+				t.Fatalf("invalid name %q", name)
 			}
 			if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, []string{"-0a1b2c3d", "-0a1b2c3d-2"}[i]) {
-				t.Fatalf("name %q does not show Service %q", name, svc.Name)
+				t.Fatalf("name %q does not contain the name of Service %q", name, svc.Name)
 			}
 		}
 		for key, value := range settings.setLabels(svc, 1) {
 			if len(validation.IsQualifiedName(key)) > 0 || len(validation.IsValidLabelValue(value)) > 0 {
-				t.Fatalf("bad label %s=%s", key, value)
+				t.Fatalf("invalid label %s=%s", key, value)
 			}
 		}
 	})
 }
 
-func TestOwnership(t *testing.T) {
+func TestOwnsRecognizesClusterAndService(t *testing.T) {
 	svc := service()
 	ours := mustProxies(t, svc, options.Default()).DaemonSet
 	if !settings.Owns(svc, ours) || ServiceOf(ours) != (types.NamespacedName{Namespace: "default", Name: "web"}) {
-		t.Error("does not recognise its own object")
+		t.Error("an own object is not recognized")
 	}
 	other := settings
 	other.ClusterID = "beta"
 	again := service(func(svc *v1.Service) { svc.UID = "other" })
 	if other.Owns(svc, ours) || settings.Owns(again, ours) || settings.Owns(svc, &v1.ConfigMap{}) {
-		t.Error("claims an object of another cluster, another Service or somebody else")
+		t.Error("an object of another cluster, of another Service, or without labels counts as owned")
 	}
 }

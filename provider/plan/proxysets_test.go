@@ -18,36 +18,36 @@ func tcp(port int32) snapshot.Port { return snapshot.Port{Protocol: v1.ProtocolT
 
 func udp(port int32) snapshot.Port { return snapshot.Port{Protocol: v1.ProtocolUDP, Number: port} }
 
-func TestAssignPorts(t *testing.T) {
+func TestAssignPortsKeepsPortsInTheirSets(t *testing.T) {
 	type ports = []snapshot.Port
 	for name, c := range map[string]struct {
 		wanted     ports
 		have, want Assignment
 	}{
-		"a new Service has one set":                                {ports{tcp(80), tcp(443)}, Assignment{}, Assignment{{tcp(80), tcp(443)}}},
-		"nothing changes":                                          {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
-		"a new port makes a second set":                            {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}}, Assignment{{tcp(80)}, {tcp(443)}}},
-		"so does the same number of another protocol":              {ports{tcp(80), udp(80)}, Assignment{{tcp(80)}}, Assignment{{tcp(80)}, {udp(80)}}},
-		"the next one joins the second":                            {ports{udp(53), tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}, {udp(53), tcp(443)}}},
-		"the first set is made again where only the second exists": {ports{tcp(80), tcp(443)}, Assignment{nil, {tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
-		"a port is removed from its set":                           {ports{tcp(80)}, Assignment{{tcp(80), tcp(443)}}, Assignment{{tcp(80)}}},
-		"a set without ports is gone":                              {ports{tcp(80)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}}},
-		"a renumbered port stays in its set":                       {ports{tcp(81)}, Assignment{{tcp(80)}}, Assignment{{tcp(81)}}},
-		"a set that loses a port takes the new one":                {ports{tcp(80), tcp(82), tcp(443)}, Assignment{{tcp(80), tcp(81)}, {tcp(443)}}, Assignment{{tcp(80), tcp(82)}, {tcp(443)}}},
-		"so does the second":                                       {ports{tcp(80), tcp(82), tcp(443)}, Assignment{{tcp(80)}, {tcp(81), tcp(443)}}, Assignment{{tcp(80)}, {tcp(82), tcp(443)}}},
-		"the set that remains takes the new port":                  {ports{tcp(81), tcp(8443)}, Assignment{{tcp(80)}, {tcp(81), tcp(443)}}, Assignment{nil, {tcp(81), tcp(8443)}}},
-		"all ports are new":                                        {ports{tcp(1), tcp(2)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(1), tcp(2)}}},
-		"a port that two sets have stays in the first":             {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(80), tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
+		"a new Service has one set":                                 {ports{tcp(80), tcp(443)}, Assignment{}, Assignment{{tcp(80), tcp(443)}}},
+		"nothing changes":                                           {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
+		"a new port makes a second set":                             {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}}, Assignment{{tcp(80)}, {tcp(443)}}},
+		"a new protocol of the same port number makes a second set": {ports{tcp(80), udp(80)}, Assignment{{tcp(80)}}, Assignment{{tcp(80)}, {udp(80)}}},
+		"another new port joins the second set":                     {ports{udp(53), tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}, {udp(53), tcp(443)}}},
+		"a new port makes the first set if only the second exists":  {ports{tcp(80), tcp(443)}, Assignment{nil, {tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
+		"a port is removed from its set":                            {ports{tcp(80)}, Assignment{{tcp(80), tcp(443)}}, Assignment{{tcp(80)}}},
+		"a set without ports is deleted":                            {ports{tcp(80)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(80)}}},
+		"a renumbered port stays in its set":                        {ports{tcp(81)}, Assignment{{tcp(80)}}, Assignment{{tcp(81)}}},
+		"the first set gets the new port if it loses one":           {ports{tcp(80), tcp(82), tcp(443)}, Assignment{{tcp(80), tcp(81)}, {tcp(443)}}, Assignment{{tcp(80), tcp(82)}, {tcp(443)}}},
+		"the second set gets the new port if it loses one":          {ports{tcp(80), tcp(82), tcp(443)}, Assignment{{tcp(80)}, {tcp(81), tcp(443)}}, Assignment{{tcp(80)}, {tcp(82), tcp(443)}}},
+		"the only remaining set gets the new port":                  {ports{tcp(81), tcp(8443)}, Assignment{{tcp(80)}, {tcp(81), tcp(443)}}, Assignment{nil, {tcp(81), tcp(8443)}}},
+		"all ports are replaced":                                    {ports{tcp(1), tcp(2)}, Assignment{{tcp(80)}, {tcp(443)}}, Assignment{{tcp(1), tcp(2)}}},
+		"a port that is in both sets stays in the first":            {ports{tcp(80), tcp(443)}, Assignment{{tcp(80)}, {tcp(80), tcp(443)}}, Assignment{{tcp(80)}, {tcp(443)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, AssignPorts(c.wanted, c.have)); diff != "" {
-				t.Errorf("assigned differently (-want +got):\n%s", diff)
+				t.Errorf("assignment differs (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-func TestPropertiesOfAnAssignment(t *testing.T) {
+func TestAssignPortsInvariants(t *testing.T) {
 	someOf := func(t *rapid.T, what string) []snapshot.Port {
 		picked := rapid.SliceOfDistinct(rapid.IntRange(1, 8), rapid.ID[int]).Draw(t, what)
 		var ports []snapshot.Port
@@ -89,11 +89,11 @@ func TestProxySetsShareNothing(t *testing.T) {
 	all := p.ProxySets(Assignment{{tcp(80)}, {udp(53)}})
 	first, second := all[0].DaemonSet, all[1].DaemonSet
 	if got := (Assignment{snapshot.HostPorts(first.Spec.Template.Spec), snapshot.HostPorts(second.Spec.Template.Spec)}); !got.Equal(Assignment{{tcp(80)}, {udp(53)}}) {
-		t.Errorf("the sets have %v", got)
+		t.Errorf("the sets have the ports %v", got)
 	}
 	pod := &v1.Pod{ObjectMeta: second.Spec.Template.ObjectMeta}
 	if InSet(first, pod) || !InSet(second, pod) {
-		t.Errorf("a pod of the second set, with labels %v, is one of the first", pod.Labels)
+		t.Errorf("a pod of the second set, with labels %v, counts as one of the first", pod.Labels)
 	}
 	for i, set := range all {
 		config, err := proxyconfig.Parse([]byte(set.ConfigMap.Data[proxyconfig.FileName]))
@@ -101,10 +101,10 @@ func TestProxySetsShareNothing(t *testing.T) {
 			t.Errorf("the config of set %d has ports %v (%v)", i, config.Ports, err)
 		}
 		if read := set.DaemonSet.Spec.Template.Spec.Volumes[0].ConfigMap.Name; read != set.ConfigMap.Name || read != set.Name {
-			t.Errorf("set %d is called %s, reads config %s, and has %s", i, set.Name, read, set.ConfigMap.Name)
+			t.Errorf("set %d has the name %s, mounts ConfigMap %s, and has ConfigMap %s", i, set.Name, read, set.ConfigMap.Name)
 		}
 	}
-	if gone := p.ProxySets(Assignment{{udp(53), tcp(80)}})[1]; gone.DaemonSet != nil || gone.ConfigMap != nil || gone.Name != all[1].Name {
-		t.Errorf("a set without ports is %+v", gone)
+	if empty := p.ProxySets(Assignment{{udp(53), tcp(80)}})[1]; empty.DaemonSet != nil || empty.ConfigMap != nil || empty.Name != all[1].Name {
+		t.Errorf("a set without ports is %+v", empty)
 	}
 }

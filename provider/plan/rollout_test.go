@@ -10,29 +10,29 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
+func TestARolloutToleratesUnavailableNodes(t *testing.T) {
 	rolling := func(ds *appsv1.DaemonSet) {
 		ds.Status = appsv1.DaemonSetStatus{ObservedGeneration: ds.Generation, DesiredNumberScheduled: 3, UpdatedNumberScheduled: 1}
 	}
 	notSeen := func(ds *appsv1.DaemonSet) { ds.Generation++ }
-	leftAt := func(without int) func(*appsv1.DaemonSet) {
+	unavailable := func(without int) func(*appsv1.DaemonSet) {
 		return func(ds *appsv1.DaemonSet) { ds.Spec.UpdateStrategy = oneByOne(without) }
 	}
 	for name, c := range map[string]struct {
 		have    []func(*appsv1.DaemonSet)
-		port    int32 // Added to those there are.
+		port    int32 // Added to the ports of the Service.
 		without int
-		// want is MaxUnavailable as written; 0: nothing is written.
+		// want is the written MaxUnavailable, or 0 if nothing is written.
 		want int
 	}{
-		"nothing is written while nothing rolls out":           {without: 1},
-		"a rollout begins with the right number":               {port: 443, without: 1, want: 2},
-		"and with another one than the last":                   {have: []func(*appsv1.DaemonSet){leftAt(2)}, port: 443, want: 1},
-		"a node dies during a rollout":                         {have: []func(*appsv1.DaemonSet){rolling}, without: 1, want: 2},
-		"it comes back during a rollout":                       {have: []func(*appsv1.DaemonSet){rolling, leftAt(1)}, want: 1},
-		"nothing changes during a rollout":                     {have: []func(*appsv1.DaemonSet){rolling, leftAt(1)}, without: 1},
-		"a rollout that the DaemonSet controller has not seen": {have: []func(*appsv1.DaemonSet){notSeen}, without: 1, want: 2},
-		"the number is as ever after a rollout":                {have: []func(*appsv1.DaemonSet){leftAt(1)}, without: 1, want: 1},
+		"a node is unavailable without a rollout":                {without: 1},
+		"a rollout starts while a node is unavailable":           {port: 443, without: 1, want: 2},
+		"a rollout starts after one with more unavailable nodes": {have: []func(*appsv1.DaemonSet){unavailable(2)}, port: 443, want: 1},
+		"a node becomes unavailable during a rollout":            {have: []func(*appsv1.DaemonSet){rolling}, without: 1, want: 2},
+		"a node becomes available during a rollout":              {have: []func(*appsv1.DaemonSet){rolling, unavailable(1)}, want: 1},
+		"the unavailable nodes do not change during a rollout":   {have: []func(*appsv1.DaemonSet){rolling, unavailable(1)}, without: 1},
+		"the DaemonSet controller has not observed the rollout":  {have: []func(*appsv1.DaemonSet){notSeen}, without: 1, want: 2},
+		"a node is unavailable after a rollout":                  {have: []func(*appsv1.DaemonSet){unavailable(1)}, without: 1, want: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			have := defaulted(t, mustProxies(t, service(), options.Default())).DaemonSet
@@ -54,28 +54,28 @@ func TestARolloutPassesNodesWithoutProxy(t *testing.T) {
 				return
 			}
 			if got := updated.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.IntValue(); got != c.want {
-				t.Errorf("written: %d, want %d", got, c.want)
+				t.Errorf("got maxUnavailable %d, want %d", got, c.want)
 			}
 			if _, again := UpdateDaemonSet(updated, p.DaemonSet); again && c.port == 0 {
-				t.Error("it is written again")
+				t.Error("the result would be written again")
 			}
 		})
 	}
 }
 
-func TestIsRollingOut(t *testing.T) {
+func TestIsRollingOutIgnoresUnavailableNodes(t *testing.T) {
 	done := appsv1.DaemonSetStatus{ObservedGeneration: 2, DesiredNumberScheduled: 3, UpdatedNumberScheduled: 3}
 	for name, c := range map[string]struct {
 		change  func(*appsv1.DaemonSetStatus)
 		without int
 		want    bool
 	}{
-		"all are new and ready":               {func(*appsv1.DaemonSetStatus) {}, 0, false},
-		"it was just written":                 {func(s *appsv1.DaemonSetStatus) { s.ObservedGeneration = 1 }, 0, true},
-		"one is old":                          {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled = 2 }, 0, true},
-		"one is old, on a dead node":          {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 2, 1 }, 1, false},
-		"another one than on the dead node":   {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 1, 1 }, 1, true},
-		"one is new, and not yet for so long": {func(s *appsv1.DaemonSetStatus) { s.NumberUnavailable = 1 }, 0, true},
+		"all pods are updated and ready":                        {func(*appsv1.DaemonSetStatus) {}, 0, false},
+		"the spec was just written":                             {func(s *appsv1.DaemonSetStatus) { s.ObservedGeneration = 1 }, 0, true},
+		"one pod is outdated":                                   {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled = 2 }, 0, true},
+		"one pod is outdated, on an unavailable node":           {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 2, 1 }, 1, false},
+		"one more pod is outdated than on the unavailable node": {func(s *appsv1.DaemonSetStatus) { s.UpdatedNumberScheduled, s.NumberUnavailable = 1, 1 }, 1, true},
+		"one updated pod is not available yet":                  {func(s *appsv1.DaemonSetStatus) { s.NumberUnavailable = 1 }, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: done}
@@ -87,7 +87,7 @@ func TestIsRollingOut(t *testing.T) {
 	}
 }
 
-func TestWhatWaitsForARollout(t *testing.T) {
+func TestOnlyChangesOtherThanPortsWaitForARollout(t *testing.T) {
 	have := mustProxies(t, service(), options.Default()).DaemonSet
 	image := have.DeepCopy()
 	image.Spec.Template.Spec.Containers[0].Image = "proxy:2"
@@ -96,7 +96,7 @@ func TestWhatWaitsForARollout(t *testing.T) {
 		want  *appsv1.DaemonSet
 		waits bool
 	}{
-		"nothing": {have, false}, "an image": {image, true}, "not a port": {ports, false},
+		"no change": {have, false}, "a new image": {image, true}, "a removed port": {ports, false},
 	} {
 		if got := CanWait(have, c.want); got != c.waits {
 			t.Errorf("%s: got %t", name, got)

@@ -13,7 +13,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// defaulted does to a DaemonSet what the API server does.
+// defaulted returns a proxy set whose DaemonSet has the defaults of the API server.
 func defaulted(t *testing.T, p *ProxySet) *ProxySet {
 	t.Helper()
 	stored := *p
@@ -38,25 +38,25 @@ func defaulted(t *testing.T, p *ProxySet) *ProxySet {
 	return &stored
 }
 
-func TestUpdateDaemonSet(t *testing.T) {
+func TestUpdateDaemonSetRevertsManualChanges(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit, want func(*ProxySet)
 		writes     bool
 	}{
-		"nothing is written when nothing changed": {},
+		"no change is not written": {},
 		"a new image is written": {want: func(p *ProxySet) {
 			p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "proxy:2"
 			addSpecHash(p.DaemonSet)
 		}, writes: true},
-		"tolerations taken away are written":      {edit: func(p *ProxySet) { p.DaemonSet.Annotations[AnnotationSpecHash] = "other" }, writes: true},
-		"an image edited by hand is put right":    {edit: func(p *ProxySet) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "evil" }, writes: true},
-		"a container added by hand is removed":    {edit: addContainer, writes: true},
-		"a label removed by hand is put back":     {edit: func(p *ProxySet) { delete(p.DaemonSet.Labels, LabelServiceName) }, writes: true},
-		"labels of others are of no concern":      {edit: func(p *ProxySet) { p.DaemonSet.Labels["team"] = "x" }},
-		"the hash removed by hand is put back":    {edit: func(p *ProxySet) { delete(p.DaemonSet.Annotations, AnnotationSpecHash) }, writes: true},
-		"a port removed by hand is put back":      {edit: func(p *ProxySet) { c := &p.DaemonSet.Spec.Template.Spec.Containers[0]; c.Ports = c.Ports[:1] }, writes: true},
-		"a privilege added by hand is taken away": {edit: addCapability, writes: true},
-		"a pod annotation of kubectl rollout restart stays": {edit: func(p *ProxySet) {
+		"removed tolerations are written": {edit: func(p *ProxySet) { p.DaemonSet.Annotations[AnnotationSpecHash] = "other" }, writes: true},
+		"an edited image is reverted":     {edit: func(p *ProxySet) { p.DaemonSet.Spec.Template.Spec.Containers[0].Image = "evil" }, writes: true},
+		"an added container is removed":   {edit: addContainer, writes: true},
+		"a removed label is restored":     {edit: func(p *ProxySet) { delete(p.DaemonSet.Labels, LabelServiceName) }, writes: true},
+		"labels of others are ignored":    {edit: func(p *ProxySet) { p.DaemonSet.Labels["team"] = "x" }},
+		"a removed hash is restored":      {edit: func(p *ProxySet) { delete(p.DaemonSet.Annotations, AnnotationSpecHash) }, writes: true},
+		"a removed port is restored":      {edit: func(p *ProxySet) { c := &p.DaemonSet.Spec.Template.Spec.Containers[0]; c.Ports = c.Ports[:1] }, writes: true},
+		"an added privilege is removed":   {edit: addCapability, writes: true},
+		"the pod annotation of kubectl rollout restart is ignored": {edit: func(p *ProxySet) {
 			p.DaemonSet.Spec.Template.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": "now"}
 		}},
 	} {
@@ -77,7 +77,7 @@ func TestUpdateDaemonSet(t *testing.T) {
 				return
 			}
 			if _, again := UpdateDaemonSet(updated, want.DaemonSet); again || updated.ResourceVersion != "7" {
-				t.Error("the update does not lead to what is wanted")
+				t.Error("the update does not result in the wanted DaemonSet")
 			}
 		})
 	}
@@ -93,7 +93,7 @@ func addCapability(p *ProxySet) {
 	c.Add = append(c.Add, "SYS_ADMIN")
 }
 
-func TestUpdateConfigMap(t *testing.T) {
+func TestUpdateConfigMapRevertsManualChanges(t *testing.T) {
 	want := mustProxies(t, service(), options.Default()).ConfigMap
 	if _, writes := UpdateConfigMap(want.DeepCopy(), want); writes {
 		t.Error("an equal ConfigMap is written")
@@ -109,10 +109,10 @@ func TestUpdateConfigMap(t *testing.T) {
 			edit(have)
 			updated, writes := UpdateConfigMap(have, want)
 			if !writes {
-				t.Fatal("the edit is not seen")
+				t.Fatal("the edit is not detected")
 			}
 			if diff := cmp.Diff(want, updated, cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("not put right (-want +got):\n%s", diff)
+				t.Errorf("the edit is not reverted (-want +got):\n%s", diff)
 			}
 		})
 	}

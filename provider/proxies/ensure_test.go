@@ -23,9 +23,9 @@ func TestPodsAreTouchedTwice(t *testing.T) {
 		meanwhile func(configMaps cache.Indexer, config *v1.ConfigMap, stop func())
 		again     bool
 	}{
-		"a while later":                  {func(cache.Indexer, *v1.ConfigMap, func()) {}, true},
-		"unless their proxy set is gone": {func(configMaps cache.Indexer, config *v1.ConfigMap, _ func()) { configMaps.Delete(config) }, false},
-		"unless the context ends":        {func(_ cache.Indexer, _ *v1.ConfigMap, stop func()) { stop() }, false},
+		"while the set exists":          {func(cache.Indexer, *v1.ConfigMap, func()) {}, true},
+		"not after the set was deleted": {func(configMaps cache.Indexer, config *v1.ConfigMap, _ func()) { configMaps.Delete(config) }, false},
+		"not after the context ended":   {func(_ cache.Indexer, _ *v1.ConfigMap, stop func()) { stop() }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

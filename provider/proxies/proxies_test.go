@@ -32,7 +32,7 @@ func testService(ports ...int32) *v1.Service {
 	return svc
 }
 
-func TestAPortIsAssignedOnceThoughTheCacheIsStale(t *testing.T) {
+func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	planned := func(ports ...int32) *plan.Plan {
 		p, err := settings.Build(plan.Input{Service: testService(ports...), Options: options.Default(), Cluster: snapshot.New(nil, nil, options.Default())})
@@ -55,12 +55,12 @@ func TestAPortIsAssignedOnceThoughTheCacheIsStale(t *testing.T) {
 		ports          []int32
 		want           plan.Assignment
 	}{
-		"the cache is current":                     {both, both, []int32{80, 443}, both},
-		"the second set was just created":          {first, both, []int32{80, 443}, both},
-		"it was, and another port is new":          {first, both, []int32{80, 443, 8443}, plan.Assignment{{tcp(80)}, {tcp(443), tcp(8443)}}},
-		"the first set was just created":           {plan.Assignment{}, first, []int32{80, 443}, both},
-		"the first set was just deleted":           {both, second, []int32{80, 443, 8443}, plan.Assignment{{tcp(80), tcp(8443)}, {tcp(443)}}},
-		"the second set was deleted with its port": {both, first, []int32{80}, first},
+		"the cache is current":                                     {both, both, []int32{80, 443}, both},
+		"the second set was just created":                          {first, both, []int32{80, 443}, both},
+		"the second set was just created, and another port is new": {first, both, []int32{80, 443, 8443}, plan.Assignment{{tcp(80)}, {tcp(443), tcp(8443)}}},
+		"the first set was just created":                           {plan.Assignment{}, first, []int32{80, 443}, both},
+		"the first set was just deleted":                           {both, second, []int32{80, 443, 8443}, plan.Assignment{{tcp(80), tcp(8443)}, {tcp(443)}}},
+		"the second set was just deleted with its port":            {both, first, []int32{80}, first},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cached := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})

@@ -12,14 +12,14 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-var taken = []plan.Conflict{{Port: snapshot.Port{Protocol: v1.ProtocolTCP, Number: 80}, Reason: plan.PortConflict, Message: "port 80/TCP is taken"}}
+var conflicts = []plan.Conflict{{Port: snapshot.Port{Protocol: v1.ProtocolTCP, Number: 80}, Reason: plan.PortConflict, Message: "port 80/TCP is taken"}}
 
 func condition(kind string, status metav1.ConditionStatus, reason, message string, at int64) metav1.Condition {
 	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Unix(at, 0)}
 }
 
-func TestConditions(t *testing.T) {
-	theirs := condition("example.com/Theirs", metav1.ConditionTrue, "R", "m", 1)
+func TestConditionsReportPortConflicts(t *testing.T) {
+	foreign := condition("example.com/Foreign", metav1.ConditionTrue, "R", "m", 1)
 	bad := condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortConflict, "port 80/TCP is taken", 5)
 	good := condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, ReasonAllPortsServed, "", 9)
 	for name, c := range map[string]struct {
@@ -27,11 +27,11 @@ func TestConditions(t *testing.T) {
 		conflicts []plan.Conflict
 		want      []metav1.Condition
 	}{
-		"none without a conflict":                  {nil, nil, nil},
-		"those of others stay":                     {[]metav1.Condition{theirs}, nil, []metav1.Condition{theirs}},
-		"a conflict that stays keeps its time":     {[]metav1.Condition{bad}, taken, []metav1.Condition{bad}},
-		"a conflict that ends is False from now":   {[]metav1.Condition{theirs, bad}, nil, []metav1.Condition{theirs, good}},
-		"a conflict that comes back is True again": {[]metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, "x", "", 3)}, taken, []metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortConflict, "port 80/TCP is taken", 9)}},
+		"no condition without a conflict":                {nil, nil, nil},
+		"conditions of others stay":                      {[]metav1.Condition{foreign}, nil, []metav1.Condition{foreign}},
+		"an existing conflict keeps its transition time": {[]metav1.Condition{bad}, conflicts, []metav1.Condition{bad}},
+		"a resolved conflict becomes False":              {[]metav1.Condition{foreign, bad}, nil, []metav1.Condition{foreign, good}},
+		"a recurring conflict becomes True again":        {[]metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionFalse, "x", "", 3)}, conflicts, []metav1.Condition{condition(v1.LoadBalancerPortsError, metav1.ConditionTrue, plan.PortConflict, "port 80/TCP is taken", 9)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, Conditions(c.previous, c.conflicts, time.Unix(9, 0))); diff != "" {
@@ -39,7 +39,7 @@ func TestConditions(t *testing.T) {
 			}
 		})
 	}
-	if diff := cmp.Diff([]metav1.Condition{theirs}, WithoutConditions([]metav1.Condition{bad, theirs})); diff != "" {
+	if diff := cmp.Diff([]metav1.Condition{foreign}, WithoutConditions([]metav1.Condition{bad, foreign})); diff != "" {
 		t.Errorf("without ours (-want +got):\n%s", diff)
 	}
 }
@@ -52,7 +52,7 @@ func TestPortsListsEachPort(t *testing.T) {
 		{Port: 80, Protocol: v1.ProtocolUDP},
 		{Port: 443, Protocol: v1.ProtocolTCP},
 	}
-	if diff := cmp.Diff(want, Ports(svc, taken)); diff != "" {
+	if diff := cmp.Diff(want, Ports(svc, conflicts)); diff != "" {
 		t.Errorf("ports differ (-want +got):\n%s", diff)
 	}
 }

@@ -17,12 +17,12 @@ func waiting(reason, message string) func(*v1.Pod) {
 	}
 }
 
-// asInit makes the containers so far init containers.
-func asInit(pod *v1.Pod) {
+// asInitContainer turns the container statuses so far into those of init containers.
+func asInitContainer(pod *v1.Pod) {
 	pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses = pod.Status.ContainerStatuses, nil
 }
 
-// unscheduled is what a DaemonSet's pod looks like while no node takes it.
+// unscheduled turns a pod into one of a DaemonSet that cannot be scheduled.
 func unscheduled(message string) func(*v1.Pod) {
 	return func(pod *v1.Pod) {
 		node := pod.Spec.NodeName
@@ -35,24 +35,24 @@ func unscheduled(message string) func(*v1.Pod) {
 	}
 }
 
-func TestProblems(t *testing.T) {
+func TestProblemsNameTheCauseAndTheRemedy(t *testing.T) {
 	for name, c := range map[string]struct {
 		pods   []*v1.Pod
 		reason string
 		parts  []string
 	}{
-		"a ready proxy":                {pods: []*v1.Pod{pod(1, true)}},
-		"a proxy that is just started": {pods: []*v1.Pod{pod(1, false, waiting("ContainerCreating", ""))}},
-		"a proxy that is stopped":      {pods: []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), stopping)}},
+		"a ready proxy":               {pods: []*v1.Pod{pod(1, true)}},
+		"a proxy that is starting":    {pods: []*v1.Pod{pod(1, false, waiting("ContainerCreating", ""))}},
+		"a proxy that is terminating": {pods: []*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), stopping)}},
 		"an image that does not exist": {
 			[]*v1.Pod{pod(2, false, waiting("ImagePullBackOff", "x")), pod(1, false, waiting("ErrImagePull", "y"))},
 			ReasonImage, []string{"proxy-1", "node n1", `"example.com/proxy:typo"`, "loadBalancer.proxyImage", "1 more"},
 		},
-		"an image missing already for what runs before the proxy": {
-			[]*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), asInit, waiting("PodInitializing", ""))},
+		"an image that does not exist, of the init container": {
+			[]*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), asInitContainer, waiting("PodInitializing", ""))},
 			ReasonImage, []string{"proxy-1", "loadBalancer.proxyImage"},
 		},
-		"a port that is taken": {
+		"a port conflict on the node": {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."))},
 			ReasonUnschedulable, []string{"proxy-1", "node n1", "53/UDP, 80/TCP", "node-selector"},
 		},
@@ -60,14 +60,14 @@ func TestProblems(t *testing.T) {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))},
 			ReasonUnschedulable, []string{"proxy-1", "node n1", "Insufficient memory"},
 		},
-		"a proxy that crashes":        {[]*v1.Pod{pod(1, false, waiting("CrashLoopBackOff", ""))}, ReasonCrash, []string{"kubectl logs -n hostport-system proxy-1"}},
-		"a proxy that cannot be made": {[]*v1.Pod{pod(1, false, waiting("CreateContainerConfigError", `configmap "x" not found`))}, ReasonCrash, []string{"CreateContainerConfigError", `configmap "x"`}},
+		"a proxy that crashes":           {[]*v1.Pod{pod(1, false, waiting("CrashLoopBackOff", ""))}, ReasonCrash, []string{"kubectl logs -n hostport-system proxy-1"}},
+		"a proxy that cannot be created": {[]*v1.Pod{pod(1, false, waiting("CreateContainerConfigError", `configmap "x" not found`))}, ReasonCrash, []string{"CreateContainerConfigError", `configmap "x"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Problems(c.pods)
 			if c.reason == "" {
 				if len(got) > 0 {
-					t.Errorf("trouble where there is none: %v", got)
+					t.Errorf("unexpected problems: %v", got)
 				}
 				return
 			}
@@ -86,31 +86,31 @@ func TestProblems(t *testing.T) {
 func TestProblemsOfDifferentKindsAreAllListed(t *testing.T) {
 	got := Problems([]*v1.Pod{pod(1, false, waiting("CrashLoopBackOff", "")), pod(2, false, waiting("ErrImagePull", ""))})
 	var reasons []string
-	for _, trouble := range got {
-		reasons = append(reasons, trouble.Reason)
+	for _, problem := range got {
+		reasons = append(reasons, problem.Reason)
 	}
 	if diff := cmp.Diff([]string{ReasonImage, ReasonCrash}, reasons); diff != "" {
 		t.Errorf("reasons differ (-want +got):\n%s", diff)
 	}
 }
 
-func TestUnavailable(t *testing.T) {
+func TestUnavailableCountsNodesWithoutAUsableProxy(t *testing.T) {
 	noPort := unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
 	for name, c := range map[string]struct {
 		node *v1.Node
 		pods []*v1.Pod
 		want int
 	}{
-		"a node that serves":                                       {node(1), []*v1.Pod{pod(1, true)}, 0},
-		"a node whose proxy is being replaced":                     {node(1), []*v1.Pod{pod(1, false)}, 0},
-		"a node whose proxy is to be started":                      {node(1), nil, 0},
-		"a node that is not Ready":                                 {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
-		"a node that died, its proxy not yet":                      {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
-		"a node where another pod has the port":                    {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
-		"a node that was left out, where another pod has the port": {node(1), []*v1.Pod{pod(2, false, noPort)}, 1},
-		"a dead node that was left out, whose pod cannot end":      {node(1), []*v1.Pod{pod(3, true, stopping)}, 1},
-		"a node that is gone, whose pod is not yet":                {node(1), []*v1.Pod{pod(9, false)}, 1},
-		"a node that was left out and ends its pod":                {node(1), []*v1.Pod{pod(2, true, stopping)}, 0},
+		"a node that serves":                                          {node(1), []*v1.Pod{pod(1, true)}, 0},
+		"a node whose proxy is being replaced":                        {node(1), []*v1.Pod{pod(1, false)}, 0},
+		"a node without a proxy yet":                                  {node(1), nil, 0},
+		"a node that is not Ready":                                    {node(1, notReady), []*v1.Pod{pod(1, false)}, 1},
+		"a node that is not Ready, with a ready proxy":                {node(1, notReady), []*v1.Pod{pod(1, true)}, 0},
+		"a node where another pod uses the port":                      {node(1), []*v1.Pod{pod(1, false, noPort)}, 1},
+		"a deselected node where another pod uses the port":           {node(1), []*v1.Pod{pod(2, false, noPort)}, 1},
+		"a deselected node that is not Ready, with a terminating pod": {node(1), []*v1.Pod{pod(3, true, stopping)}, 1},
+		"a deleted node whose pod still exists":                       {node(1), []*v1.Pod{pod(9, false)}, 1},
+		"a deselected node with a terminating pod":                    {node(1), []*v1.Pod{pod(2, true, stopping)}, 0},
 		"a node that is full": {
 			node(1), []*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 Insufficient memory."))}, 0,
 		},

@@ -14,7 +14,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// drawInput makes up any cluster of up to five nodes.
+// drawInput draws the input of a cluster with up to five nodes.
 func drawInput(t *rapid.T) Input {
 	in := Input{
 		Addresses: rapid.SampledFrom([]options.Addresses{options.External, options.Internal, options.ExternalOrInternal}).Draw(t, "addresses"),
@@ -57,19 +57,19 @@ func drawInput(t *rapid.T) Input {
 	return in
 }
 
-func TestPropertiesOfTheStatus(t *testing.T) {
+func TestStatusInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
 		got := Status(in)
 		if serving := nodesOf(in, got); in.MaxNodes > 0 && len(serving) > in.MaxNodes {
-			t.Fatalf("published %d nodes, at most %d wanted", len(serving), in.MaxNodes)
+			t.Fatalf("published %d nodes, want at most %d", len(serving), in.MaxNodes)
 		}
 		for i, entry := range got.Ingress {
 			if entry.IP == "" || entry.IPMode == nil || *entry.IPMode == "" {
 				t.Fatalf("incomplete entry %+v", entry)
 			}
 			if slices.ContainsFunc(got.Ingress[:i], func(e v1.LoadBalancerIngress) bool { return e.IP == entry.IP }) {
-				t.Fatalf("%s is there twice", entry.IP)
+				t.Fatalf("%s is published twice", entry.IP)
 			}
 		}
 		again := in
@@ -97,27 +97,26 @@ func nodesOf(in Input, s *v1.LoadBalancerStatus) []string {
 	return names
 }
 
-func TestNoNodeKnownToBeBadIsPublishedBesideAGoodOne(t *testing.T) {
+func TestNoUnhealthyNodeIsPublishedBesideAHealthyOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
-		good := func(node *v1.Node) bool {
+		usable := func(node *v1.Node) bool {
 			return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node)) && len(in.addresses(node)) > 0
 		}
-		if len(filter(in.Nodes, good)) == 0 {
+		if len(filter(in.Nodes, usable)) == 0 {
 			return
 		}
 		for _, name := range nodesOf(in, Status(in)) {
 			i := slices.IndexFunc(in.Nodes, func(n *v1.Node) bool { return n.Name == name })
-			if !good(in.Nodes[i]) {
-				t.Fatalf("node %s is published and bad", name)
+			if !usable(in.Nodes[i]) {
+				t.Fatalf("node %s is published and does not serve", name)
 			}
 		}
 	})
 }
 
-// Whatever happens between two computations, the status does not become empty while
-// any node may still serve.
-func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
+// The status does not become empty while any node may still serve, for any change of the input.
+func TestTheLastAddressStaysWhileAnyNodeMayServe(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		before := drawInput(t)
 		in := drawInput(t)
@@ -127,8 +126,8 @@ func TestTheLastAddressStaysWhileAnythingMayServe(t *testing.T) {
 			serving := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
 			return len(in.addresses(node)) > 0 && (lives || serving)
 		}
-		if can := filter(in.Nodes, mayServe); len(can) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
-			t.Fatalf("nothing is published, and %s may serve", can[0].Name)
+		if candidates := filter(in.Nodes, mayServe); len(candidates) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
+			t.Fatalf("nothing is published although %s may serve", candidates[0].Name)
 		}
 	})
 }

@@ -11,7 +11,7 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func madeAgo(d time.Duration) func(*v1.Pod) {
+func createdAgo(d time.Duration) func(*v1.Pod) {
 	return func(pod *v1.Pod) { pod.CreationTimestamp = metav1.Time{Time: now.Add(-d)} }
 }
 
@@ -21,20 +21,19 @@ func scheduledAgo(d time.Duration) func(*v1.Pod) {
 	}
 }
 
-// pending is a pod for node n that has no node, for want of what.
-func pending(n int, what string, change ...func(*v1.Pod)) *v1.Pod {
+// pending returns a pod for node n that cannot be scheduled.
+func pending(n int, message string, change ...func(*v1.Pod)) *v1.Pod {
 	return pod(n, false, append(change, func(pod *v1.Pod) {
 		pod.Spec.Affinity = &v1.Affinity{NodeAffinity: &v1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &v1.NodeSelector{
 			NodeSelectorTerms: []v1.NodeSelectorTerm{{MatchFields: []v1.NodeSelectorRequirement{{Key: "metadata.name", Values: []string{pod.Spec.NodeName}}}}},
 		}}}
 		pod.Spec.NodeName = ""
-		pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: what}}
+		pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodScheduled, Status: v1.ConditionFalse, Reason: v1.PodReasonUnschedulable, Message: message}}
 	})...)
 }
 
-// The first set serves on both nodes, which are published, the second on the
-// other one.
-func TestANodeStaysPublishedUntilTheProxyOfASetThatIsNewIsThere(t *testing.T) {
+// Both nodes are published. The first set serves on both, the second set on the second node only.
+func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 	noImage := func(pod *v1.Pod) {
 		pod.Status.ContainerStatuses = []v1.ContainerStatus{{State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ErrImagePull"}}}}
 	}
@@ -44,20 +43,20 @@ func TestANodeStaysPublishedUntilTheProxyOfASetThatIsNewIsThere(t *testing.T) {
 		pods  []*v1.Pod
 		stays bool
 	}{
-		"it has no pod yet":                   {age: second, stays: true},
-		"it has no pod for long":              {age: NewSetTimeout},
-		"it was made by a clock a bit ahead":  {age: -second, stays: true},
-		"it was made by a clock far ahead":    {age: -time.Hour},
-		"its pod starts":                      {second, []*v1.Pod{pod(1, false, madeAgo(second), scheduledAgo(second))}, true},
-		"its pod takes too long":              {2 * NewSetTimeout, []*v1.Pod{pod(1, false, madeAgo(2*NewSetTimeout), scheduledAgo(NewSetTimeout))}, false},
-		"its pod waits for the port":          {second, []*v1.Pod{pending(1, "node(s) didn't have free ports", madeAgo(second))}, true},
-		"its pod waits for the port for long": {NewSetTimeout, []*v1.Pod{pending(1, "node(s) didn't have free ports", madeAgo(NewSetTimeout))}, false},
-		"its pod had to wait, and starts":     {2 * NewSetTimeout, []*v1.Pod{pod(1, false, madeAgo(2*NewSetTimeout), scheduledAgo(second))}, true},
-		"its pod fits no node":                {second, []*v1.Pod{pending(1, "Insufficient cpu", madeAgo(second))}, false},
-		"its pod gets no image":               {second, []*v1.Pod{pod(1, false, madeAgo(second), noImage)}, false},
-		"its pod is stopped":                  {second, []*v1.Pod{pod(1, true, madeAgo(second), stopping)}, false},
-		"its pod is not the first":            {time.Hour, []*v1.Pod{pod(1, false, madeAgo(second), scheduledAgo(second))}, false},
-		"its pod is ready":                    {time.Hour, []*v1.Pod{pod(1, true, madeAgo(time.Hour))}, true},
+		"the set has no pod yet":                                {age: second, stays: true},
+		"the set has no pod until the timeout":                  {age: NewSetTimeout},
+		"the set was created by a clock that is slightly ahead": {age: -second, stays: true},
+		"the set was created by a clock that is far ahead":      {age: -time.Hour},
+		"its pod starts":                                        {second, []*v1.Pod{pod(1, false, createdAgo(second), scheduledAgo(second))}, true},
+		"its pod does not start until the timeout":              {2 * NewSetTimeout, []*v1.Pod{pod(1, false, createdAgo(2*NewSetTimeout), scheduledAgo(NewSetTimeout))}, false},
+		"its pod waits for the port":                            {second, []*v1.Pod{pending(1, "node(s) didn't have free ports", createdAgo(second))}, true},
+		"its pod waits for the port until the timeout":          {NewSetTimeout, []*v1.Pod{pending(1, "node(s) didn't have free ports", createdAgo(NewSetTimeout))}, false},
+		"its pod starts after it waited for the port":           {2 * NewSetTimeout, []*v1.Pod{pod(1, false, createdAgo(2*NewSetTimeout), scheduledAgo(second))}, true},
+		"its pod fits no node":                                  {second, []*v1.Pod{pending(1, "Insufficient cpu", createdAgo(second))}, false},
+		"its image cannot be pulled":                            {second, []*v1.Pod{pod(1, false, createdAgo(second), noImage)}, false},
+		"its pod is terminating":                                {second, []*v1.Pod{pod(1, true, createdAgo(second), stopping)}, false},
+		"its pod was recreated":                                 {time.Hour, []*v1.Pod{pod(1, false, createdAgo(second), scheduledAgo(second))}, false},
+		"its pod is ready":                                      {time.Hour, []*v1.Pod{pod(1, true, createdAgo(time.Hour))}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := Input{
@@ -76,7 +75,7 @@ func TestANodeStaysPublishedUntilTheProxyOfASetThatIsNewIsThere(t *testing.T) {
 			}
 			in.Previous = published("203.0.113.2")
 			if got := ips(Status(in)); len(got) == 2 && !AllReady(in.Sets, "n1") {
-				t.Errorf("a node that was not published is, and does not serve all ports")
+				t.Errorf("a new node is published that does not serve all ports")
 			}
 			in.Sets[0].Pods = in.Sets[0].Pods[1:]
 			in.Previous = published("203.0.113.1", "203.0.113.2")

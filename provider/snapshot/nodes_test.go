@@ -29,7 +29,7 @@ func parsed(t *testing.T, annotations map[string]string) options.Options {
 	return o
 }
 
-func TestSelectNodes(t *testing.T) {
+func TestSelectNodesFollowsLabelsAndTaints(t *testing.T) {
 	noSchedule := v1.Taint{Key: "edge", Effect: v1.TaintEffectNoSchedule}
 	nodes := []*v1.Node{
 		node("plain", nil),
@@ -39,17 +39,17 @@ func TestSelectNodes(t *testing.T) {
 		node("not-excluded", map[string]string{v1.LabelNodeExcludeBalancers: "false"}),
 		node("tainted", nil, noSchedule),
 		node("down", nil, v1.Taint{Key: v1.TaintNodeUnreachable, Effect: v1.TaintEffectNoExecute}, v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}),
-		node("disliked", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectPreferNoSchedule}),
+		node("prefer-no-schedule", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectPreferNoSchedule}),
 		node("windows", map[string]string{v1.LabelOSStable: "windows"}),
 	}
 	for name, c := range map[string]struct {
 		annotations map[string]string
 		want        []string
 	}{
-		"by default":    {nil, []string{"plain", "pool", "not-excluded", "down", "disliked"}},
-		"by selector":   {map[string]string{options.NodeSelector: "pool=edge"}, []string{"pool"}},
-		"by toleration": {map[string]string{options.Tolerations: "[{key: edge, operator: Exists}]"}, []string{"plain", "pool", "not-excluded", "tainted", "down", "disliked"}},
-		"none matches":  {map[string]string{options.NodeSelector: "pool=none"}, nil},
+		"without annotations":                  {nil, []string{"plain", "pool", "not-excluded", "down", "prefer-no-schedule"}},
+		"with a node selector":                 {map[string]string{options.NodeSelector: "pool=edge"}, []string{"pool"}},
+		"with a toleration":                    {map[string]string{options.Tolerations: "[{key: edge, operator: Exists}]"}, []string{"plain", "pool", "not-excluded", "tainted", "down", "prefer-no-schedule"}},
+		"with a selector that matches no node": {map[string]string{options.NodeSelector: "pool=none"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string

@@ -18,11 +18,11 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
-// apiServer has one Service, which other clients may change at any moment.
+// apiServer has one Service, which other clients may change at any time.
 type apiServer struct {
 	*fake.Clientset
 	t *testing.T
-	// during is called once, while the next patch is under way.
+	// during is called once, before the next patch is applied.
 	during func()
 }
 
@@ -39,14 +39,14 @@ func newAPIServer(t *testing.T, svc *v1.Service) *apiServer {
 	return s
 }
 
-// checkVersion refuses a patch of another version than the present one, as the
-// real API server does and client-go's fake does not.
+// checkVersion refuses a patch with an outdated resource version, as the real API server does and
+// client-go's fake does not.
 func (s *apiServer) checkVersion(patch clienttesting.PatchAction) (handled bool, _ runtime.Object, _ error) {
-	var asked metav1.PartialObjectMetadata
-	if err := json.Unmarshal(patch.GetPatch(), &asked); err != nil {
+	var patched metav1.PartialObjectMetadata
+	if err := json.Unmarshal(patch.GetPatch(), &patched); err != nil {
 		return true, nil, err
 	}
-	if asked.ResourceVersion == "" || asked.ResourceVersion == s.live().ResourceVersion {
+	if patched.ResourceVersion == "" || patched.ResourceVersion == s.live().ResourceVersion {
 		return false, nil, nil
 	}
 	return true, nil, apierrors.NewConflict(v1.Resource("services"), patch.GetName(), nil)
@@ -61,7 +61,7 @@ func (s *apiServer) live() *v1.Service {
 	return live.(*v1.Service)
 }
 
-// change is what another client does.
+// change updates the Service as another client does.
 func (s *apiServer) change(version string, do func(*v1.Service)) {
 	s.t.Helper()
 	svc := s.live().DeepCopy()
@@ -72,8 +72,7 @@ func (s *apiServer) change(version string, do func(*v1.Service)) {
 	}
 }
 
-// release removes the finalizers as the service controller does, which knows the
-// Service as it was shown.
+// release removes the finalizers as the service controller does, from the Service as shown to it.
 func (s *apiServer) release(shown *v1.Service) error {
 	services, err := NewServices(informers.NewSharedInformerFactory(s, 0).Core().V1().Services(), config.ClassesClass)
 	if err != nil {
@@ -85,19 +84,19 @@ func (s *apiServer) release(shown *v1.Service) error {
 	return err
 }
 
-func TestFinalizersAreReleased(t *testing.T) {
-	toAnother := func(svc *v1.Service) { *svc = *balanced(other, svc.Finalizers...) }
+func TestFinalizersOfAReleasedServiceAreRemoved(t *testing.T) {
+	toOtherClass := func(svc *v1.Service) { *svc = *loadBalancer(other, svc.Finalizers...) }
 	for name, c := range map[string]struct {
 		before, during func(*v1.Service)
 		want           []string
 	}{
-		"both by one that left us":                                {nil, nil, []string{"x"}},
-		"ours by one that is another's by now":                    {toAnother, nil, []string{"x", standard}},
-		"ours by one that is another's before the patch has come": {nil, toAnother, []string{"x", standard}},
+		"both, if the Service does not want a load balancer any more":                    {nil, nil, []string{"x"}},
+		"only ours, if another controller owns the Service":                              {toOtherClass, nil, []string{"x", standard}},
+		"only ours, if another controller becomes the owner before the patch is applied": {nil, toOtherClass, []string{"x", standard}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			shown := plain("x", standard)
-			s := newAPIServer(t, plain("x", Finalizer, standard))
+			shown := clusterIPService("x", standard)
+			s := newAPIServer(t, clusterIPService("x", Finalizer, standard))
 			if c.before != nil {
 				s.change("2", c.before)
 			}
@@ -114,12 +113,12 @@ func TestFinalizersAreReleased(t *testing.T) {
 	}
 }
 
-func TestFinalizersOfAServiceThatIsGoneAreNoError(t *testing.T) {
-	s := newAPIServer(t, plain(Finalizer, standard))
+func TestAMissingServiceHasNoFinalizersToRemove(t *testing.T) {
+	s := newAPIServer(t, clusterIPService(Finalizer, standard))
 	if err := s.Tracker().Delete(v1.SchemeGroupVersion.WithResource("services"), "default", "web"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.release(plain(standard)); err != nil {
+	if err := s.release(clusterIPService(standard)); err != nil {
 		t.Error(err)
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 )
 
-func using(hostPort int32, protocol v1.Protocol) v1.Container {
+func usingHostPort(hostPort int32, protocol v1.Protocol) v1.Container {
 	return v1.Container{Image: "big", Ports: []v1.ContainerPort{{HostPort: hostPort, ContainerPort: 1, Protocol: protocol}}}
 }
 
 func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 	always := v1.ContainerRestartPolicyAlways
-	sidecar := using(7000, v1.ProtocolTCP)
+	sidecar := usingHostPort(7000, v1.ProtocolTCP)
 	sidecar.RestartPolicy = &always
 	for name, c := range map[string]struct {
 		pod  *v1.Pod
@@ -26,13 +26,13 @@ func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 	}{
 		"ports of containers and of sidecars": {
 			&v1.Pod{Spec: v1.PodSpec{
-				InitContainers: []v1.Container{using(6000, v1.ProtocolTCP), sidecar},
-				Containers:     []v1.Container{using(53, v1.ProtocolUDP), using(80, "")},
+				InitContainers: []v1.Container{usingHostPort(6000, v1.ProtocolTCP), sidecar},
+				Containers:     []v1.Container{usingHostPort(53, v1.ProtocolUDP), usingHostPort(80, "")},
 			}}, []string{"53/UDP", "80/TCP", "7000/TCP"},
 		},
-		"a port that is not the host's": {&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{using(0, v1.ProtocolTCP)}}}, nil},
-		"a proxy of ours": {
-			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{plan.LabelServiceUID: "x"}}, Spec: v1.PodSpec{Containers: []v1.Container{using(80, v1.ProtocolTCP)}}}, nil,
+		"no port that is not a host port": {&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(0, v1.ProtocolTCP)}}}, nil},
+		"no port of our own proxies": {
+			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{plan.LabelServiceUID: "x"}}, Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(80, v1.ProtocolTCP)}}}, nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -47,11 +47,11 @@ func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 				t.Errorf("ports differ (-want +got):\n%s", diff)
 			}
 			if slim.Name != "p" || slim.Spec.NodeName != "n1" || slim.Annotations != nil || len(slim.Spec.InitContainers) > 0 {
-				t.Errorf("kept: %v", slim)
+				t.Errorf("the slim pod is %v", slim)
 			}
 			again, _ := slimPod(slim)
 			if diff := cmp.Diff(slim, again); diff != "" {
-				t.Errorf("a second time makes it another (-first +second):\n%s", diff)
+				t.Errorf("slimming twice gives another pod (-first +second):\n%s", diff)
 			}
 		})
 	}

@@ -8,8 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestNodeChanged(t *testing.T) {
-	make := func(change func(*v1.Node)) *v1.Node {
+func TestNodeChangedIgnoresHeartbeats(t *testing.T) {
+	nodeWith := func(change func(*v1.Node)) *v1.Node {
 		node := &v1.Node{Status: v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}}
 		change(node)
 		return node
@@ -32,16 +32,16 @@ func TestNodeChanged(t *testing.T) {
 		"a deletion":    {func(n *v1.Node) { n.DeletionTimestamp = &metav1.Time{} }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := nodeChanged(make(func(*v1.Node) {}), make(c.change)); got != c.want {
+			if got := nodeChanged(nodeWith(func(*v1.Node) {}), nodeWith(c.change)); got != c.want {
 				t.Errorf("got %t", got)
 			}
 		})
 	}
 }
 
-func TestPodChanged(t *testing.T) {
-	fresh, placed, ready, failed := &v1.Pod{}, &v1.Pod{}, &v1.Pod{}, &v1.Pod{}
-	placed.Spec.NodeName = "n1"
+func TestPodChangedReportsReadinessAndFailures(t *testing.T) {
+	created, scheduled, ready, failed := &v1.Pod{}, &v1.Pod{}, &v1.Pod{}, &v1.Pod{}
+	scheduled.Spec.NodeName = "n1"
 	ready.Spec.NodeName = "n1"
 	ready.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
 	failed.Status.ContainerStatuses = []v1.ContainerStatus{{State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ErrImagePull"}}}}
@@ -49,12 +49,12 @@ func TestPodChanged(t *testing.T) {
 		before, after *v1.Pod
 		want          bool
 	}{
-		"a pod gets its node":  {fresh, placed, false},
-		"a pod becomes ready":  {placed, ready, true},
-		"a pod stops":          {ready, placed, true},
-		"a pod fails to start": {placed, failed, true},
-		"a pod recovers":       {failed, placed, true},
-		"nothing that matters": {ready, ready, false},
+		"a pod is scheduled":      {created, scheduled, false},
+		"a pod becomes ready":     {scheduled, ready, true},
+		"a pod becomes not ready": {ready, scheduled, true},
+		"a pod fails to start":    {scheduled, failed, true},
+		"a pod recovers":          {failed, scheduled, true},
+		"no change":               {ready, ready, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := podChanged(c.before, c.after); got != c.want {
@@ -64,15 +64,15 @@ func TestPodChanged(t *testing.T) {
 	}
 }
 
-func TestEdited(t *testing.T) {
+func TestEditedIgnoresTheStatus(t *testing.T) {
 	ds, status, spec, label := &appsv1.DaemonSet{}, &appsv1.DaemonSet{}, &appsv1.DaemonSet{}, &appsv1.DaemonSet{}
 	status.Status.NumberReady, spec.Generation, label.Labels = 1, 1, map[string]string{"a": "b"}
 	if edited(ds, status) || !edited(ds, spec) || !edited(ds, label) {
-		t.Error("DaemonSet: want spec and labels to matter, and its status not")
+		t.Error("DaemonSet: want an edit of spec or labels, not of the status")
 	}
 	cm, data, version := &v1.ConfigMap{}, &v1.ConfigMap{}, &v1.ConfigMap{}
 	data.Data, version.ResourceVersion = map[string]string{"a": "b"}, "2"
 	if !edited(cm, data) || edited(cm, version) {
-		t.Error("ConfigMap: want data to matter, and nothing else")
+		t.Error("ConfigMap: want an edit of the data, not of the resource version")
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// otherController is another writer of a status: in each round it writes after we did.
+// otherController is another writer of a Service's status. In each round it writes after us.
 type otherController struct {
 	*statusConflicts
 	clock time.Time
@@ -24,13 +24,13 @@ func newOtherController() *otherController {
 	return r
 }
 
-// status returns one that was never written before.
+// status returns a status that was never written before.
 func (r *otherController) status() v1.LoadBalancerStatus {
 	r.count++
 	return v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{{Hostname: fmt.Sprint(r.count)}}}
 }
 
-// round has the other controller write after a while, and us after the backoff.
+// round writes a status as the other controller, and ours after the backoff.
 func (r *otherController) round(after time.Duration) (backoff time.Duration) {
 	r.clock = r.clock.Add(after)
 	backoff = r.observed(conflictingService, r.status())
@@ -38,7 +38,7 @@ func (r *otherController) round(after time.Duration) (backoff time.Duration) {
 	ours := r.status()
 	r.wrote(conflictingService, ours)
 	if wait := r.observed(conflictingService, ours); wait != 0 {
-		panic("our own write counts as another's")
+		panic("our own write is taken for a foreign one")
 	}
 	return backoff
 }
@@ -53,12 +53,12 @@ func TestARepeatedConflictIsCorrectedLessAndLessOften(t *testing.T) {
 		want = min(2*want, maxBackoff)
 	}
 	if got := r.round(replyTime); got != batchDelay {
-		t.Errorf("when the conflict is over, an edit waits %s", got)
+		t.Errorf("after the end of the conflict, the correction waits %s", got)
 	}
 	r.round(10 * time.Millisecond)
 	r.forget(conflictingService)
 	if len(r.statusConflicts.writes) > 0 {
-		t.Errorf("of a Service that is gone %v is known", r.statusConflicts.writes)
+		t.Errorf("writes of a deleted Service are still recorded: %v", r.statusConflicts.writes)
 	}
 }
 
@@ -81,7 +81,7 @@ func TestOurOwnWriteThatIsObservedLateIsNoConflict(t *testing.T) {
 			t.Fatalf("after %d writes: waited %s", r.count, got)
 		}
 		if got := r.observed(conflictingService, second); got != 0 {
-			t.Fatalf("our last write counts as another's: waited %s", got)
+			t.Fatalf("our last write is taken for a foreign one: waited %s", got)
 		}
 	}
 }

@@ -18,7 +18,7 @@ const (
 	other    = "example.com/other"
 )
 
-func balanced(class string, finalizers ...string) *v1.Service {
+func loadBalancer(class string, finalizers ...string) *v1.Service {
 	svc := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Finalizers: finalizers},
 		Spec:       v1.ServiceSpec{Type: v1.ServiceTypeLoadBalancer},
@@ -30,8 +30,8 @@ func balanced(class string, finalizers ...string) *v1.Service {
 	return svc
 }
 
-func plain(finalizers ...string) *v1.Service {
-	svc := balanced("", finalizers...)
+func clusterIPService(finalizers ...string) *v1.Service {
+	svc := loadBalancer("", finalizers...)
 	svc.Spec.Type, svc.Status = v1.ServiceTypeClusterIP, v1.ServiceStatus{}
 	return svc
 }
@@ -41,25 +41,25 @@ func deleting(svc *v1.Service) *v1.Service {
 	return svc
 }
 
-func TestTheControllerSees(t *testing.T) {
+func TestTheControllerSeesOnlyOurServices(t *testing.T) {
 	for name, c := range map[string]struct {
 		classes config.Classes
 		real    *v1.Service
-		want    *v1.Service // Nil: nothing.
+		want    *v1.Service // Nil if the Service is hidden.
 	}{
-		"a Service without class":                           {config.ClassesBoth, balanced(""), balanced("")},
-		"a Service of our class as one without":             {config.ClassesClass, balanced(config.LoadBalancerClass, "x"), balanced("", "x")},
-		"our finalizer as the standard one":                 {config.ClassesBoth, balanced("", Finalizer), balanced("", standard)},
-		"both finalizers as one":                            {config.ClassesBoth, balanced("", "x", standard, Finalizer), balanced("", "x", standard)},
-		"no finalizer while ours is not there":              {config.ClassesBoth, balanced("", standard), balanced("")},
-		"nothing of another class":                          {config.ClassesBoth, balanced(other, standard), nil},
-		"nothing without class if we serve only ours":       {config.ClassesClass, balanced("", standard), nil},
-		"nothing of our class if we serve only without":     {config.ClassesNone, balanced(config.LoadBalancerClass), nil},
-		"one that left us as one that wants no balancer":    {config.ClassesBoth, balanced(other, Finalizer, standard), plain(standard)},
-		"one that left the type with its finalizer":         {config.ClassesClass, plain(Finalizer), plain(standard)},
-		"a deleting one that a former controller finalized": {config.ClassesBoth, deleting(balanced("", standard)), deleting(balanced("", standard))},
-		"one that left the type under a former controller":  {config.ClassesBoth, plain(standard), plain(standard)},
-		"no finalizer of another controller's Services":     {config.ClassesClass, deleting(plain(standard)), deleting(plain())},
+		"a Service without a class":                                             {config.ClassesBoth, loadBalancer(""), loadBalancer("")},
+		"a Service of our class as one without a class":                         {config.ClassesClass, loadBalancer(config.LoadBalancerClass, "x"), loadBalancer("", "x")},
+		"our finalizer as the standard one":                                     {config.ClassesBoth, loadBalancer("", Finalizer), loadBalancer("", standard)},
+		"both finalizers as one":                                                {config.ClassesBoth, loadBalancer("", "x", standard, Finalizer), loadBalancer("", "x", standard)},
+		"no finalizer without ours":                                             {config.ClassesBoth, loadBalancer("", standard), loadBalancer("")},
+		"no Service of another class":                                           {config.ClassesBoth, loadBalancer(other, standard), nil},
+		"no Service without a class if only ours is configured":                 {config.ClassesClass, loadBalancer("", standard), nil},
+		"no Service of our class if only none is configured":                    {config.ClassesNone, loadBalancer(config.LoadBalancerClass), nil},
+		"a Service that changed to another class as one of type ClusterIP":      {config.ClassesBoth, loadBalancer(other, Finalizer, standard), clusterIPService(standard)},
+		"a Service that changed to type ClusterIP, with its finalizer":          {config.ClassesClass, clusterIPService(Finalizer), clusterIPService(standard)},
+		"a deleted Service with the finalizer of a former controller":           {config.ClassesBoth, deleting(loadBalancer("", standard)), deleting(loadBalancer("", standard))},
+		"a Service of type ClusterIP with the finalizer of a former controller": {config.ClassesBoth, clusterIPService(standard), clusterIPService(standard)},
+		"no finalizer of a Service of another controller":                       {config.ClassesClass, deleting(clusterIPService(standard)), deleting(clusterIPService())},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := c.real.DeepCopy()
@@ -74,15 +74,15 @@ func TestTheControllerSees(t *testing.T) {
 				return
 			}
 			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("it sees (-want +got):\n%s", diff)
+				t.Errorf("the shown Service differs (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-func TestMustEnsure(t *testing.T) {
+func TestMustEnsureReportsChangesThatMatter(t *testing.T) {
 	with := func(change func(*v1.Service)) *v1.Service {
-		svc := balanced("", standard)
+		svc := loadBalancer("", standard)
 		svc.Spec.ClusterIPs = []string{"10.96.0.7"}
 		change(svc)
 		return svc
@@ -91,12 +91,12 @@ func TestMustEnsure(t *testing.T) {
 		change func(*v1.Service)
 		want   bool
 	}{
-		"nothing":                    {func(*v1.Service) {}, false},
-		"a label":                    {func(svc *v1.Service) { svc.Labels = map[string]string{"a": "b"} }, false},
-		"a cluster IP":               {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} }, true},
-		"a selector":                 {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"a": "b"} }, true},
-		"a finalizer that is gone":   {func(svc *v1.Service) { svc.Finalizers = nil }, true},
-		"a deletion, seen by itself": {func(svc *v1.Service) { deleting(svc); svc.Spec.ClusterIPs = nil }, false},
+		"no change":           {func(*v1.Service) {}, false},
+		"a label":             {func(svc *v1.Service) { svc.Labels = map[string]string{"a": "b"} }, false},
+		"a cluster IP":        {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} }, true},
+		"a selector":          {func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"a": "b"} }, true},
+		"a removed finalizer": {func(svc *v1.Service) { svc.Finalizers = nil }, true},
+		"a deletion, which the controller detects itself": {func(svc *v1.Service) { deleting(svc); svc.Spec.ClusterIPs = nil }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := mustEnsure(with(func(*v1.Service) {}), with(c.change)); got != c.want {
@@ -106,27 +106,27 @@ func TestMustEnsure(t *testing.T) {
 	}
 }
 
-func TestAddFinalizer(t *testing.T) {
+func TestAddFinalizerPatchesBothFinalizers(t *testing.T) {
 	for name, c := range map[string]struct {
 		patch, want string
 		removes     bool
 	}{
-		"adding the finalizer adds both": {
+		"adding the standard finalizer adds both": {
 			`{"metadata":{"$setElementOrder/finalizers":["x","` + standard + `"],"finalizers":["` + standard + `"]}}`,
 			`{"metadata":{"$setElementOrder/finalizers":["x","` + Finalizer + `","` + standard + `"],"finalizers":["` + Finalizer + `","` + standard + `"]}}`,
 			false,
 		},
-		"removing it removes both": {
+		"removing the standard finalizer removes both": {
 			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + standard + `"]}}`,
 			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `","` + standard + `"]}}`,
 			true,
 		},
-		"removing the last one does not remove those that were not shown": {
+		"removing the last shown finalizer keeps hidden ones": {
 			`{"metadata":{"finalizers":null}}`,
 			`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `","` + standard + `"]}}`,
 			true,
 		},
-		"a status is passed on": {
+		"a status is not changed": {
 			`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","ipMode":"VIP"}]}}}`,
 			`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","ipMode":"VIP"}]}}}`,
 			false,
@@ -143,15 +143,15 @@ func TestAddFinalizer(t *testing.T) {
 		})
 	}
 	if _, _, err := addFinalizer([]byte("{")); err == nil {
-		t.Error("half a patch is accepted")
+		t.Error("an invalid patch is accepted")
 	}
 }
 
-// Whatever finalizers a Service of another bears beside ours, and in whatever
-// state it is: the controller is never shown a Service to serve that is not ours.
-func TestServicesOfOthersAreNeverShownToBeServed(t *testing.T) {
+// With any finalizers and in any state: the controller never sees a Service of another class as a
+// load balancer.
+func TestServicesOfOtherClassesAreNeverShownAsLoadBalancers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		svc := balanced(rapid.SampledFrom([]string{"", other, config.LoadBalancerClass}).Draw(t, "class"),
+		svc := loadBalancer(rapid.SampledFrom([]string{"", other, config.LoadBalancerClass}).Draw(t, "class"),
 			rapid.SliceOfDistinct(rapid.SampledFrom([]string{"x", standard, Finalizer}), rapid.ID[string]).Draw(t, "finalizers")...)
 		if rapid.Bool().Draw(t, "deleting") {
 			deleting(svc)
@@ -159,7 +159,7 @@ func TestServicesOfOthersAreNeverShownToBeServed(t *testing.T) {
 		classes := rapid.SampledFrom([]config.Classes{config.ClassesBoth, config.ClassesClass, config.ClassesNone}).Draw(t, "classes")
 		shown, visible := visibility{classes}.of(svc)
 		if visible && shown.Spec.Type == v1.ServiceTypeLoadBalancer != classes.Serves(svc.Spec.LoadBalancerClass) {
-			t.Fatalf("%v is shown as %v", svc, shown)
+			t.Fatalf("Service %v is shown as %v", svc, shown)
 		}
 	})
 }
