@@ -150,7 +150,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
-			services:   w.services.Served, nodes: w.nodes.Lister(),
+			services:   w.services.Wanted, nodes: w.nodes.Lister(),
 			failures: c.failures, addresses: c.addresses, defaults: c.config.Options(),
 		},
 	}

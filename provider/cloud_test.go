@@ -87,4 +87,4 @@ func (q *recordingQueue) EnqueueAfter(service types.NamespacedName, _ time.Durat
 	q.Enqueue(service)
 }
 
-func (q *recordingQueue) Served() []*v1.Service { return nil }
+func (q *recordingQueue) Wanted() []*v1.Service { return nil }

@@ -57,9 +57,10 @@ func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 			c.proxy("young", "n1", ready)
 			c.publishes("young", "203.0.113.1")
 			c.eventually("the firewall allows the port", func() bool { return c.firewallAllows("young") })
-			if condition := c.condition("young"); condition.Status != metav1.ConditionFalse || condition.Message != "" {
-				t.Errorf("the condition is still %v", condition)
-			}
+			c.eventually("the condition is False", func() bool {
+				condition := c.condition("young")
+				return condition.Status == metav1.ConditionFalse && condition.Message == ""
+			})
 			if got := c.warnings("young"); len(got) != 1 {
 				t.Errorf("want one warning, got %q", got)
 			}

@@ -49,8 +49,8 @@ type loadBalancer struct {
 type serviceQueue interface {
 	Enqueue(service types.NamespacedName)
 	EnqueueAfter(service types.NamespacedName, d time.Duration)
-	// Served returns all Services that are to be served.
-	Served() []*v1.Service
+	// Wanted returns all Services that want a load balancer from us.
+	Wanted() []*v1.Service
 }
 
 // foreignState is what others have in the cluster. *view.Foreign is one.
@@ -189,7 +189,7 @@ func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]e
 // removeConditions removes our conditions from a Service that does not want a load balancer any more.
 // svc may be outdated, so the cache decides.
 func (l *loadBalancer) removeConditions(svc *v1.Service) error {
-	for _, served := range l.services.Served() {
+	for _, served := range l.services.Wanted() {
 		if nameOf(served) == nameOf(svc) {
 			return nil
 		}

@@ -62,7 +62,7 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		firewall: operations.New(fw, queue.Enqueue),
 		events:   events.NewRecorder(record.NewFakeRecorder(100)),
 		snapshots: snapshots{
-			generation: func() uint64 { return 0 }, services: queue.Served, nodes: corelisters.NewNodeLister(indexer),
+			generation: func() uint64 { return 0 }, services: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
 			failures: noFailureDetection, defaults: defaults,
 		},
 	}
@@ -88,7 +88,7 @@ func published(svc *v1.Service) (ips []string) {
 }
 
 func TestEnsureOpensTheFirewallAfterTheProxies(t *testing.T) {
-	s, svc := newSteps(t, natted(1), natted(2)), service("web")
+	s, svc := newSteps(t, translatedNode(1), translatedNode(2)), service("web")
 	calls, err := s.ensure(t, svc)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestAFailedStepOfEnsurePreventsTheNext(t *testing.T) {
 		"proxies.Ensure": {"proxies.Ensure"},
 		"direct.Advance": {"proxies.Ensure", "firewall.Ensure", "direct.Advance"},
 	} {
-		s, svc := newSteps(t, natted(1)), service("web")
+		s, svc := newSteps(t, translatedNode(1)), service("web")
 		s.failing = failing
 		calls, err := s.ensure(t, svc)
 		if diff := cmp.Diff(want, calls); err == nil || diff != "" {
@@ -119,7 +119,7 @@ func TestAFailedStepOfEnsurePreventsTheNext(t *testing.T) {
 }
 
 func TestAFailingFirewallIsNoErrorAndPublishesNothingNew(t *testing.T) {
-	s, svc := newSteps(t, natted(1)), service("web")
+	s, svc := newSteps(t, translatedNode(1)), service("web")
 	s.failing = "firewall.Ensure"
 	if _, err := s.ensure(t, svc); err != nil || len(published(svc)) > 0 {
 		t.Errorf("error %v, published %v", err, published(svc))
@@ -127,11 +127,11 @@ func TestAFailingFirewallIsNoErrorAndPublishesNothingNew(t *testing.T) {
 }
 
 func TestProxiesAreDeletedAfterTheCutoverToDirect(t *testing.T) {
-	s, svc := newSteps(t, natted(1), natted(2)), service("web")
+	s, svc := newSteps(t, translatedNode(1), translatedNode(2)), service("web")
 	if _, err := s.ensure(t, svc); err != nil {
 		t.Fatal(err)
 	}
-	by(options.DatapathDirect)(svc)
+	withDatapath(options.DatapathDirect)(svc)
 	for i, want := range [][]string{{"direct.Advance"}, {"direct.Advance", "proxies.Delete"}, {"direct.Advance"}} {
 		calls, err := s.ensure(t, svc)
 		if diff := cmp.Diff(want, calls); err != nil || diff != "" {
@@ -149,7 +149,7 @@ func TestDeletionClosesTheFirewallFirst(t *testing.T) {
 		"firewall.Delete":     {"firewall.Delete"},
 		"direct.DeleteMirror": {"firewall.Delete", "direct.DeleteMirror"},
 	} {
-		s, svc := newSteps(t, natted(1)), service("web")
+		s, svc := newSteps(t, translatedNode(1)), service("web")
 		if _, err := s.ensure(t, svc); err != nil {
 			t.Fatal(err)
 		}

@@ -63,11 +63,11 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	if err := r.patchConditions(r.svc, publish.Conditions(r.svc.Status.Conditions, r.plan.UnservedPorts(), time.Now())); err != nil {
 		return nil, err
 	}
-	if r.plan.Served == nil {
+	if r.plan.Service == nil {
 		return r.withdrawAll(ctx)
 	}
 	if err := r.decideDatapath(ctx); err != nil {
-		unavailable := (*plan.DirectUnavailable)(nil)
+		unavailable := (*plan.DirectUnavailableError)(nil)
 		switch {
 		case !errors.As(err, &unavailable):
 			return nil, err
@@ -82,13 +82,13 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	}
 	allowed := r.ensureFirewall(ctx)
 	cutover := r.cutover()
-	served := r.direct.NodesToServe(cutover)
-	status := r.status(cutover.Sets, served)
+	directNodes := r.direct.NodesToServe(cutover)
+	status := r.status(cutover.Sets, directNodes)
 	if !allowed {
 		// Addresses that have turned bad must leave meanwhile, so this is no error.
 		status = publish.OnlyAlreadyPublished(status, r.svc.Status.LoadBalancer, r.cluster.Nodes)
 	}
-	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, served)
+	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, directNodes)
 	if err == nil && proxiesObsolete {
 		err = r.proxies.Delete(ctx, r.svc)
 	}
@@ -176,7 +176,7 @@ func (r *reconciliation) hasDanglingStatus() bool {
 	return len(r.proxies.Cached(r.svc)) == 0 && !r.current.Any() && len(r.svc.Status.LoadBalancer.Ingress) > 0
 }
 
-// decideDatapath chooses between proxies and kube-proxy. The error is a *plan.DirectUnavailable if
+// decideDatapath chooses between proxies and kube-proxy. The error is a *plan.DirectUnavailableError if
 // the Service requires kube-proxy and cannot have it.
 func (r *reconciliation) decideDatapath(ctx context.Context) (err error) {
 	hasProxies := len(r.proxies.Cached(r.svc)) > 0
@@ -228,24 +228,24 @@ func (r *reconciliation) cutover() direct.Cutover {
 	return direct.Cutover{
 		Service: r.svc, Decision: r.decision, Current: r.current, Plan: r.plan, Nodes: r.cluster.Nodes,
 		Sets:         r.proxies.Observe(r.svc, r.daemonSets),
-		OtherProxies: r.proxies.OthersWithPortsOf(r.plan.Served),
+		OtherProxies: r.proxies.OthersWithPortsOf(r.plan.Service),
 		HasProxies:   r.proxies.CachedAny(r.svc),
 	}
 }
 
-// status computes the status to publish. served are the nodes where kube-proxy is to serve.
-func (r *reconciliation) status(sets []publish.ProxySet, served []*v1.Node) *v1.LoadBalancerStatus {
+// status computes the status to publish. directNodes are those where kube-proxy is to serve.
+func (r *reconciliation) status(sets []publish.ProxySet, directNodes []*v1.Node) *v1.LoadBalancerStatus {
 	unserved, planned := r.plan.UnservedPorts(), snapshot.Names(r.plan.Nodes)
-	modes := publish.IPModes(r.direct.Environment(), len(unserved) == 0, len(served) > 0)
+	modes := publish.IPModes(r.direct.Environment(), len(unserved) == 0, len(directNodes) > 0)
 	var ports []v1.PortStatus
-	if len(unserved) > 0 || len(served) > 0 && modes.Direct != "" {
+	if len(unserved) > 0 || len(directNodes) > 0 && modes.Direct != "" {
 		ports = publish.Ports(r.svc, unserved)
 	}
 	in := publish.Input{
 		Nodes:     r.plan.Nodes,
 		Others:    slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return planned[n.Name] }),
 		Sets:      sets,
-		Direct:    snapshot.Names(served),
+		Direct:    snapshot.Names(directNodes),
 		Local:     r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
 		Endpoints: r.foreign.EndpointNodes(r.svc),
 		Previous:  r.svc.Status.LoadBalancer,

@@ -123,11 +123,11 @@ type Decision struct {
 
 // Decide chooses the datapath of a Service, and creates or updates its mirror. It returns what
 // kube-proxy serves afterwards: if it must not go on, it has been stopped. proxies reports whether
-// the Service has any. The error is a *plan.DirectUnavailable if the Service requires direct and
+// the Service has any. The error is a *plan.DirectUnavailableError if the Service requires direct and
 // cannot have it.
 func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current State, proxies bool) (Decision, State, error) {
 	var d Decision
-	unavailable := m.Environment().DirectUnavailable(svc, p.Conflicts)
+	unavailable := m.Environment().CheckDirect(svc, p.Conflicts)
 	if unavailable != nil && unavailable.MustStop && current.Any() {
 		if err := m.DeleteMirror(ctx, svc); err != nil {
 			return d, current, err
@@ -165,7 +165,7 @@ func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options
 // ensureMirror creates or updates the mirror and sets it in d. If the API server refuses that, it
 // returns the reason; but if nothing else than an outdated mirror serves the Service, it sets this
 // one, with the reason in d.
-func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Plan, current State, proxies bool, d *Decision) (*plan.DirectUnavailable, error) {
+func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Plan, current State, proxies bool, d *Decision) (*plan.DirectUnavailableError, error) {
 	mirror, _, err := m.Mirrors.Ensure(ctx, svc, p.Mirror)
 	refused := explainRefusal(svc, err)
 	switch {
@@ -187,9 +187,9 @@ func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Pla
 // explainRefusal explains why the API server refuses a mirror, or that an object of another owner
 // has its name; nil for other errors. It leaves out details that change from try to try. A namespace
 // that is being deleted is no reason, as the Service is deleted too.
-func explainRefusal(svc *v1.Service, err error) *plan.DirectUnavailable {
+func explainRefusal(svc *v1.Service, err error) *plan.DirectUnavailableError {
 	if notOurs := (*objects.NotOursError)(nil); errors.As(err, &notOurs) {
-		return &plan.DirectUnavailable{Message: notOurs.Error() + ", or use datapath proxy"}
+		return &plan.DirectUnavailableError{Message: notOurs.Error() + ", or use datapath proxy"}
 	}
 	var reply apierrors.APIStatus
 	if !apierrors.IsForbidden(err) || apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || !errors.As(err, &reply) {
@@ -198,14 +198,14 @@ func explainRefusal(svc *v1.Service, err error) *plan.DirectUnavailable {
 	message := reply.Status().Message
 	for _, verb := range []string{"create", "update"} {
 		if strings.Contains(message, "cannot "+verb+" resource") {
-			return &plan.DirectUnavailable{Message: fmt.Sprintf("hostport-ccm may not %s Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", verb, svc.Namespace)}
+			return &plan.DirectUnavailableError{Message: fmt.Sprintf("hostport-ccm may not %s Services in namespace %s, as its mirror: add the component manifests/components/direct to what you apply, or use datapath proxy", verb, svc.Namespace)}
 		}
 	}
 	if strings.Contains(message, "exceeded quota") {
 		message, _, _ = strings.Cut(message, ", used")
-		return &plan.DirectUnavailable{Message: fmt.Sprintf("the quota of namespace %s does not allow its mirror (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
+		return &plan.DirectUnavailableError{Message: fmt.Sprintf("the quota of namespace %s does not allow its mirror (%s): raise that quota, or use datapath proxy", svc.Namespace, message)}
 	}
-	return &plan.DirectUnavailable{Message: fmt.Sprintf("the API server refuses its mirror (%s): allow it, or use datapath proxy", message)}
+	return &plan.DirectUnavailableError{Message: fmt.Sprintf("the API server refuses its mirror (%s): allow it, or use datapath proxy", message)}
 }
 
 // MirrorExists reports whether the API server has the mirror of a Service.

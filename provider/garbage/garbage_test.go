@@ -103,7 +103,7 @@ func planFor(owner firewall.Owner) (*plan.Plan, error) {
 }
 
 func firstSet(p *plan.Plan) plan.ProxySet {
-	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Served), plan.Assignment{}))[0]
+	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Service), plan.Assignment{}))[0]
 }
 
 func serviceOf(owner firewall.Owner) *v1.Service {

@@ -47,7 +47,7 @@ func wanted(t *testing.T) *v1.ConfigMap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Served), plan.Assignment{}))[0].ConfigMap
+	return p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Service), plan.Assignment{}))[0].ConfigMap
 }
 
 func TestEnsureCorrectsAStaleCache(t *testing.T) {

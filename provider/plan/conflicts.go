@@ -130,7 +130,7 @@ func withoutPorts(svc *v1.Service, conflicts []Conflict) *v1.Service {
 func (p *Plan) awaited(proxies map[snapshot.Port][]*v1.Pod) []Conflict {
 	var list []Conflict
 	selected := snapshot.Names(p.Nodes)
-	for _, port := range snapshot.PortsOf(p.Served) {
+	for _, port := range snapshot.PortsOf(p.Service) {
 		on := map[string]bool{}
 		var owners []string
 		for _, pod := range proxies[port] {
@@ -150,7 +150,7 @@ func (p *Plan) awaited(proxies map[snapshot.Port][]*v1.Pod) []Conflict {
 // sentence about each of these pods' ports.
 func (p *Plan) occupied(pods map[snapshot.Port][]*v1.Pod) (nodes map[string]bool, sentences []string) {
 	selected, nodes := snapshot.Names(p.Nodes), map[string]bool{}
-	for _, port := range snapshot.PortsOf(p.Served) {
+	for _, port := range snapshot.PortsOf(p.Service) {
 		for _, pod := range pods[port] {
 			if node := pod.Spec.NodeName; selected[node] {
 				nodes[node] = true

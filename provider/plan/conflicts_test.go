@@ -216,8 +216,8 @@ func TestAPortOfDrainingProxiesIsUnservedUntilItIsFreeOnANode(t *testing.T) {
 			if diff := cmp.Diff(want, p.UnservedPorts()); diff != "" {
 				t.Errorf("unserved ports differ (-want +got):\n%s", diff)
 			}
-			if len(p.Served.Spec.Ports) != 2 {
-				t.Errorf("the served ports are %v", snapshot.PortsOf(p.Served))
+			if len(p.Service.Spec.Ports) != 2 {
+				t.Errorf("the served ports are %v", snapshot.PortsOf(p.Service))
 			}
 		})
 	}

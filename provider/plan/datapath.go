@@ -22,16 +22,16 @@ type Environment struct {
 	IPMode v1.LoadBalancerIPMode
 }
 
-// DirectUnavailable is the error for a Service that kube-proxy cannot serve. It names the cause
+// DirectUnavailableError is the error for a Service that kube-proxy cannot serve. It names the cause
 // and what to do.
-type DirectUnavailable struct {
+type DirectUnavailableError struct {
 	Message string
 	// MustStop reports that kube-proxy must also stop serving what it serves of the Service.
 	MustStop bool
 }
 
 // Error names the cause and what to do.
-func (e *DirectUnavailable) Error() string {
+func (e *DirectUnavailableError) Error() string {
 	return "it cannot be served by datapath direct: " + e.Message
 }
 
@@ -41,22 +41,22 @@ func WantsDirect(svc *v1.Service, o options.Options) bool {
 	return o.Datapath == options.DatapathDirect || o.Datapath == options.DatapathAuto && local
 }
 
-// DirectUnavailable returns what prevents kube-proxy from serving a Service, or nil. conflicts
+// CheckDirect returns what prevents kube-proxy from serving a Service, or nil. conflicts
 // are the ports that the Service does not get.
-func (e Environment) DirectUnavailable(svc *v1.Service, conflicts []Conflict) *DirectUnavailable {
+func (e Environment) CheckDirect(svc *v1.Service, conflicts []Conflict) *DirectUnavailableError {
 	switch e.KubeProxy {
 	case config.KubeProxyIPTables, config.KubeProxyNFTables:
 	case config.KubeProxyIPVS:
-		return &DirectUnavailable{"kube-proxy runs in mode ipvs, in which it would bind the nodes' own addresses on every node and so cut nodes off: use datapath proxy, or kube-proxy in mode nftables or iptables", true}
+		return &DirectUnavailableError{"kube-proxy runs in mode ipvs, in which it would bind the nodes' own addresses on every node and so cut nodes off: use datapath proxy, or kube-proxy in mode nftables or iptables", true}
 	case config.KubeProxyNone:
-		return &DirectUnavailable{"there is no kube-proxy (loadBalancer.kubeProxyMode in the cloud config is none): use datapath proxy", false}
+		return &DirectUnavailableError{"there is no kube-proxy (loadBalancer.kubeProxyMode in the cloud config is none): use datapath proxy", false}
 	default:
-		return &DirectUnavailable{fmt.Sprintf("the mode of kube-proxy is not known, as %s: set loadBalancer.kubeProxyMode in the cloud config", e.UnknownReason), false}
+		return &DirectUnavailableError{fmt.Sprintf("the mode of kube-proxy is not known, as %s: set loadBalancer.kubeProxyMode in the cloud config", e.UnknownReason), false}
 	}
 	if e.Translated {
 		// A mirror has endpoints of its own, which only a selector gives it.
 		if len(svc.Spec.Selector) == 0 {
-			return &DirectUnavailable{"the Service has no selector, and so its mirror would have no endpoints: use datapath proxy", false}
+			return &DirectUnavailableError{"the Service has no selector, and so its mirror would have no endpoints: use datapath proxy", false}
 		}
 		return nil
 	}
@@ -66,13 +66,13 @@ func (e Environment) DirectUnavailable(svc *v1.Service, conflicts []Conflict) *D
 	unrestricted := unrestrictedFamilies(svc)
 	switch {
 	case e.IPMode == v1.LoadBalancerIPModeProxy:
-		return &DirectUnavailable{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
+		return &DirectUnavailableError{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
 	case where != inSpec:
-		return &DirectUnavailable{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would allow all clients: write them into %s, or use datapath proxy", where, inSpec), true}
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would allow all clients: write them into %s, or use datapath proxy", where, inSpec), true}
 	case len(unrestricted) > 0:
-		return &DirectUnavailable{fmt.Sprintf("kube-proxy would allow all clients over %s, of which %s has no range: add one, or use datapath proxy", unrestricted[0], inSpec), true}
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy would allow all clients over %s, of which %s has no range: add one, or use datapath proxy", unrestricted[0], inSpec), true}
 	case len(conflicts) > 0:
-		return &DirectUnavailable{fmt.Sprintf("kube-proxy would serve all ports of the Service, but it does not get all of them (%s); or use datapath proxy", conflicts[0].Message), true}
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy would serve all ports of the Service, but it does not get all of them (%s); or use datapath proxy", conflicts[0].Message), true}
 	}
 	return nil
 }

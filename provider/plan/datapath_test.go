@@ -66,7 +66,7 @@ func TestDirectUnavailableReportsTheReason(t *testing.T) {
 		"available with IP mode VIP by config":          {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.env.DirectUnavailable(c.svc, c.conflicts)
+			got := c.env.CheckDirect(c.svc, c.conflicts)
 			if (got == nil) != (c.words == nil) {
 				t.Fatalf("got %v", got)
 			}

@@ -44,9 +44,9 @@ type Input struct {
 type Plan struct {
 	// Nodes serve the Service, healthy or not, sorted by name.
 	Nodes []*v1.Node
-	// Served is the Service with the ports that it gets; nil if it gets none. All fields but
+	// Service is the Service with the ports that it gets; nil if it gets none. All fields but
 	// Conflicts and Firewall.Owner are then empty.
-	Served *v1.Service
+	Service *v1.Service
 	// Conflicts are the ports that the Service does not get.
 	Conflicts []Conflict
 	// Awaited are ports that the Service gets, but that proxies of other Services still have on
@@ -92,7 +92,7 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	}
 	p := &Plan{
 		Nodes:     selected,
-		Served:    served,
+		Service:   served,
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served),
 		Firewall: firewall.Spec{

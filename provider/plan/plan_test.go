@@ -75,7 +75,7 @@ func mustProxies(t *testing.T, svc *v1.Service, o options.Options) *ProxySet {
 }
 
 func oneSet(p *Plan) *ProxySet {
-	return &p.ProxySets(AssignPorts(snapshot.PortsOf(p.Served), Assignment{}))[0]
+	return &p.ProxySets(AssignPorts(snapshot.PortsOf(p.Service), Assignment{}))[0]
 }
 
 func parsed(t *testing.T, annotations map[string]string) options.Options {

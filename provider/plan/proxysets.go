@@ -72,9 +72,9 @@ func setForNewPorts(current, kept Assignment) int {
 // ProxySets returns the proxy sets of a Service that gets any port, with ports as assigned.
 func (p *Plan) ProxySets(assigned Assignment) []ProxySet {
 	var all []ProxySet
-	for i, name := range SetNames(p.Served) {
-		set, part := ProxySet{Name: name}, *p.Served
-		part.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(p.Served), func(port v1.ServicePort) bool {
+	for i, name := range SetNames(p.Service) {
+		set, part := ProxySet{Name: name}, *p.Service
+		part.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(p.Service), func(port v1.ServicePort) bool {
 			return !slices.Contains(assigned[i], snapshot.PortOf(port))
 		})
 		if len(part.Spec.Ports) > 0 {

@@ -54,7 +54,7 @@ func (m *Manager) Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nod
 // assignPorts assigns each port of a Service to a proxy set. If anything is to change, it reads the
 // DaemonSets from the API server: a stale cache would assign a port twice.
 func (m *Manager) assignPorts(ctx context.Context, svc *v1.Service, p *plan.Plan) (plan.Assignment, error) {
-	wanted := snapshot.PortsOf(p.Served)
+	wanted := snapshot.PortsOf(p.Service)
 	var current plan.Assignment
 	for i, name := range plan.SetNames(svc) {
 		if ds, found := m.DaemonSets.Cached(svc, name); found {

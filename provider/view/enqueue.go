@@ -27,7 +27,7 @@ func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 // snapshot.
 func (s *Services) EnqueueAll() {
 	s.generation.Add(1)
-	for _, svc := range s.Served() {
+	for _, svc := range s.Wanted() {
 		s.Enqueue(nameOf(svc))
 	}
 }

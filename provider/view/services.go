@@ -64,8 +64,8 @@ func NewServices(real coreinformers.ServiceInformer, classes config.Classes) (*S
 // enqueued, and before the service controller sees the change.
 func (s *Services) Generation() uint64 { return s.generation.Load() }
 
-// Served returns the Services that are to be served, as shown.
-func (s *Services) Served() []*v1.Service {
+// Wanted returns the Services that want a load balancer from us, as shown.
+func (s *Services) Wanted() []*v1.Service {
 	all, _ := s.Lister().List(labels.Everything()) // From the cache: never an error.
 	var served []*v1.Service
 	for _, svc := range all {

@@ -36,7 +36,7 @@ func (m *Manager) Decide(_ context.Context, svc *v1.Service, o options.Options, 
 	if !plan.WantsDirect(svc, o) {
 		return direct.Decision{}, current, nil
 	}
-	unavailable := m.Env.DirectUnavailable(svc, p.Conflicts)
+	unavailable := m.Env.CheckDirect(svc, p.Conflicts)
 	switch {
 	case unavailable == nil:
 		return direct.Decision{Direct: true, Mirror: p.Mirror}, current, nil

@@ -34,7 +34,7 @@ func (m *Manager) Ensure(_ context.Context, svc *v1.Service, p *plan.Plan, _ []*
 	if err := m.call("proxies.Ensure"); err != nil {
 		return nil, err
 	}
-	planned := p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Served), plan.Assignment{}))[0].DaemonSet
+	planned := p.ProxySets(plan.AssignPorts(snapshot.PortsOf(p.Service), plan.Assignment{}))[0].DaemonSet
 	s := set{daemonSet: planned}
 	for _, node := range p.Nodes {
 		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: planned.Name + "-" + node.Name, Labels: planned.Spec.Template.Labels}, Spec: planned.Spec.Template.Spec}

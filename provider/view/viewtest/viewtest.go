@@ -24,8 +24,8 @@ func (q *Queue) Enqueue(service types.NamespacedName) { q.Enqueued = append(q.En
 // EnqueueAfter records the Service.
 func (q *Queue) EnqueueAfter(service types.NamespacedName, _ time.Duration) { q.Enqueue(service) }
 
-// Served returns Services.
-func (q *Queue) Served() []*v1.Service { return q.Services }
+// Wanted returns Services.
+func (q *Queue) Wanted() []*v1.Service { return q.Services }
 
 // Foreign is what others have in the cluster. The zero value is nothing.
 type Foreign struct {
