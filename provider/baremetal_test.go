@@ -58,6 +58,20 @@ func TestOnBareMetalDirectNeedsNoMirror(t *testing.T) {
 	}
 }
 
+func TestAMirrorFromProviderGCEIsDeletedOnBareMetal(t *testing.T) {
+	gce := twoTranslatedNodes(t)
+	stop := gce.start()
+	gce.serveDirectly(service("web", withDatapath(options.DatapathDirect)))
+	stop()
+	c := bareMetal(t)
+	for _, svc := range []*v1.Service{gce.service("web"), gce.mirror("web")} {
+		c.create(svc)
+	}
+	c.start()
+	c.publishesWithModes("web", vip, vip)
+	c.eventually("the mirror is deleted", func() bool { return c.mirror("web") == nil })
+}
+
 // cutOverToProxies cuts Service web over from datapath direct to proxies, node by node.
 func (c *cluster) cutOverToProxies() {
 	c.Helper()
