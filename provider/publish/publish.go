@@ -13,7 +13,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	servicecontroller "k8s.io/cloud-provider/controllers/service"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -151,9 +150,13 @@ func ready(node *v1.Node) bool {
 	})
 }
 
+// toBeDeletedTaint is on nodes that the cluster autoscaler is about to remove: ToBeDeletedTaint of
+// k8s.io/cloud-provider/controllers/service, which imports clients.
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
 // leaving reports whether a node is about to be removed, or an administrator declared it dead.
 func leaving(node *v1.Node) bool {
-	return node.DeletionTimestamp != nil || tainted(node, servicecontroller.ToBeDeletedTaint) || tainted(node, v1.TaintNodeOutOfService)
+	return node.DeletionTimestamp != nil || tainted(node, toBeDeletedTaint) || tainted(node, v1.TaintNodeOutOfService)
 }
 
 func tainted(node *v1.Node, key string) bool {
