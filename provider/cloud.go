@@ -40,7 +40,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
-// ProviderName is the cloud provider's name, and the scheme of provider ids of nodes without a cloud.
+// ProviderName is the cloud provider's name, and the scheme of provider ids of nodes without a
+// cloud.
 const ProviderName = "hostport"
 
 // defaultFirewallCheckPeriod lets rules that others changed be repaired within a minute.
@@ -93,9 +94,9 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 	return cloud, nil
 }
 
-// StartServiceController is an app.InitFuncConstructor. It starts the standard service controller on
-// our view of the Services when this replica leads. Failed nodes are detected from the call on, on
-// every replica.
+// StartServiceController is an app.InitFuncConstructor. It starts the standard service controller
+// on our view of the Services when this replica leads. Failed nodes are detected from the call on,
+// on every replica.
 func StartServiceController(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
 	c := cloud.(*Cloud)
 	c.detectFailures(context.Background(), completed)
@@ -113,8 +114,8 @@ func StartServiceController(init app.ControllerInitContext, completed *appconfig
 // runner runs the service controller with a number of workers until ctx is done.
 type runner func(ctx context.Context, workers int, manager managerapp.ControllerContext)
 
-// serviceController makes the load balancer and the controller that drives it. The caller starts the
-// informers of shared.
+// serviceController makes the load balancer and the controller that drives it. The caller starts
+// the informers of shared.
 func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
 	lb := &c.config.LoadBalancer
 	id, err := clusterID(ctx, kube, c.config.ClusterID)
@@ -207,7 +208,8 @@ func (w watches) start(ctx context.Context) {
 }
 
 // firewallOwners returns the Services that may have firewall rules. These include Services that are
-// being deleted and those that do not have the type LoadBalancer any more, until they are cleaned up.
+// being deleted and those that do not have the type LoadBalancer any more, until they are cleaned
+// up.
 func firewallOwners(settings plan.Settings, services *view.Services) []firewall.Owner {
 	shown, _ := services.Lister().List(everything) // From the cache: never an error.
 	var owners []firewall.Owner

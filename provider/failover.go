@@ -24,9 +24,9 @@ type failureDetector interface {
 // noFailureDetection detects nothing.
 var noFailureDetection failureDetector = (*failover.Monitor)(nil)
 
-// detectFailures starts to probe the nodes, if so configured, until ctx is done. Every replica does:
-// a node that a replica has never reached counts as unknown, and the replica that takes over when
-// the leader's own node has failed must know that node.
+// detectFailures starts to probe the nodes, if so configured, until ctx is done. Every replica
+// does: a node that a replica has never reached counts as unknown, and the replica that takes over
+// when the leader's own node has failed must know that node.
 func (c *Cloud) detectFailures(ctx context.Context, completed *appconfig.CompletedConfig) {
 	if c.config.LoadBalancer.Failover != config.FailoverFast {
 		return

@@ -21,9 +21,10 @@ const (
 	firewallPermissionRetry = 5 * time.Minute
 )
 
-// ensureFirewall makes the firewall allow what the plan needs. It reports whether new
-// addresses may be published: false while the outcome is not known or the operation failed. If an administrator has
-// to change the firewall, they may be published, as rules may exist that cannot be seen from here.
+// ensureFirewall makes the firewall allow what the plan needs. It reports whether new addresses may
+// be published: false while the outcome is not known or the operation failed. If an administrator
+// has to change the firewall, they may be published, as rules may exist that cannot be seen from
+// here.
 func (r *reconciliation) ensureFirewall(ctx context.Context) (allowed bool) {
 	result, err := r.firewall.Ensure(ctx, r.plan.Firewall, r.options.Firewall)
 	for _, line := range result.Changes {
@@ -90,8 +91,8 @@ func manualChangeWarnings(manual *firewall.ManualChangeError) []events.Warning {
 	return list
 }
 
-// detectDrift enqueues Services whose firewall rules others have changed, until ctx is done. It starts
-// when all Services are known, as rules of unknown Services are orphans.
+// detectDrift enqueues Services whose firewall rules others have changed, until ctx is done. It
+// starts when all Services are known, as rules of unknown Services are orphans.
 func detectDrift(ctx context.Context, fw *operations.Reconciler, synced cache.InformerSynced, period time.Duration, services *view.Services) {
 	if cache.WaitForCacheSync(ctx.Done(), synced) {
 		fw.DetectDrift(ctx, period, func(owner firewall.Owner) { services.Enqueue(owner.Service) })

@@ -29,8 +29,8 @@ import (
 )
 
 // loadBalancer implements cloudprovider.LoadBalancer. Its methods may be called for different
-// Services at the same time. The service controller adds and removes the standard finalizer; package
-// view adds ours to the same requests.
+// Services at the same time. The service controller adds and removes the standard finalizer;
+// package view adds ours to the same requests.
 type loadBalancer struct {
 	settings plan.Settings
 	defaults options.Options
@@ -99,8 +99,8 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 }
 
 // GetLoadBalancer reports whether anything made for a Service may exist. The answer false lets the
-// Service be deleted; if the API server fails, there is an error. The firewall is not asked, as it is
-// slow: a Service with the finalizer may have rules. One that has our condition counts, so that
+// Service be deleted; if the API server fails, there is an error. The firewall is not asked, as it
+// is slow: a Service with the finalizer may have rules. One that has our condition counts, so that
 // EnsureLoadBalancerDeleted removes it.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
 	proxies, err := l.proxies.Exist(ctx, svc)
@@ -118,8 +118,8 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // EnsureLoadBalancer makes everything that a Service should have and returns the status to publish.
 // For a Service that asks for something impossible it records an event and returns
 // ImplementedElsewhere, with which the service controller leaves the Service as it is. It does not
-// use the nodes that the controller passes: these lack nodes that are about to be removed, which may
-// be the last to serve.
+// use the nodes that the controller passes: these lack nodes that are about to be removed, which
+// may be the last to serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	r := &reconciliation{loadBalancer: l, svc: svc, cluster: l.snapshots.get(ctx)}
 	status, err := r.run(ctx)
@@ -148,10 +148,10 @@ func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, 
 	return l.removeConditions(svc)
 }
 
-// withdraw deletes what was made for a Service that is to be deleted, that gets none of its ports, or
-// that requires datapath direct and cannot have it any more.
-// The firewall comes first, so that no port is open without something of ours behind it. It returns
-// the changes that an administrator has to make as warnings.
+// withdraw deletes what was made for a Service that is to be deleted, that gets none of its ports,
+// or that requires datapath direct and cannot have it any more. The firewall comes first, so that
+// no port is open without something of ours behind it. It returns the changes that an administrator
+// has to make as warnings.
 func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]events.Warning, error) {
 	warnings, err := l.deleteFirewall(ctx, svc)
 	if err != nil {
@@ -186,8 +186,8 @@ func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]e
 	return nil, nil
 }
 
-// removeConditions removes our conditions from a Service that does not want a load balancer any more.
-// svc may be outdated, so the cache decides.
+// removeConditions removes our conditions from a Service that does not want a load balancer any
+// more. svc may be outdated, so the cache decides.
 func (l *loadBalancer) removeConditions(svc *v1.Service) error {
 	for _, served := range l.services.Wanted() {
 		if nameOf(served) == nameOf(svc) {

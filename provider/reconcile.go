@@ -176,8 +176,8 @@ func (r *reconciliation) hasDanglingStatus() bool {
 	return len(r.proxies.Cached(r.svc)) == 0 && !r.current.Any() && len(r.svc.Status.LoadBalancer.Ingress) > 0
 }
 
-// decideDatapath chooses between proxies and kube-proxy. The error is a *plan.DirectUnavailableError if
-// the Service requires kube-proxy and cannot have it.
+// decideDatapath chooses between proxies and kube-proxy. The error is a
+// *plan.DirectUnavailableError if the Service requires kube-proxy and cannot have it.
 func (r *reconciliation) decideDatapath(ctx context.Context) (err error) {
 	hasProxies := len(r.proxies.Cached(r.svc)) > 0
 	r.decision, r.current, err = r.direct.Decide(ctx, r.svc, r.options, r.plan, r.current, hasProxies)

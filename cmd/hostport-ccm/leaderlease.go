@@ -19,9 +19,9 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// leaderLease releases the lease of leader election at shutdown, so that a standby leads at once and
-// not when the lease has expired. The app package of k8s.io/cloud-provider does not release it, as
-// of v0.37.2.
+// leaderLease releases the lease of leader election at shutdown, so that a standby leads at once
+// and not when the lease has expired. The app package of k8s.io/cloud-provider does not release it,
+// as of v0.37.2.
 type leaderLease struct {
 	mu sync.Mutex
 	// These are set once this replica leads.
@@ -53,8 +53,8 @@ func (l *leaderLease) acquired(kube kubernetes.Interface, namespace, name string
 	l.kube, l.namespace, l.name, l.stop = kube, namespace, name, stop
 }
 
-// release stops the controller and releases the lease if this replica leads. The process has to exit
-// right after it, as it would acquire the lease again.
+// release stops the controller and releases the lease if this replica leads. The process has to
+// exit right after it, as it would acquire the lease again.
 func (l *leaderLease) release() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

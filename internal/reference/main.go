@@ -1,5 +1,5 @@
-// Command reference generates reference pages from the doc comments of annotations and config fields.
-// Run it in the root directory of the module:
+// Command reference generates reference pages from the doc comments of annotations and config
+// fields. Run it in the root directory of the module:
 //
 //	go run ./internal/reference
 //

@@ -93,8 +93,8 @@ func typeName(e ast.Expr) string {
 	return "string" // Of a named type or not.
 }
 
-// paragraph returns a doc comment as one paragraph that begins with the name users write in place of
-// Go's.
+// paragraph returns a doc comment as one paragraph that begins with the name users write in place
+// of Go's.
 func paragraph(doc *ast.CommentGroup, goName, name string) string {
 	text := strings.Join(strings.Fields(doc.Text()), " ")
 	if rest, ok := strings.CutPrefix(text, goName+" "); ok {

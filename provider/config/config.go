@@ -1,5 +1,6 @@
-// Package config reads the cloud config, the file named by --cloud-config: its fields, their defaults
-// and their validation. The comments of the fields are the text of docs/reference/cloud-config.md.
+// Package config reads the cloud config, the file named by --cloud-config: its fields, their
+// defaults and their validation. The comments of the fields are the text of
+// docs/reference/cloud-config.md.
 package config
 
 import (
@@ -92,9 +93,9 @@ type LoadBalancer struct {
 	// provider gce, which no interface has, and for Services of datapath direct with provider none;
 	// else Proxy.
 	IPMode v1.LoadBalancerIPMode `json:"ipMode,omitempty"`
-	// Failover selects when the addresses of a dead node are withdrawn: "fast" within 10 s, detected by
-	// connection attempts to port 10256 of the nodes and by their Leases; "kubernetes" when Kubernetes
-	// sets the node NotReady, after 40 to 50 s. Default: fast.
+	// Failover selects when the addresses of a dead node are withdrawn: "fast" within 10 s, detected
+	// by connection attempts to port 10256 of the nodes and by their Leases; "kubernetes" when
+	// Kubernetes sets the node NotReady, after 40 to 50 s. Default: fast.
 	Failover Failover `json:"failover,omitempty"`
 }
 

@@ -36,7 +36,8 @@ func Load(path string) (*CloudConfig, error) {
 
 var unknownField = regexp.MustCompile(`^unknown field "(.*)"$`)
 
-// Parse reads a cloud config in YAML or JSON, sets defaults and validates it. Its error is one line.
+// Parse reads a cloud config in YAML or JSON, sets defaults and validates it. Its error is one
+// line.
 func Parse(data []byte) (*CloudConfig, error) {
 	asJSON, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
@@ -81,8 +82,8 @@ func describeType(t reflect.Type) string {
 	return "a " + t.Kind().String()
 }
 
-// suggestion returns `, did you mean "x"?` if the struct that holds the unknown field has one with a
-// similar name, else "".
+// suggestion returns `, did you mean "x"?` if the struct that holds the unknown field has one with
+// a similar name, else "".
 func suggestion(path string) string {
 	parts := strings.Split(path, ".")
 	last := len(parts) - 1
@@ -100,7 +101,8 @@ func suggestion(path string) string {
 	return ""
 }
 
-// fields returns the types of a struct's fields by their names in the file, nothing for other types.
+// fields returns the types of a struct's fields by their names in the file, nothing for other
+// types.
 func fields(t reflect.Type) map[string]reflect.Type {
 	types := map[string]reflect.Type{}
 	if t == nil || t.Kind() != reflect.Struct {

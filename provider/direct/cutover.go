@@ -73,11 +73,12 @@ func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 }
 
 // mirrorDelay returns for how long a new mirror with UDP ports of a Service with proxies is not to
-// show addresses yet. When kube-proxy sees new endpoints of a UDP port, it deletes conntrack flows to
-// the Service's addresses that go elsewhere. If it sees the addresses at the same time, an answer of
-// a proxy that is on its way creates a flow from the proxy to the client. The client's packets then
-// match this flow even when the proxy is gone, and kube-proxy does not find it. The delay compares
-// the API server's clock with ours; if they differ by more than endpointsTime, there is no delay.
+// show addresses yet. When kube-proxy sees new endpoints of a UDP port, it deletes conntrack flows
+// to the Service's addresses that go elsewhere. If it sees the addresses at the same time, an
+// answer of a proxy that is on its way creates a flow from the proxy to the client. The client's
+// packets then match this flow even when the proxy is gone, and kube-proxy does not find it. The
+// delay compares the API server's clock with ours; if they differ by more than endpointsTime, there
+// is no delay.
 func mirrorDelay(mirror *v1.Service, now time.Time) time.Duration {
 	if !plan.HasUDP(mirror) {
 		return 0
@@ -85,8 +86,8 @@ func mirrorDelay(mirror *v1.Service, now time.Time) time.Duration {
 	return max(endpointsTime-now.Sub(mirror.CreationTimestamp.Time).Abs(), 0)
 }
 
-// KeepMirror keeps a mirror as the Service wants it while it still serves nodes whose proxies are not
-// ready, if the API server permits it.
+// KeepMirror keeps a mirror as the Service wants it while it still serves nodes whose proxies are
+// not ready, if the API server permits it.
 func (m *Manager) KeepMirror(ctx context.Context, svc *v1.Service, current State, p *plan.Plan) error {
 	if current.Mirror == nil || len(current.Nodes) == 0 {
 		return nil
@@ -97,9 +98,9 @@ func (m *Manager) KeepMirror(ctx context.Context, svc *v1.Service, current State
 	return nil
 }
 
-// Advance writes the mirror's status: for each address in status of the nodes in served, the address
-// that packets have at the node. It deletes a mirror that is not needed any more. proxiesObsolete is
-// true when kube-proxy has had all published nodes for m.TakeoverTime.
+// Advance writes the mirror's status: for each address in status of the nodes in served, the
+// address that packets have at the node. It deletes a mirror that is not needed any more.
+// proxiesObsolete is true when kube-proxy has had all published nodes for m.TakeoverTime.
 func (m *Manager) Advance(ctx context.Context, c Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error) {
 	svc, mirror := c.Service, c.Decision.Mirror
 	if mirror == nil {

@@ -1,7 +1,7 @@
-// Package direct makes kube-proxy serve Services on the nodes' own addresses, without proxies. Where
-// addresses are not translated, the Service's own status does that, with ipMode VIP. Where a cloud translates
-// addresses, a mirror Service has the addresses that packets carry when they arrive at a node; what
-// it looks like is computed in package plan.
+// Package direct makes kube-proxy serve Services on the nodes' own addresses, without proxies.
+// Where addresses are not translated, the Service's own status does that, with ipMode VIP. Where a
+// cloud translates addresses, a mirror Service has the addresses that packets carry when they
+// arrive at a node; what it looks like is computed in package plan.
 //
 // The package decides between the datapaths (Decide) and moves a live Service from one to the
 // other without an outage (cutover.go).
@@ -123,8 +123,8 @@ type Decision struct {
 
 // Decide chooses the datapath of a Service, and creates or updates its mirror. It returns what
 // kube-proxy serves afterwards: if it must not go on, it has been stopped. proxies reports whether
-// the Service has any. The error is a *plan.DirectUnavailableError if the Service requires direct and
-// cannot have it.
+// the Service has any. The error is a *plan.DirectUnavailableError if the Service requires direct
+// and cannot have it.
 func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current State, proxies bool) (Decision, State, error) {
 	var d Decision
 	unavailable := m.Environment().CheckDirect(svc, p.Conflicts)
@@ -185,8 +185,8 @@ func (m *Manager) ensureMirror(ctx context.Context, svc *v1.Service, p *plan.Pla
 }
 
 // explainRefusal explains why the API server refuses a mirror, or that an object of another owner
-// has its name; nil for other errors. It leaves out details that change from try to try. A namespace
-// that is being deleted is no reason, as the Service is deleted too.
+// has its name; nil for other errors. It leaves out details that change from try to try. A
+// namespace that is being deleted is no reason, as the Service is deleted too.
 func explainRefusal(svc *v1.Service, err error) *plan.DirectUnavailableError {
 	if notOurs := (*objects.NotOursError)(nil); errors.As(err, &notOurs) {
 		return &plan.DirectUnavailableError{Message: notOurs.Error() + ", or use datapath proxy"}

@@ -30,8 +30,8 @@ const (
 	modeTimeout = time.Minute
 )
 
-// KubeProxyMode finds out the mode of the nodes' kube-proxies: as configured, else by kube-proxy's own
-// configuration.
+// KubeProxyMode finds out the mode of the nodes' kube-proxies: as configured, else by kube-proxy's
+// own configuration.
 type KubeProxyMode struct {
 	kube       kubernetes.Interface
 	configured config.KubeProxyMode
@@ -50,9 +50,9 @@ func NewKubeProxyMode(kube kubernetes.Interface, configured config.KubeProxyMode
 	return &KubeProxyMode{kube: kube, configured: configured, period: modePeriod}
 }
 
-// Run reads the mode, retrying for up to a minute, since Services must not be taken from kube-proxy for
-// one failed request. Then it returns, and a goroutine reads the mode every 5 minutes until ctx is
-// done and calls changed when it differs.
+// Run reads the mode, retrying for up to a minute, since Services must not be taken from kube-proxy
+// for one failed request. Then it returns, and a goroutine reads the mode every 5 minutes until ctx
+// is done and calls changed when it differs.
 func (k *KubeProxyMode) Run(ctx context.Context, changed func()) {
 	_ = wait.PollUntilContextTimeout(ctx, time.Second, modeTimeout, true, func(ctx context.Context) (bool, error) {
 		_, err := k.Refresh(ctx)
@@ -79,9 +79,9 @@ func (k *KubeProxyMode) Get() (mode config.KubeProxyMode, unknownReason string) 
 	return k.mode, k.unknownReason
 }
 
-// Refresh reads the mode and reports whether it differs from the last one. On an error, or when the mode
-// is missing for the first time, the last known mode is kept: an API server that has just started may
-// not yet return existing objects.
+// Refresh reads the mode and reports whether it differs from the last one. On an error, or when the
+// mode is missing for the first time, the last known mode is kept: an API server that has just
+// started may not yet return existing objects.
 func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
 	if k.configured != "" {
 		return false, nil

@@ -47,7 +47,8 @@ type Warning struct {
 // deletes events after an hour.
 const RepeatInterval = 50 * time.Minute
 
-// Recorder records events, and repeats warnings on Services. Its methods are safe for concurrent use.
+// Recorder records events, and repeats warnings on Services. Its methods are safe for concurrent
+// use.
 type Recorder struct {
 	record.EventRecorder
 	now func() time.Time

@@ -168,8 +168,8 @@ func (o *observed) state() state {
 }
 
 // isDead reports whether all evidence is against a node. One that renewed its Lease since its last
-// answer is alive but cannot be reached from here; until it answers again, its Ready condition alone
-// counts.
+// answer is alive but cannot be reached from here; until it answers again, its Ready condition
+// alone counts.
 func (o *observed) isDead(now time.Time) bool {
 	return o.state() == unresponsive && o.missedProbes >= minMissedProbes && o.renewedRounds == 0 &&
 		o.lease != "" && now.Sub(o.leaseRead) >= leaseUnchanged

@@ -233,8 +233,8 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// For any sequence of events: a node goes down only with all the evidence and never while most nodes
-// are unresponsive, it goes down and comes up in turn, and it is up after it recovers.
+// For any sequence of events: a node goes down only with all the evidence and never while most
+// nodes are unresponsive, it goes down and comes up in turn, and it is up after it recovers.
 func TestDetectorInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var nodes []string

@@ -90,8 +90,8 @@ func (m *Monitor) Subscribe(notify func(Transition)) {
 	}
 }
 
-// OverlayNotReady returns the nodes with copies in place of those that are down. In a copy the Ready
-// condition is Unknown, as Kubernetes sets it half a minute later.
+// OverlayNotReady returns the nodes with copies in place of those that are down. In a copy the
+// Ready condition is Unknown, as Kubernetes sets it half a minute later.
 func (m *Monitor) OverlayNotReady(nodes []*v1.Node) []*v1.Node {
 	if m == nil {
 		return nodes
@@ -177,9 +177,9 @@ func isReady(node *v1.Node) bool {
 	return ready != nil && ready.Status == v1.ConditionTrue
 }
 
-// readLeases returns the renewal times of the nodes' Leases, as far as they can be read. They are by
-// the nodes' clocks, so they can only be compared with one another. The first of several failures in
-// a row is logged.
+// readLeases returns the renewal times of the nodes' Leases, as far as they can be read. They are
+// by the nodes' clocks, so they can only be compared with one another. The first of several
+// failures in a row is logged.
 func (m *Monitor) readLeases(ctx context.Context, nodes []string) map[string]string {
 	type result struct {
 		renewTime string

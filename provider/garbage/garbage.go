@@ -1,8 +1,9 @@
-// Package garbage deletes orphans: what was made for Services that do not exist any more. Finalizers
-// keep a Service until everything is deleted, but somebody may remove finalizers by force.
+// Package garbage deletes orphans: what was made for Services that do not exist any more.
+// Finalizers keep a Service until everything is deleted, but somebody may remove finalizers by
+// force.
 //
-// It acts on certainty only: the Service is missing in the cache, and the API server, asked for this
-// Service, says so too.
+// It acts on certainty only: the Service is missing in the cache, and the API server, asked for
+// this Service, says so too.
 package garbage
 
 import (

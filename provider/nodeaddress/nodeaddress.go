@@ -46,8 +46,9 @@ func (r *Reader) SetRecorder(recorder record.EventRecorder) {
 }
 
 // AddTo returns the nodes with copies in place of those that have annotated addresses which their
-// status lacks. The copies have these addresses in their status. They cannot be written to the Nodes:
-// a kubelet that runs without --cloud-provider=external removes addresses that it does not know.
+// status lacks. The copies have these addresses in their status. They cannot be written to the
+// Nodes: a kubelet that runs without --cloud-provider=external removes addresses that it does not
+// know.
 func (r *Reader) AddTo(ctx context.Context, nodes []*v1.Node) []*v1.Node {
 	if r == nil {
 		return nodes

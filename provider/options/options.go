@@ -50,9 +50,9 @@ const (
 	// gives the reason. It can be changed at any time. Default: as in the cloud config.
 	Datapath = Prefix + "datapath"
 
-	// DrainSeconds is how long a proxy that is replaced or deleted continues to serve after its address
-	// is withdrawn: 0 to 3600 seconds. After that, connections through it that are in use are reset.
-	// Set it longer than the TTL of the DNS records. It can be changed at any time. Default: 3.
+	// DrainSeconds is how long a proxy that is replaced or deleted continues to serve after its
+	// address is withdrawn: 0 to 3600 seconds. After that, connections through it that are in use are
+	// reset. Set it longer than the TTL of the DNS records. It can be changed at any time. Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
 )
 

@@ -26,8 +26,8 @@ func manyServices(services, ports int) []*v1.Service {
 	return list
 }
 
-// BenchmarkBuild plans one Service among many on 50 nodes; BenchmarkSnapshot takes the snapshot that
-// all of them share.
+// BenchmarkBuild plans one Service among many on 50 nodes; BenchmarkSnapshot takes the snapshot
+// that all of them share.
 func BenchmarkBuild(b *testing.B) {
 	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
 		cluster := snapshot.New(nodes, services, options.Default())

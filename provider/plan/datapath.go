@@ -22,8 +22,8 @@ type Environment struct {
 	IPMode v1.LoadBalancerIPMode
 }
 
-// DirectUnavailableError is the error for a Service that kube-proxy cannot serve. It names the cause
-// and what to do.
+// DirectUnavailableError is the error for a Service that kube-proxy cannot serve. It names the
+// cause and what to do.
 type DirectUnavailableError struct {
 	Message string
 	// MustStop reports that kube-proxy must also stop serving what it serves of the Service.

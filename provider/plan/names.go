@@ -34,7 +34,8 @@ const (
 	ManagedBy = "hostport-ccm"
 )
 
-// maxName is the maximum length of a DNS label, which the name of a Service, here the mirror, has to be.
+// maxName is the maximum length of a DNS label, which the name of a Service, here the mirror, has
+// to be.
 const maxName = 63
 
 // Name returns the name of a Service's DaemonSet, ConfigMap and mirror. It is unique by the

@@ -76,8 +76,8 @@ func (m *Manager) assignPorts(ctx context.Context, svc *v1.Service, p *plan.Plan
 	return plan.AssignPorts(wanted, current), nil
 }
 
-// ensureSet makes one proxy set. The ConfigMap comes first, as pods wait for it. While the other set
-// is being replaced (rollingOut), changes that can wait are left for later.
+// ensureSet makes one proxy set. The ConfigMap comes first, as pods wait for it. While the other
+// set is being replaced (rollingOut), changes that can wait are left for later.
 func (m *Manager) ensureSet(ctx context.Context, svc *v1.Service, set plan.ProxySet, rollingOut bool) (*appsv1.DaemonSet, error) {
 	_, change, err := m.ConfigMaps.Ensure(ctx, svc, set.ConfigMap)
 	if err != nil {
@@ -118,7 +118,8 @@ func (m *Manager) reloadConfig(ctx context.Context, svc *v1.Service, set *appsv1
 	}()
 }
 
-// touchPods annotates pods. Without it they follow a change more slowly, so failures are logged only.
+// touchPods annotates pods. Without it they follow a change more slowly, so failures are logged
+// only.
 func (m *Manager) touchPods(ctx context.Context, pods []*v1.Pod) {
 	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
 		"annotations": map[string]string{configChangedAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},

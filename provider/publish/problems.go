@@ -83,8 +83,8 @@ func unscheduledCondition(pod *v1.Pod) (v1.PodCondition, bool) {
 	return v1.PodCondition{}, false
 }
 
-// unschedulable explains the most common cause, a host port that another pod has. For other causes it
-// quotes the scheduler.
+// unschedulable explains the most common cause, a host port that another pod has. For other causes
+// it quotes the scheduler.
 func unschedulable(pod *v1.Pod, message string) string {
 	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, targetNode(pod))
 	if strings.Contains(message, portTaken) {
@@ -115,8 +115,9 @@ func targetNode(pod *v1.Pod) string {
 	return ""
 }
 
-// waitingProblem explains a container that waits to be started. It leaves out the kubelet's reason and message where they change from try to try,
-// since an event with another message is a new event.
+// waitingProblem explains a container that waits to be started. It leaves out the kubelet's reason
+// and message where they change from try to try, since an event with another message is a new
+// event.
 func waitingProblem(pod *v1.Pod, status v1.ContainerStatus, waiting v1.ContainerStateWaiting) (Problem, bool) {
 	where := fmt.Sprintf("proxy pod %s/%s on node %s", pod.Namespace, pod.Name, targetNode(pod))
 	switch waiting.Reason {

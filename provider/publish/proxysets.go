@@ -7,8 +7,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// ProxySet is what is observed of one of a Service's proxy sets. The sets of a Service have different
-// ports, so a node serves all ports with a proxy of each.
+// ProxySet is what is observed of one of a Service's proxy sets. The sets of a Service have
+// different ports, so a node serves all ports with a proxy of each.
 type ProxySet struct {
 	// Pods are the proxies in any state.
 	Pods []*v1.Pod
@@ -49,8 +49,8 @@ func Running(pods []*v1.Pod) map[string]bool {
 	return nodes
 }
 
-// AnyOnReadyNode reports whether a proxy exists, ready or not, on a node that is Ready. The end of a
-// proxy on another node may never be reported.
+// AnyOnReadyNode reports whether a proxy exists, ready or not, on a node that is Ready. The end of
+// a proxy on another node may never be reported.
 func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
 		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && ready(node) })

@@ -113,7 +113,8 @@ func (in Input) lastResort() []*v1.Node {
 	return forwarders
 }
 
-// nodesWithAddress returns the planned nodes that have an address to publish and for which ok holds.
+// nodesWithAddress returns the planned nodes that have an address to publish and for which ok
+// holds.
 func (in Input) nodesWithAddress(ok func(*v1.Node) bool) []*v1.Node {
 	return filter(in.Nodes, func(node *v1.Node) bool { return len(in.addresses(node)) > 0 && ok(node) })
 }
@@ -182,9 +183,9 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 }
 
 // OnlyAlreadyPublished returns status without the addresses that were not published before, as the
-// firewall may not allow traffic to them yet. If none remains, it returns status as it is if previous
-// shows addresses of nodes, which are known to be bad; else previous, whose addresses may be those of
-// another load balancer.
+// firewall may not allow traffic to them yet. If none remains, it returns status as it is if
+// previous shows addresses of nodes, which are known to be bad; else previous, whose addresses may
+// be those of another load balancer.
 func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
 		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })

@@ -47,8 +47,8 @@ func PortsOf(svc *v1.Service) []Port {
 	return ports
 }
 
-// HostPorts returns the host ports of a pod's containers, sorted. Each container port of the pod must
-// have one.
+// HostPorts returns the host ports of a pod's containers, sorted. Each container port of the pod
+// must have one.
 func HostPorts(pod v1.PodSpec) []Port {
 	var ports []Port
 	for _, container := range pod.Containers {

@@ -36,8 +36,9 @@ func (c Claim) Compare(other Claim) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
 }
 
-// New returns a snapshot of these nodes and of the Services that are to be served. A Service whose annotations are not valid claims its ports with the default options:
-// it may have proxies on any of those nodes.
+// New returns a snapshot of these nodes and of the Services that are to be served. A Service whose
+// annotations are not valid claims its ports with the default options: it may have proxies on any
+// of those nodes.
 func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cluster {
 	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}}
 	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })

@@ -59,8 +59,8 @@ type serviceClient struct {
 	namespace string
 }
 
-// Patch adds our finalizer where the controller changes the standard one, and records the status that
-// it writes. The controller writes Services in no other way
+// Patch adds our finalizer where the controller changes the standard one, and records the status
+// that it writes. The controller writes Services in no other way
 // (k8s.io/cloud-provider/service/helpers.PatchService).
 func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (*v1.Service, error) {
 	data, removes, err := addFinalizer(data)
@@ -102,8 +102,8 @@ func (c serviceClient) patchRemoval(ctx context.Context, name string, kind types
 // removeFinalizers is the field of a strategic merge patch that removes finalizers.
 const removeFinalizers = "$deleteFromPrimitiveList/finalizers"
 
-// addFinalizer adds our finalizer to the standard one in a strategic merge patch, and reports whether
-// the patch removes them. A patch that does not change finalizers does not have them.
+// addFinalizer adds our finalizer to the standard one in a strategic merge patch, and reports
+// whether the patch removes them. A patch that does not change finalizers does not have them.
 func addFinalizer(data []byte) (translated []byte, removes bool, err error) {
 	var patch map[string]any
 	if err := json.Unmarshal(data, &patch); err != nil {
@@ -140,8 +140,8 @@ func removalFor(live *v1.Service, data []byte, classes config.Classes) ([]byte, 
 
 type eventClient struct{ typedcorev1.EventInterface }
 
-// ErrDeletionInProgress is wrapped at the end of an error where nothing is wrong, but an operation has not
-// finished. The controller retries later, or when Resume is called.
+// ErrDeletionInProgress is wrapped at the end of an error where nothing is wrong, but an operation
+// has not finished. The controller retries later, or when Resume is called.
 var ErrDeletionInProgress = errors.New("the operation is in progress, and the deletion continues when it has finished")
 
 // routine reports whether the controller records an event at every sync, whether or not it is news.

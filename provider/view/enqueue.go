@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// batchDelay is how long an enqueued Service waits for further events: a rollout or a node's failure
-// comes as many events.
+// batchDelay is how long an enqueued Service waits for further events: a rollout or a node's
+// failure comes as many events.
 const batchDelay = 100 * time.Millisecond
 
 // Enqueue makes the service controller ensure a Service soon. Services that are not ours are
@@ -23,8 +23,8 @@ func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
 
-// EnqueueAll enqueues all our Services and starts a new Generation, after which planning takes a new
-// snapshot.
+// EnqueueAll enqueues all our Services and starts a new Generation, after which planning takes a
+// new snapshot.
 func (s *Services) EnqueueAll() {
 	s.generation.Add(1)
 	for _, svc := range s.Wanted() {
@@ -32,8 +32,8 @@ func (s *Services) EnqueueAll() {
 	}
 }
 
-// Resume makes the service controller sync a Service whose firewall operation has ended: at once if it
-// is being deleted, else as Enqueue does.
+// Resume makes the service controller sync a Service whose firewall operation has ended: at once if
+// it is being deleted, else as Enqueue does.
 func (s *Services) Resume(service types.NamespacedName) {
 	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
 	if err != nil || wanted(shown) || !servicehelper.HasLBFinalizer(shown) {

@@ -28,7 +28,8 @@ const (
 	byService  = "service"
 )
 
-// holdingPorts selects the pods that can hold host ports: those that are scheduled and not terminated.
+// holdingPorts selects the pods that can hold host ports: those that are scheduled and not
+// terminated.
 const holdingPorts = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // WatchForeign enqueues Services when a pod takes or frees a port that they want, when another

@@ -18,9 +18,9 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// WatchOwned enqueues a Service when its proxies, DaemonSets, ConfigMaps or mirror change in a way that
-// matters; the Services that want a port of a proxy when it is gone; and all Services when a node
-// changes. owned must be limited to objects with our mark. Call it before the informers start.
+// WatchOwned enqueues a Service when its proxies, DaemonSets, ConfigMaps or mirror change in a way
+// that matters; the Services that want a port of a proxy when it is gone; and all Services when a
+// node changes. owned must be limited to objects with our mark. Call it before the informers start.
 func (s *Services) WatchOwned(owned informers.SharedInformerFactory, nodes coreinformers.NodeInformer) error {
 	always, never := func(any) bool { return true }, func(any) bool { return false }
 	return s.addHandlers([]source{
@@ -57,8 +57,8 @@ func (s *Services) addHandlers(sources []source) error {
 	return nil
 }
 
-// ownerHandler enqueues the Service for which an object was created. Objects of the initial list are
-// ignored, as every Service is ensured at the start.
+// ownerHandler enqueues the Service for which an object was created. Objects of the initial list
+// are ignored, as every Service is ensured at the start.
 func (s *Services) ownerHandler(added func(any) bool, changed func(before, after any) bool) cache.ResourceEventHandler {
 	enqueue := func(obj any) {
 		if object, ok := unwrapDeleted(obj).(metav1.Object); ok {

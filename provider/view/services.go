@@ -187,8 +187,8 @@ func (l namespaceLister) List(selector labels.Selector) ([]*v1.Service, error) {
 	return l.visibility.all(l.ServiceNamespaceLister.List(selector))
 }
 
-// Get does not find a Service that is being deleted and waits for the finalizers of others only: the
-// controller would take it for a new Service.
+// Get does not find a Service that is being deleted and waits for the finalizers of others only:
+// the controller would take it for a new Service.
 func (l namespaceLister) Get(name string) (*v1.Service, error) {
 	svc, err := l.ServiceNamespaceLister.Get(name)
 	if err != nil {

@@ -17,9 +17,9 @@ const (
 	maxBackoff = time.Minute
 )
 
-// statusConflicts records which statuses we wrote, and how long to wait before a status that another
-// component wrote is corrected. Usually that is batchDelay. If another controller replies to each
-// of our writes, the delay doubles: two controllers would otherwise write without end.
+// statusConflicts records which statuses we wrote, and how long to wait before a status that
+// another component wrote is corrected. Usually that is batchDelay. If another controller replies
+// to each of our writes, the delay doubles: two controllers would otherwise write without end.
 type statusConflicts struct {
 	now func() time.Time
 

@@ -69,9 +69,9 @@ func wanted(shown *v1.Service) bool {
 	return shown.Spec.Type == v1.ServiceTypeLoadBalancer && shown.DeletionTimestamp == nil
 }
 
-// mustEnsure reports whether a Service, as shown, has to be ensured because its spec has changed or it
-// has lost its finalizer. The service controller's own comparison ignores some of these changes, such
-// as those of the selector or the cluster IPs.
+// mustEnsure reports whether a Service, as shown, has to be ensured because its spec has changed or
+// it has lost its finalizer. The service controller's own comparison ignores some of these changes,
+// such as those of the selector or the cluster IPs.
 func mustEnsure(before, after *v1.Service) bool {
 	return wanted(after) && (!equality.Semantic.DeepEqual(before.Spec, after.Spec) ||
 		servicehelper.HasLBFinalizer(before) && !servicehelper.HasLBFinalizer(after))

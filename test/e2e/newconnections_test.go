@@ -89,8 +89,8 @@ func (c *newConnections) wantNoneFailed(t *testing.T, way string) {
 	}
 }
 
-// wantRefusedOnlyByStartingProxies stops the connections and checks that a node refused new ones only
-// while the Service's proxy there was starting, and that none failed otherwise.
+// wantRefusedOnlyByStartingProxies stops the connections and checks that a node refused new ones
+// only while the Service's proxy there was starting, and that none failed otherwise.
 func (c *newConnections) wantRefusedOnlyByStartingProxies(t *testing.T, way string, svc *v1.Service) {
 	t.Helper()
 	c.stop(t, way)

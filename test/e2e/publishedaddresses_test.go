@@ -69,8 +69,8 @@ func (w *published) ask(ctx context.Context, address string, port int) error {
 
 // wantAllKept stops the watch of a Service that got another proxy on each node, and checks that no
 // address was withdrawn meanwhile. It allows that only if a proxy started slowly: a step of its
-// start took half of publish.NewSetTimeout or more, as the other half may pass until the controller has
-// seen it.
+// start took half of publish.NewSetTimeout or more, as the other half may pass until the controller
+// has seen it.
 func (w *published) wantAllKept(t *testing.T, svc *v1.Service, before []proxy) {
 	t.Helper()
 	fewest := w.stop(t)

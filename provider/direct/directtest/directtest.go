@@ -15,7 +15,8 @@ import (
 )
 
 // Manager has kube-proxy serve Services in memory, with a mirror for each, at once. The zero value
-// serves nothing; in its Environment kube-proxy's mode is not known. It is not safe for concurrent use.
+// serves nothing; in its Environment kube-proxy's mode is not known. It is not safe for concurrent
+// use.
 type Manager struct {
 	Env plan.Environment
 	// Called is called with the name of each method that changes something, before it does; an error
@@ -51,8 +52,8 @@ func (m *Manager) KeepMirror(context.Context, *v1.Service, direct.State, *plan.P
 	return nil
 }
 
-// NodesToServe returns the planned nodes with datapath direct, else the served nodes without a ready
-// proxy.
+// NodesToServe returns the planned nodes with datapath direct, else the served nodes without a
+// ready proxy.
 func (m *Manager) NodesToServe(c direct.Cutover) []*v1.Node {
 	if c.Decision.Direct {
 		return c.Plan.Nodes

@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// Manager manages proxies in memory. Each Service has one proxy set, whose proxies become ready on all
-// planned nodes at once. The zero value has no proxies. It is not safe for concurrent use.
+// Manager manages proxies in memory. Each Service has one proxy set, whose proxies become ready on
+// all planned nodes at once. The zero value has no proxies. It is not safe for concurrent use.
 type Manager struct {
 	// Called is called with the name of each method that changes something, before it does; an error
 	// makes the method fail.
