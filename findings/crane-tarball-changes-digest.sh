@@ -7,8 +7,8 @@
 # digests of the image no longer match, with no message. Through an OCI layout (--format=oci), the
 # digest stays.
 #
-# Who meets it: whoever moves images to a private or air-gapped registry by tarball and pins or
-# verifies them by digest. docs/how-to/images.md says which commands keep the digest.
+# Who meets it: users who move images to a private or air-gapped registry by tarball and pin or
+# verify them by digest. docs/how-to/images.md says which commands keep the digest.
 #
 # Needs Go and network access to the Go module proxy. Exits non-zero if the behaviour changes.
 set -euo pipefail

@@ -92,8 +92,8 @@ func parsePorts(text string) ([]Port, error) {
 func formatPorts(ports []Port) string { return strings.Join(allowStrings(allowsOf(ports...)), ",") }
 
 // serviceHash identifies a Service in sharedMark.Ports. It is short, as a
-// description has room for 2,048 characters, and long enough to tell the Services
-// of one cluster apart.
+// description has room for 2,048 characters, and long enough to distinguish the Services
+// of one cluster.
 func serviceHash(owner Owner) string { return shortHash(string(owner.UID))[:8] }
 
 // sharedKey returns the same key for rules of Desired that differ in ports and owners only.
