@@ -46,7 +46,7 @@ type reconciliation struct {
 //  2. conditions: the ports that the Service does not get;
 //  3. datapath: proxies or kube-proxy;
 //  4. proxies: DaemonSets and ConfigMaps;
-//  5. firewall, after the proxies, so that no port is open without something of ours behind it;
+//  5. firewall, after the proxies have been created; it does not wait for them to be ready;
 //  6. status: the addresses that serve, from what is observed;
 //  7. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
 //

@@ -42,7 +42,8 @@ type Cutover struct {
 }
 
 // NodesToServe returns the nodes where kube-proxy is to serve a Service.
-//   - With datapath direct these are the planned nodes, with a delay for a new mirror.
+//   - With datapath direct these are the planned nodes; while a new mirror with UDP ports waits and
+//     there are proxies (mirrorDelay), only those that it serves now.
 //   - On the way to proxies these are the nodes that it serves now, each until its proxies are ready.
 //   - A node where a foreign pod has a port is left out. In mode nftables, where the rules of host
 //     ports come before kube-proxy's, so is a node that is not served yet and where a proxy of another

@@ -122,7 +122,8 @@ type Decision struct {
 }
 
 // Decide chooses the datapath of a Service, and creates or updates its mirror. It returns what
-// kube-proxy serves afterwards: if it must not go on, it has been stopped. proxies reports whether
+// kube-proxy is to serve afterwards: if it must not go on, nothing. A mirror has then been deleted;
+// without mirrors, kube-proxy stops when the status is written. proxies reports whether
 // the Service has any. The error is a *plan.DirectUnavailableError if the Service requires direct
 // and cannot have it.
 func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current State, proxies bool) (Decision, State, error) {

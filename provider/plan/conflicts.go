@@ -34,9 +34,9 @@ const (
 // conflicts returns the ports that the Service does not get on the nodes that it selects. A port
 // belongs to the oldest of the Services that claim it on a common node. A Service that does not
 // get a port does not keep it from others. Foreign pods take a port away only if they have it on
-// all selected nodes: otherwise the other nodes serve. Nodes in untainted count for the claims of
+// all selected nodes: otherwise the other nodes serve. Nodes in keptDespiteTaint count for the claims of
 // other Services too: on such a node, who had the port before the taint still has it.
-func (s Settings) conflicts(in Input, selected map[string]bool, untainted []*v1.Node) []Conflict {
+func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint []*v1.Node) []Conflict {
 	own := snapshot.Claim{Service: in.Service, Options: in.Options, Nodes: selected}
 	var list []Conflict
 	for _, port := range snapshot.PortsOf(in.Service) {
@@ -44,7 +44,7 @@ func (s Settings) conflicts(in Input, selected map[string]bool, untainted []*v1.
 		if slices.ContainsFunc(s.Reserved, func(r options.PortRange) bool { return r.Contains(port.Number) }) {
 			message = "is reserved for the nodes themselves: use another port, or change loadBalancer.reservedPorts in the cloud config"
 		} else {
-			reason, message = PortConflict, findHolder(own, in.Cluster.Claims(port), untainted, in.ForeignPods[port])
+			reason, message = PortConflict, findHolder(own, in.Cluster.Claims(port), keptDespiteTaint, in.ForeignPods[port])
 		}
 		if message != "" {
 			list = append(list, Conflict{port, reason, fmt.Sprintf("port %s %s", port, message)})
@@ -56,13 +56,13 @@ func (s Settings) conflicts(in Input, selected map[string]bool, untainted []*v1.
 // findHolder assigns a port to one claim after the other, the oldest first, until own's turn,
 // and describes what keeps the port from own; empty: nothing does. claims may hold an earlier
 // state of own, which own replaces.
-func findHolder(own snapshot.Claim, claims []snapshot.Claim, untainted []*v1.Node, pods []*v1.Pod) string {
+func findHolder(own snapshot.Claim, claims []snapshot.Claim, keptDespiteTaint []*v1.Node, pods []*v1.Pod) string {
 	inOrder := []snapshot.Claim{own}
 	for _, c := range claims {
 		if c.Service.UID == own.Service.UID {
 			continue
 		}
-		if more := snapshot.SelectNodes(untainted, c.Options); len(more) > 0 {
+		if more := snapshot.SelectNodes(keptDespiteTaint, c.Options); len(more) > 0 {
 			c.Nodes = maps.Clone(c.Nodes)
 			maps.Copy(c.Nodes, snapshot.Names(more))
 		}

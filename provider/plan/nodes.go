@@ -15,9 +15,9 @@ import (
 // ignoreNoScheduleIfRunning returns the nodes with untolerated NoSchedule taints shown as
 // PreferNoSchedule where the Service is running. The effect NoSchedule keeps new pods off a node
 // and leaves running ones alone. Without this, the last node that the autoscaler is about to
-// remove would leave the plan, and its port be closed, while it still serves. untainted are the
+// remove would leave the plan, and its port be closed, while it still serves. keptDespiteTaint are the
 // nodes that are shown otherwise than they are.
-func ignoreNoScheduleIfRunning(nodes []*v1.Node, o options.Options, running map[string]bool) (shown, untainted []*v1.Node) {
+func ignoreNoScheduleIfRunning(nodes []*v1.Node, o options.Options, running map[string]bool) (shown, keptDespiteTaint []*v1.Node) {
 	shown = slices.Clone(nodes)
 	for i, node := range nodes {
 		if !running[node.Name] || snapshot.Tolerates(o, node) {
@@ -29,9 +29,9 @@ func ignoreNoScheduleIfRunning(nodes []*v1.Node, o options.Options, running map[
 				taint.Effect = v1.TaintEffectPreferNoSchedule
 			}
 		}
-		untainted = append(untainted, shown[i])
+		keptDespiteTaint = append(keptDespiteTaint, shown[i])
 	}
-	return shown, untainted
+	return shown, keptDespiteTaint
 }
 
 // explainNoNodes names, for nodes none of which is selected, the reasons and how many nodes each

@@ -50,7 +50,7 @@ type Plan struct {
 	// Conflicts are the ports that the Service does not get.
 	Conflicts []Conflict
 	// Awaited are ports that the Service gets, but that proxies of other Services still have on
-	// all of its nodes.
+	// all of its nodes. It is empty if the Service wants datapath direct.
 	Awaited []Conflict
 	// NoNodes explains why Nodes is empty, if the cluster has nodes.
 	NoNodes string
@@ -76,9 +76,9 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	if len(svc.Spec.Ports) == 0 {
 		return nil, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
 	}
-	nodes, untainted := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
+	nodes, keptDespiteTaint := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
 	selected := snapshot.SelectNodes(nodes, in.Options)
-	conflicts := s.conflicts(in, snapshot.Names(selected), untainted)
+	conflicts := s.conflicts(in, snapshot.Names(selected), keptDespiteTaint)
 	served := withoutPorts(svc, conflicts)
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil

@@ -75,8 +75,9 @@ func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 	return serving
 }
 
-// lastResort returns the nodes that stay published while no node is known to serve. These are the
-// first of the following groups that is not empty:
+// lastResort returns the nodes to publish while no node is known to serve: nodes that stay or, for a
+// Service that has addresses, nodes that still serve something. These are the first of the following
+// groups that is not empty:
 //   - published nodes that are healthy, whose proxies may just be replaced, and published nodes
 //     that are about to be removed, while they are Ready and serve some ports;
 //   - published nodes that are not about to be removed: a node that lost the API server may still
@@ -183,9 +184,10 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 }
 
 // OnlyAlreadyPublished returns status without the addresses that were not published before, as the
-// firewall may not allow traffic to them yet. If none remains, it returns status as it is if
-// previous shows addresses of nodes, which are known to be bad; else previous, whose addresses may
-// be those of another load balancer.
+// firewall may not allow traffic to them yet. If none remains and status is not empty, it returns
+// status as it is if previous shows addresses of nodes, which are known to be bad. Otherwise it
+// returns previous: its addresses may be those of another load balancer, and an empty status waits
+// for the firewall.
 func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
 		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })

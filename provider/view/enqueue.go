@@ -33,7 +33,8 @@ func (s *Services) EnqueueAll() {
 }
 
 // Resume makes the service controller sync a Service whose firewall operation has ended: at once if
-// it is being deleted, else as Enqueue does.
+// it is being cleaned up, else as Enqueue does, which ignores Services that are gone: the controller
+// retries these by itself.
 func (s *Services) Resume(service types.NamespacedName) {
 	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
 	if err != nil || wanted(shown) || !servicehelper.HasLBFinalizer(shown) {

@@ -1,10 +1,10 @@
 // Package view stands between the API server and the standard service controller of
 // k8s.io/cloud-provider, so that the controller serves our Services without a fork:
-//   - Services is an informer and lister that shows it our Services only, in the form that it
-//     serves (visibility.go), and enqueues a Service when something has changed that it does not
+//   - Services is an informer and lister that shows it all Services but the load balancers of other
+//     controllers, in the form that it serves (visibility.go), and enqueues a Service when something has changed that it does not
 //     watch itself (enqueue.go, owned.go, foreign.go, competitors.go);
-//   - Client translates what it writes (client.go), and enqueueForStatus corrects statuses that others
-//     write (statusconflict.go);
+//   - Client translates what it writes (client.go); enqueueForStatus (enqueue.go) has statuses that
+//     others write corrected, with the backoff of statusconflict.go;
 //   - Foreign has what others have in the cluster; QuietNodes lists nodes without reporting changes.
 //
 // The package does not decide what a Service should have.

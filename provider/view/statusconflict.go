@@ -54,14 +54,15 @@ func (c *statusConflicts) wrote(service types.NamespacedName, status v1.LoadBala
 func (c *statusConflicts) observed(service types.NamespacedName, status v1.LoadBalancerStatus) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	last, written := c.writes[service]
+	last := c.writes[service]
+	written := !last.at.IsZero() // Else there is a backoff only.
 	if written && servicehelper.LoadBalancerStatusEqual(&last.status, &status) {
 		return 0
 	}
 	if written && servicehelper.LoadBalancerStatusEqual(&last.previous, &status) {
 		return batchDelay // Our own write, or another component restored it.
 	}
-	isReply := c.now().Sub(last.at) < replyTime
+	isReply := written && c.now().Sub(last.at) < replyTime
 	if !isReply || last.backoff == 0 {
 		last.backoff = batchDelay
 	} else {

@@ -85,3 +85,12 @@ func TestOurOwnWriteThatIsObservedLateIsNoConflict(t *testing.T) {
 		}
 	}
 }
+
+func TestAStatusThatIsClearedBeforeOurFirstWriteIsCorrected(t *testing.T) {
+	c := newOtherController()
+	for _, status := range []v1.LoadBalancerStatus{c.status(), c.status(), {}} {
+		if got := c.observed(conflictingService, status); got != batchDelay {
+			t.Errorf("status %v: waited %s", status.Ingress, got)
+		}
+	}
+}
