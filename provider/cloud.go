@@ -35,6 +35,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/failover"
 	"github.com/hostport-ccm/hostport-ccm/provider/garbage"
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/proxies"
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
@@ -151,8 +152,9 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
-			services:   w.services.Wanted, nodes: w.nodes.Lister(),
-			failures: c.failures, addresses: c.addresses, defaults: c.config.Options(),
+			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
+			failures: c.failures, addresses: c.addresses,
+			admit: func(svc *v1.Service) (options.Options, error) { return plan.Admit(svc, c.config.Options()) },
 		},
 	}
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)

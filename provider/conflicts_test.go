@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -52,7 +53,7 @@ func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 			c.start()
 			c.serve(service("old", createdAt(1)))
 			c.create(service("young", createdAt(2)))
-			c.losesAllPorts("young", "80/TCP", "Service default/old", "older", options.NodeSelector)
+			c.losesAllPorts("young", "80/TCP", "Service default/old", options.NodeSelector)
 			free(c)
 			c.proxy("young", "n1", ready)
 			c.publishes("young", "203.0.113.1")
@@ -67,6 +68,86 @@ func TestTheYoungerOfTwoServicesWaitsForItsPort(t *testing.T) {
 			if c.hasEvent("Warning PortConflict old:") {
 				t.Errorf("the older has warnings: %q", c.warnings("old"))
 			}
+		})
+	}
+}
+
+func TestALiveServiceKeepsItsPortWhenAnOlderOneAsksForIt(t *testing.T) {
+	isClusterIP := func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }
+	asksForPort := func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer; tcp(80)(svc) }
+	for name, live := range map[string]func(*v1.Service){
+		"with proxies":       func(*v1.Service) {},
+		"by datapath direct": withDatapath(options.DatapathDirect),
+	} {
+		t.Run(name, func(t *testing.T) {
+			cl := twoTranslatedNodes(t)
+			cl.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables
+			stop := cl.start()
+			cl.create(service("old", createdAt(1), tcp(6070), isClusterIP))
+			cl.create(service("live", createdAt(2), live))
+			if cl.service("live").Annotations == nil {
+				cl.proxy("live", "n1", ready)
+				cl.proxy("live", "n2", ready)
+			}
+			cl.publishes("live", "203.0.113.1", "203.0.113.2")
+			cl.edit("old", asksForPort)
+			cl.losesAllPorts("old", "80/TCP", "Service default/live")
+			stop() // Who has the port is known from what exists, not from memory.
+			cl.start()
+			cl.edit("old", withAnnotation(options.DrainSeconds, "4"))
+			cl.create(service("later", tcp(81)))
+			cl.proxy("later", "n1", ready)
+			cl.publishes("later", "203.0.113.1")
+			cl.settle()
+			cl.publishes("live", "203.0.113.1", "203.0.113.2")
+			cl.publishes("old")
+			if got := cl.warnings("live"); len(got) > 0 {
+				t.Errorf("warnings: %q", got)
+			}
+			cl.delete("live")
+			cl.proxy("old", "n1", ready)
+			cl.publishes("old", "203.0.113.1")
+		})
+	}
+}
+
+func TestAPortOfKubeProxyIsNotServed(t *testing.T) {
+	nodePort := func(svc *v1.Service) { svc.Spec.Type, svc.Spec.Ports[0].NodePort = v1.ServiceTypeNodePort, 80 }
+	externalIP := func(svc *v1.Service) {
+		svc.Spec.Type, svc.Spec.ExternalIPs = v1.ServiceTypeClusterIP, []string{"203.0.113.1"}
+	}
+	for name, c := range map[string]struct {
+		mode      config.KubeProxyMode
+		other     func(*v1.Service)
+		before    bool
+		published []string
+		warning   []string
+	}{
+		"that was a node port before":                  {config.KubeProxyNFTables, nodePort, true, nil, []string{"PortConflict", "spec.ports[].nodePort of Service default/other"}},
+		"that becomes a node port":                     {config.KubeProxyIPTables, nodePort, false, nil, []string{"PortConflict", "spec.ports[].nodePort of Service default/other"}},
+		"that is taken on one node":                    {config.KubeProxyIPTables, externalIP, false, []string{"203.0.113.2"}, []string{"ProxyUnschedulable", "node n1", "spec.externalIPs of Service default/other"}},
+		"unless a proxy comes first, in mode nftables": {config.KubeProxyNFTables, externalIP, false, []string{"203.0.113.1", "203.0.113.2"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cl := twoNodes(t)
+			cl.config.LoadBalancer.KubeProxyMode = c.mode
+			cl.start()
+			if c.before {
+				cl.create(service("other", c.other))
+				cl.create(service("web"))
+			} else {
+				cl.serve(service("web"))
+				cl.create(service("other", c.other))
+			}
+			if c.warning != nil {
+				cl.eventually("a warning names the Service", func() bool { return cl.hasEvent(append(c.warning, "Warning", " web:")...) })
+			}
+			cl.settle()
+			cl.publishes("web", c.published...)
+			cl.delete("other")
+			cl.proxy("web", "n1", ready)
+			cl.proxy("web", "n2", ready)
+			cl.publishes("web", "203.0.113.1", "203.0.113.2")
 		})
 	}
 }

@@ -104,7 +104,9 @@ func (l *latencyHarness) causes() [][]event {
 		})},
 		{
 			back("port freed by a Service", []string{"loser"}, func(string) { l.edit("holder", tcp(79)) }),
-			event{name: "port taken by an older Service", each: func(string) { l.edit("holder", tcp(80)) }, services: []string{"loser"}},
+			event{name: "port taken by a node port", each: func(string) {
+				l.edit("holder", func(svc *v1.Service) { svc.Spec.Ports[0].NodePort = 80 })
+			}, services: []string{"loser"}},
 		},
 		{
 			event{name: "port freed by another's pod", once: l.deleteForeignPod, services: []string{"blocked"}, want: l.ips[:1]},

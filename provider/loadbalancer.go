@@ -66,6 +66,7 @@ type proxyManager interface {
 	Pods(svc *v1.Service) []*v1.Pod
 	ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool
 	OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
+	Held(svc *v1.Service, port snapshot.Port, nodes []*v1.Node) map[string]bool
 	Cached(svc *v1.Service) []*appsv1.DaemonSet
 	CachedAny(svc *v1.Service) bool
 	Exist(ctx context.Context, svc *v1.Service) (bool, error)

@@ -62,8 +62,9 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		firewall: operations.New(fw, queue.Enqueue),
 		events:   events.NewRecorder(record.NewFakeRecorder(100)),
 		snapshots: snapshots{
-			generation: func() uint64 { return 0 }, services: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
-			failures: noFailureDetection, defaults: defaults,
+			generation: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
+			services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
+			failures: noFailureDetection, admit: func(svc *v1.Service) (options.Options, error) { return plan.Admit(svc, defaults) },
 		},
 	}
 	return s

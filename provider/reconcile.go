@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"k8s.io/api/core/v1"
 	cloudprovider "k8s.io/cloud-provider"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/direct"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -116,12 +114,8 @@ func (r *reconciliation) withdrawAll(ctx context.Context) (*v1.LoadBalancerStatu
 // makePlan computes what the Service should have. An error means that it asks for something that
 // cannot be had.
 func (r *reconciliation) makePlan() (err error) {
-	if r.options, err = options.Parse(r.svc.Annotations, r.defaults); err != nil {
+	if r.options, err = plan.Admit(r.svc, r.defaults); err != nil {
 		return err
-	}
-	if r.options.Firewall.Exceeds(r.defaults.Firewall) {
-		return fmt.Errorf("annotation %s: %q is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
-			options.Firewall, r.options.Firewall, r.defaults.Firewall)
 	}
 	// Nodes that serve the Service now: a taint that repels new pods does not end that.
 	running := publish.Running(r.proxies.Pods(r.svc))
@@ -132,6 +126,8 @@ func (r *reconciliation) makePlan() (err error) {
 		Service:      r.svc,
 		Options:      r.options,
 		Cluster:      r.cluster,
+		Held:         r.heldPorts(),
+		Occupants:    r.occupants(),
 		ForeignPods:  occupying,
 		OtherProxies: r.proxies.OthersWithPortsOf(r.svc),
 		Running:      running,
@@ -148,26 +144,6 @@ func (r *reconciliation) makePlan() (err error) {
 	}
 	r.plan.SetProxiesLabel(publish.AnyOnReadyNode(r.proxies.Pods(r.svc), r.cluster.Nodes))
 	return nil
-}
-
-// foreignPods returns the foreign pods that have ports of the Service. A pod that asks for a port
-// that is already served on its node does not have it. Where a proxy is ready, the kubelet rejects
-// the pod. Where kube-proxy serves, the pod runs, and is shadowed; but in mode nftables it has the
-// port, as the rules of host ports come before those of kube-proxy.
-func (r *reconciliation) foreignPods() (occupying, shadowed map[snapshot.Port][]*v1.Pod) {
-	served, mode := r.proxies.ServedPorts(r.svc), r.direct.Environment().KubeProxy
-	occupying, shadowed = map[snapshot.Port][]*v1.Pod{}, map[snapshot.Port][]*v1.Pod{}
-	for port, pods := range r.foreign.PodsWithPortsOf(r.svc) {
-		for _, pod := range pods {
-			switch node := pod.Spec.NodeName; {
-			case r.current.Nodes[node] && r.current.Ports.Has(port) && mode != config.KubeProxyNFTables:
-				shadowed[port] = append(shadowed[port], pod)
-			case !served[node][port]:
-				occupying[port] = append(occupying[port], pod)
-			}
-		}
-	}
-	return occupying, shadowed
 }
 
 // hasDanglingStatus reports whether the Service has addresses although nothing serves it. This

@@ -9,7 +9,6 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
@@ -22,10 +21,12 @@ type snapshots struct {
 	// generation is another number after each change of what a snapshot holds.
 	generation func() uint64
 	nodes      corelisters.NodeLister
-	services   func() []*v1.Service
-	failures   failureDetector
-	addresses  *nodeaddress.Reader
-	defaults   options.Options
+	// claimants returns the Services that want a load balancer from us.
+	claimants func() []*v1.Service
+	services  corelisters.ServiceLister
+	failures  failureDetector
+	addresses *nodeaddress.Reader
+	admit     snapshot.Admit
 
 	mu      sync.Mutex
 	current *snapshot.Cluster
@@ -39,8 +40,9 @@ func (s *snapshots) get(ctx context.Context) *snapshot.Cluster {
 	defer s.mu.Unlock()
 	if now := s.generation(); s.current == nil || now != s.taken {
 		nodes, _ := s.nodes.List(everything) // From the cache: never an error.
+		services, _ := s.services.List(everything)
 		nodes = s.addresses.AddTo(ctx, s.failures.OverlayNotReady(nodes))
-		s.current, s.taken = snapshot.New(nodes, s.services(), s.defaults), now
+		s.current, s.taken = snapshot.New(nodes, s.claimants(), s.admit, services), now
 	}
 	return s.current
 }

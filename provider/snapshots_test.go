@@ -6,8 +6,6 @@ import (
 	"k8s.io/api/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 func TestASnapshotIsTakenOncePerChange(t *testing.T) {
@@ -15,10 +13,10 @@ func TestASnapshotIsTakenOncePerChange(t *testing.T) {
 	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	s := &snapshots{
 		generation: func() uint64 { return generation },
-		services:   func() []*v1.Service { taken++; return nil },
+		claimants:  func() []*v1.Service { taken++; return nil },
+		services:   corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
 		nodes:      corelisters.NewNodeLister(nodes),
 		failures:   noFailureDetection,
-		defaults:   options.Default(),
 	}
 	first := s.get(t.Context())
 	if s.get(t.Context()) != first || taken != 1 {

@@ -98,7 +98,7 @@ func planFor(owner firewall.Owner) (*plan.Plan, error) {
 		Spec:       v1.NodeSpec{ProviderID: "gce://p/z/n1"},
 	}
 	return plan.Settings{ClusterID: owner.ClusterID, Namespace: system}.Build(plan.Input{
-		Service: svc, Options: options.Default(), Cluster: snapshot.New([]*v1.Node{node}, nil, options.Default()),
+		Service: svc, Options: options.Default(), Cluster: snapshot.New([]*v1.Node{node}, nil, nil, nil),
 	})
 }
 

@@ -43,7 +43,7 @@ func configMaps(t *testing.T, kube *fake.Clientset, stale ...*v1.ConfigMap) Stor
 
 func wanted(t *testing.T) *v1.ConfigMap {
 	t.Helper()
-	p, err := settings.Build(plan.Input{Service: svc, Options: options.Default(), Cluster: snapshot.New(nil, nil, options.Default())})
+	p, err := settings.Build(plan.Input{Service: svc, Options: options.Default(), Cluster: snapshot.New(nil, nil, nil, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

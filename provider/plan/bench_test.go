@@ -30,7 +30,7 @@ func manyServices(services, ports int) []*v1.Service {
 // that all of them share.
 func BenchmarkBuild(b *testing.B) {
 	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
-		cluster := snapshot.New(nodes, services, options.Default())
+		cluster := snapshot.New(nodes, services, admit, services)
 		for b.Loop() {
 			if _, err := settings.Build(Input{Service: services[0], Options: options.Default(), Cluster: cluster}); err != nil {
 				b.Fatal(err)
@@ -42,7 +42,7 @@ func BenchmarkBuild(b *testing.B) {
 func BenchmarkSnapshot(b *testing.B) {
 	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
 		for b.Loop() {
-			snapshot.New(nodes, services, options.Default())
+			snapshot.New(nodes, services, admit, services)
 		}
 	})
 }

@@ -1,11 +1,8 @@
 package plan
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"k8s.io/api/core/v1"
 
@@ -31,86 +28,44 @@ const (
 	PortConflict = "PortConflict"
 )
 
-// conflicts returns the ports that the Service does not get on the nodes that it selects. A port
-// belongs to the oldest of the Services that claim it on a common node. A Service that does not
-// get a port does not keep it from others. Foreign pods take a port away only if they have it on
-// all selected nodes: otherwise the other nodes serve. Nodes in keptDespiteTaint count for the claims of
+// conflicts returns the ports that the Service does not get on the nodes that it selects, and the
+// nodes on which other Services keep ports that it gets elsewhere, by name. A Service that does not
+// get a port does not keep it from others. What others have on some of the selected nodes only does
+// not take the port away: the other nodes serve. Nodes in keptDespiteTaint count for the claims of
 // other Services too: on such a node, who had the port before the taint still has it.
-func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint []*v1.Node) []Conflict {
+func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint []*v1.Node) (list []Conflict, kept map[string][]string) {
 	own := snapshot.Claim{Service: in.Service, Options: in.Options, Nodes: selected}
-	var list []Conflict
+	kept = map[string][]string{}
 	for _, port := range snapshot.PortsOf(in.Service) {
-		reason, message := PortReserved, ""
 		if slices.ContainsFunc(s.Reserved, func(r options.PortRange) bool { return r.Contains(port.Number) }) {
-			message = "is reserved for the nodes themselves: use another port, or change loadBalancer.reservedPorts in the cloud config"
-		} else {
-			reason, message = PortConflict, findHolder(own, in.Cluster.Claims(port), keptDespiteTaint, in.ForeignPods[port])
-		}
-		if message != "" {
-			list = append(list, Conflict{port, reason, fmt.Sprintf("port %s %s", port, message)})
-		}
-	}
-	return list
-}
-
-// findHolder assigns a port to one claim after the other, the oldest first, until own's turn,
-// and describes what keeps the port from own; empty: nothing does. claims may hold an earlier
-// state of own, which own replaces.
-func findHolder(own snapshot.Claim, claims []snapshot.Claim, keptDespiteTaint []*v1.Node, pods []*v1.Pod) string {
-	inOrder := []snapshot.Claim{own}
-	for _, c := range claims {
-		if c.Service.UID == own.Service.UID {
+			list = append(list, Conflict{port, PortReserved, fmt.Sprintf("port %s is reserved for the nodes themselves: use another port, or change loadBalancer.reservedPorts in the cloud config", port)})
 			continue
 		}
-		if more := snapshot.SelectNodes(keptDespiteTaint, c.Options); len(more) > 0 {
-			c.Nodes = maps.Clone(c.Nodes)
-			maps.Copy(c.Nodes, snapshot.Names(more))
+		a := allocation{port: port, held: in.Held[port], pods: in.ForeignPods[port], occupants: in.Occupants[port], has: map[string]*v1.Service{}}
+		a.allocate(a.inOrder(own, in.Cluster.Claims(port), keptDespiteTaint), own)
+		if a.refusal != "" {
+			list = append(list, Conflict{port, PortConflict, fmt.Sprintf("port %s %s", port, a.refusal)})
+			continue
 		}
-		inOrder = append(inOrder, c)
-	}
-	slices.SortFunc(inOrder, snapshot.Claim.Compare)
-	var holders []snapshot.Claim
-	for _, c := range inOrder {
-		message := occupiedEverywhere(c.Nodes, pods)
-		overlaps := func(holder snapshot.Claim) bool {
-			for name := range c.Nodes {
-				if holder.Nodes[name] {
-					return true
-				}
+		for node, holder := range a.has {
+			if selected[node] && holder.UID != own.Service.UID {
+				kept[node] = append(kept[node], fmt.Sprintf("node %s does not serve the Service, as Service %s/%s has port %s there: use another port, or deselect the node by annotation %s", node, holder.Namespace, holder.Name, port, options.NodeSelector))
 			}
-			return false
-		}
-		if i := slices.IndexFunc(holders, overlaps); i >= 0 {
-			message = fmt.Sprintf("belongs to Service %s/%s, which is older, on nodes that both select: use another port, or select other nodes by annotation %s",
-				holders[i].Service.Namespace, holders[i].Service.Name, options.NodeSelector)
-		}
-		if c.Service.UID == own.Service.UID {
-			return message
-		}
-		if message == "" {
-			holders = append(holders, c)
 		}
 	}
-	return ""
+	return list, kept
 }
 
-// occupiedEverywhere names one of the pods if each of the nodes has one; otherwise it is empty.
-func occupiedEverywhere(nodes map[string]bool, pods []*v1.Pod) string {
-	var found []*v1.Pod
-	on := map[string]bool{}
-	for _, pod := range pods {
-		if nodes[pod.Spec.NodeName] {
-			found, on[pod.Spec.NodeName] = append(found, pod), true
+// occupiedNodes returns sentences about the nodes where kube-proxy takes packets to the Service's
+// ports for another Service, by the node's name.
+func (in Input) occupiedNodes(served *v1.Service) map[string][]string {
+	nodes := map[string][]string{}
+	for _, port := range snapshot.PortsOf(served) {
+		for _, o := range in.Occupants[port] {
+			nodes[o.Node] = append(nodes[o.Node], fmt.Sprintf("node %s does not serve the Service, as kube-proxy takes port %s there for %s of Service %s/%s: use another port, or deselect the node by annotation %s", o.Node, port, o.Field, o.Service.Namespace, o.Service.Name, options.NodeSelector))
 		}
 	}
-	if len(found) == 0 || len(on) < len(nodes) {
-		return ""
-	}
-	first := slices.MinFunc(found, func(a, b *v1.Pod) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	return fmt.Sprintf("is a host port of pods on all nodes that the Service selects, one is %s/%s: use another port, or select other nodes by annotation %s",
-		first.Namespace, first.Name, options.NodeSelector)
+	return nodes
 }
 
 // withoutPorts returns svc without the ports that it does not get.

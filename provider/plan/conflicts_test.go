@@ -38,13 +38,16 @@ func podOn(name, node string) *v1.Pod {
 
 var twoPools = []*v1.Node{node("a1", map[string]string{"pool": "a"}), node("b1", map[string]string{"pool": "b"})}
 
+func admit(svc *v1.Service) (options.Options, error) { return Admit(svc, options.Default()) }
+
 func conflictsOf(t failer, s Settings, svc *v1.Service, nodes []*v1.Node, others []*v1.Service, pods map[snapshot.Port][]*v1.Pod) []Conflict {
 	o, err := options.Parse(svc.Annotations, options.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	cluster := snapshot.New(nodes, others, options.Default())
-	return s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)), nil)
+	cluster := snapshot.New(nodes, others, admit, others)
+	conflicts, _ := s.conflicts(Input{Service: svc, Options: o, Cluster: cluster, ForeignPods: pods}, snapshot.Names(snapshot.SelectNodes(nodes, o)), nil)
+	return conflicts
 }
 
 // failer is what *testing.T and *rapid.T have in common here.
@@ -66,7 +69,7 @@ func TestConflictsOfServicesPodsAndReservedPorts(t *testing.T) {
 		"the older keeps the port":                {serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("young", 4, "", 80)}, nil, nil},
 		"the younger loses the port, with a message that names the holder": {
 			serviceOfAge("web", 5, "", 80, 443), []*v1.Service{serviceOfAge("old", 6, "", 80)}, nil,
-			[]string{"PortConflict port 80/TCP belongs to Service default/old, which is older"},
+			[]string{"PortConflict port 80/TCP belongs to Service default/old on nodes that both select"},
 		},
 		"of two with the same age, the first by UID keeps the port": {
 			serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("also", 5, "", 80)}, nil, []string{"PortConflict port 80/TCP belongs to Service default/also"},
@@ -77,9 +80,7 @@ func TestConflictsOfServicesPodsAndReservedPorts(t *testing.T) {
 			// old has pool a. middle selects both pools and loses, so pool b is free.
 			serviceOfAge("web", 5, "pool=b", 80), []*v1.Service{serviceOfAge("old", 7, "pool=a", 80), serviceOfAge("middle", 6, "", 80)}, nil, nil,
 		},
-		"a Service with invalid annotations counts on all nodes": {
-			serviceOfAge("web", 5, "", 80), []*v1.Service{broken}, nil, []string{"PortConflict port 80/TCP belongs to Service default/broken"},
-		},
+		"a Service with invalid annotations claims nothing": {serviceOfAge("web", 5, "", 80), []*v1.Service{broken}, nil, nil},
 		"pods use the port on all nodes": {
 			serviceOfAge("web", 5, "", 80, 443), nil, []*v1.Pod{podOn("y", "b1"), podOn("x", "a1")},
 			[]string{"PortConflict port 80/TCP is a host port of pods on all nodes that the Service selects, one is apps/x"},
@@ -113,7 +114,7 @@ func TestConflictsOfServicesPodsAndReservedPorts(t *testing.T) {
 func TestAnOlderServiceKeepsItsPortOnANodeThatGetsTainted(t *testing.T) {
 	old, web := serviceOfAge("old", 6, "", 80), serviceOfAge("web", 5, "", 80, 443)
 	tainted := node("n1", nil, v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule})
-	cluster := snapshot.New([]*v1.Node{tainted}, []*v1.Service{old, web}, options.Default())
+	cluster := snapshot.New([]*v1.Node{tainted}, []*v1.Service{old, web}, admit, nil)
 	p, err := settings.Build(Input{Service: web, Options: options.Default(), Cluster: cluster, Running: map[string]bool{"n1": true}})
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +204,7 @@ func TestAPortOfDrainingProxiesIsUnservedUntilItIsFreeOnANode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := settings.Build(Input{
-				Service: service(), Options: parsed(t, c.o), Cluster: snapshot.New(nodes, nil, options.Default()),
+				Service: service(), Options: parsed(t, c.o), Cluster: snapshot.New(nodes, nil, nil, nil),
 				OtherProxies: map[snapshot.Port][]*v1.Pod{tcp(80): c.proxies},
 			})
 			if err != nil {

@@ -35,8 +35,8 @@ const (
 
 // daemonSet returns the DaemonSet of a proxy set that has all ports of svc. Its pods change only
 // with the Service's port numbers, protocols and IP families, its options other than the drain
-// time, and the image.
-func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1.DaemonSet {
+// time, the image, and the nodes in without, on which it does not run.
+func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options, without []string) *appsv1.DaemonSet {
 	name := SetNames(svc)[set]
 	ds := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: name, Labels: s.setLabels(svc, set)},
@@ -44,7 +44,7 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1
 			Selector: &metav1.LabelSelector{MatchLabels: s.selectorLabels(svc, set)},
 			Template: v1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: s.setLabels(svc, set)},
-				Spec:       s.podSpec(svc, name, o),
+				Spec:       s.podSpec(svc, name, o, without),
 			},
 			UpdateStrategy:       oneByOne(0),
 			MinReadySeconds:      minReady,
@@ -55,7 +55,7 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options) *appsv1
 	return ds
 }
 
-func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options) v1.PodSpec {
+func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options, without []string) v1.PodSpec {
 	return v1.PodSpec{
 		AutomountServiceAccountToken:  ptr.To(false),
 		EnableServiceLinks:            ptr.To(false),
@@ -64,7 +64,7 @@ func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options) 
 		Tolerations:                   o.Tolerations,
 		SecurityContext:               &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},
 		Affinity: &v1.Affinity{NodeAffinity: &v1.NodeAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: snapshot.NodeSelector(o.NodeSelector),
+			RequiredDuringSchedulingIgnoredDuringExecution: snapshot.NodeSelector(o.NodeSelector, without...),
 		}},
 		InitContainers: s.initContainers(svc),
 		Containers:     []v1.Container{s.container(svc)},

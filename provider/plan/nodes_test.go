@@ -24,7 +24,7 @@ func TestATaintExcludesNewProxiesAndKeepsRunningOnes(t *testing.T) {
 			n := node("n1", nil, c.taint)
 			before := n.DeepCopy()
 			p, err := settings.Build(Input{
-				Service: service(), Options: options.Default(), Cluster: snapshot.New([]*v1.Node{n}, nil, options.Default()),
+				Service: service(), Options: options.Default(), Cluster: snapshot.New([]*v1.Node{n}, nil, nil, nil),
 				Running: map[string]bool{"n1": c.running},
 			})
 			if err != nil {

@@ -6,8 +6,11 @@ package plan
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -31,6 +34,11 @@ type Input struct {
 	Service *v1.Service
 	Options options.Options
 	Cluster *snapshot.Cluster
+	// Held are the names of the nodes on which Services have the Service's ports now, by port and by
+	// UID of who has it. It may lack ports that the snapshot has no other claim to.
+	Held map[snapshot.Port]map[types.UID]map[string]bool
+	// Occupants are other Services for which kube-proxy takes packets to the Service's ports.
+	Occupants map[snapshot.Port][]snapshot.Occupant
 	// ForeignPods are pods other than proxies that have the Service's ports as host ports.
 	ForeignPods map[snapshot.Port][]*v1.Pod
 	// OtherProxies are proxies of other Services that have the Service's ports, on nodes where
@@ -54,8 +62,9 @@ type Plan struct {
 	Awaited []Conflict
 	// NoNodes explains why Nodes is empty, if the cluster has nodes.
 	NoNodes string
-	// OccupiedNodes are the names of the nodes where a foreign pod has a port of the Service, and
-	// Occupied are sentences about them.
+	// OccupiedNodes are the names of the nodes where a foreign pod has a port of the Service.
+	// Occupied are sentences about them, and about nodes that are left out of Nodes because another
+	// Service has a port there.
 	OccupiedNodes map[string]bool
 	Occupied      []string
 	// Firewall is what the firewall has to allow.
@@ -67,18 +76,39 @@ type Plan struct {
 
 	settings Settings
 	options  options.Options
+	// withoutNodes are the names, sorted, of nodes on which no proxy may run although they are
+	// selected. Waiting there, it would get the port of another Service whose proxy is replaced.
+	withoutNodes []string
+}
+
+// Admit returns the options of a Service. An error means that the Service cannot be served until
+// somebody edits it, whatever the cluster looks like.
+func Admit(svc *v1.Service, defaults options.Options) (options.Options, error) {
+	o, err := options.Parse(svc.Annotations, defaults)
+	if err != nil {
+		return o, err
+	}
+	if o.Firewall.Exceeds(defaults.Firewall) {
+		return o, fmt.Errorf("annotation %s: %q is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
+			options.Firewall, o.Firewall, defaults.Firewall)
+	}
+	if len(svc.Spec.Ports) == 0 {
+		return o, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
+	}
+	if len(clusterIPs(svc)) == 0 {
+		return o, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
+	}
+	_, err = SourceRanges(svc)
+	return o, err
 }
 
 // Build returns the plan of a Service. An error means that the Service asks for something that
 // cannot be had until somebody edits it.
 func (s Settings) Build(in Input) (*Plan, error) {
 	svc := in.Service
-	if len(svc.Spec.Ports) == 0 {
-		return nil, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
-	}
 	nodes, keptDespiteTaint := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
 	selected := snapshot.SelectNodes(nodes, in.Options)
-	conflicts := s.conflicts(in, snapshot.Names(selected), keptDespiteTaint)
+	conflicts, keptByOthers := s.conflicts(in, snapshot.Names(selected), keptDespiteTaint)
 	served := withoutPorts(svc, conflicts)
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
@@ -87,11 +117,11 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(clusterIPs(svc)) == 0 {
-		return nil, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
-	}
+	occupied := in.occupiedNodes(served)
 	p := &Plan{
-		Nodes:     selected,
+		Nodes: slices.DeleteFunc(slices.Clone(selected), func(n *v1.Node) bool {
+			return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0
+		}),
 		Service:   served,
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served),
@@ -99,13 +129,14 @@ func (s Settings) Build(in Input) (*Plan, error) {
 			Owner:        s.Owner(svc),
 			SourceRanges: ranges,
 		},
-		settings: s,
-		options:  in.Options,
+		settings:     s,
+		options:      in.Options,
+		withoutNodes: slices.Sorted(maps.Keys(keptByOthers)),
 	}
 	for _, port := range snapshot.PortsOf(served) {
 		p.Firewall.Ports = append(p.Firewall.Ports, firewall.Port{Protocol: port.Protocol, Port: uint16(port.Number)})
 	}
-	for _, node := range selected {
+	for _, node := range p.Nodes {
 		if node.Spec.ProviderID != "" { // A node has none before it is initialised.
 			p.Firewall.Nodes = append(p.Firewall.Nodes, node.Spec.ProviderID)
 		}
@@ -114,6 +145,9 @@ func (s Settings) Build(in Input) (*Plan, error) {
 		p.Awaited = p.awaited(in.OtherProxies)
 	}
 	p.OccupiedNodes, p.Occupied = p.occupied(in.ForeignPods)
+	for _, node := range selected {
+		p.Occupied = slices.Concat(p.Occupied, keptByOthers[node.Name], occupied[node.Name])
+	}
 	if len(selected) == 0 && len(nodes) > 0 {
 		p.NoNodes = explainNoNodes(nodes, in.Options)
 	}

@@ -56,7 +56,7 @@ func node(name string, labels map[string]string, taints ...v1.Taint) *v1.Node {
 
 // build returns the plan of a Service without conflicts.
 func build(svc *v1.Service, o options.Options, nodes ...*v1.Node) (*Plan, error) {
-	return settings.Build(Input{Service: svc, Options: o, Cluster: snapshot.New(nodes, nil, options.Default())})
+	return settings.Build(Input{Service: svc, Options: o, Cluster: snapshot.New(nodes, nil, nil, nil)})
 }
 
 func mustBuild(t *testing.T, svc *v1.Service, o options.Options, nodes ...*v1.Node) *Plan {
@@ -163,7 +163,7 @@ func TestAnInvalidServiceIsRefusedWithAReason(t *testing.T) {
 		}, v1.AnnotationLoadBalancerSourceRangesKey},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := build(service(c.change), options.Default())
+			_, err := admit(service(c.change))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
 			}

@@ -78,7 +78,7 @@ func (p *Plan) ProxySets(assigned Assignment) []ProxySet {
 			return !slices.Contains(assigned[i], snapshot.PortOf(port))
 		})
 		if len(part.Spec.Ports) > 0 {
-			set.DaemonSet = p.settings.daemonSet(&part, i, p.options)
+			set.DaemonSet = p.settings.daemonSet(&part, i, p.options, p.withoutNodes)
 			set.ConfigMap = p.settings.configMap(&part, i, p.options, p.Firewall.SourceRanges)
 		}
 		all = append(all, set)

@@ -5,6 +5,7 @@ package proxies
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,8 +14,10 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -129,6 +132,31 @@ func (m *Manager) OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
 		}
 	}
 	return others
+}
+
+// Held returns the names of the nodes on which a Service has a port by its proxies: those that a
+// DaemonSet with the port selects, and those where one of its pods still is.
+func (m *Manager) Held(svc *v1.Service, port snapshot.Port, nodes []*v1.Node) map[string]bool {
+	held := map[string]bool{}
+	for _, ds := range m.Cached(svc) {
+		template := ds.Spec.Template.Spec
+		if !slices.Contains(snapshot.HostPorts(template), port) {
+			continue
+		}
+		required := nodeaffinity.GetRequiredNodeAffinity(&v1.Pod{Spec: template})
+		for _, node := range nodes {
+			matches, err := required.Match(node)
+			if err == nil && matches && snapshot.Tolerates(options.Options{Tolerations: template.Tolerations}, node) {
+				held[node.Name] = true
+			}
+		}
+		for _, pod := range m.podsOf(svc, ds) {
+			if slices.Contains(snapshot.HostPorts(pod.Spec), port) {
+				held[pod.Spec.NodeName] = true
+			}
+		}
+	}
+	return held
 }
 
 // Cached returns the DaemonSets of a Service from the cache.

@@ -1,8 +1,10 @@
 package proxies
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +37,7 @@ func testService(ports ...int32) *v1.Service {
 func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	planned := func(ports ...int32) *plan.Plan {
-		p, err := settings.Build(plan.Input{Service: testService(ports...), Options: options.Default(), Cluster: snapshot.New(nil, nil, options.Default())})
+		p, err := settings.Build(plan.Input{Service: testService(ports...), Options: options.Default(), Cluster: snapshot.New(nil, nil, nil, nil)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,5 +81,34 @@ func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 				t.Errorf("assigned as %v, want %v (%v)", got, c.want, err)
 			}
 		})
+	}
+}
+
+func TestHeldNodesAreThoseOfTheDaemonSetsAndOfTheirPods(t *testing.T) {
+	linux := func(name string, taints ...v1.Taint) *v1.Node {
+		return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{v1.LabelOSStable: "linux"}}, Spec: v1.NodeSpec{Taints: taints}}
+	}
+	noSchedule := v1.Taint{Key: "x", Effect: v1.TaintEffectNoSchedule}
+	nodes := []*v1.Node{linux("n1"), linux("tainted", noSchedule), linux("tainted-later", noSchedule), {ObjectMeta: metav1.ObjectMeta{Name: "windows"}}}
+	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
+	svc := testService(80)
+	p, err := settings.Build(plan.Input{Service: svc, Options: options.Default(), Cluster: snapshot.New(nodes, nil, nil, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := p.ProxySets(plan.Assignment{{tcp(80)}})[0].DaemonSet
+	daemonSets := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	pods := cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers)
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "p", Labels: ds.Spec.Template.Labels}, Spec: ds.Spec.Template.Spec}
+	pod.Spec.NodeName = "tainted-later"
+	if err := errors.Join(daemonSets.Add(ds), pods.Add(pod)); err != nil {
+		t.Fatal(err)
+	}
+	m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(), settings, appslisters.NewDaemonSetLister(daemonSets)), pods: pods}
+	if diff := cmp.Diff(map[string]bool{"n1": true, "tainted-later": true}, m.Held(svc, tcp(80), nodes)); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+	if got := m.Held(svc, tcp(81), nodes); len(got) > 0 {
+		t.Errorf("another port is held on %v", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
@@ -60,13 +61,17 @@ var daemonTolerations = func() []v1.Toleration {
 var notExcluded = []string{"0", "F", "FALSE", "False", "f", "false"}
 
 // NodeSelector translates a Service's node selector for the DaemonSet controller. It adds that
-// nodes run Linux and are not excluded from load balancers.
-func NodeSelector(selector labels.Selector) *v1.NodeSelector {
+// nodes run Linux, are not excluded from load balancers, and have none of the names in without.
+func NodeSelector(selector labels.Selector, without ...string) *v1.NodeSelector {
 	common := append([]v1.NodeSelectorRequirement{
 		{Key: v1.LabelOSStable, Operator: v1.NodeSelectorOpIn, Values: []string{"linux"}},
 	}, requirements(selector)...)
+	var fields []v1.NodeSelectorRequirement
+	for _, name := range without { // The API server allows one value in each.
+		fields = append(fields, v1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: v1.NodeSelectorOpNotIn, Values: []string{name}})
+	}
 	term := func(excluded v1.NodeSelectorRequirement) v1.NodeSelectorTerm {
-		return v1.NodeSelectorTerm{MatchExpressions: append(slices.Clone(common), excluded)}
+		return v1.NodeSelectorTerm{MatchExpressions: append(slices.Clone(common), excluded), MatchFields: fields}
 	}
 	return &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{
 		term(v1.NodeSelectorRequirement{Key: v1.LabelNodeExcludeBalancers, Operator: v1.NodeSelectorOpDoesNotExist}),

@@ -1,7 +1,7 @@
 // Package snapshot holds the state of the cluster that planning a Service needs besides the
-// Service itself: the nodes, and which Services claim which port of which nodes. A Cluster is
-// immutable and indexed. It is built once per change, by pure functions, and serves the plans
-// of all Services until the next change.
+// Service itself: the nodes, which Services claim which port of which nodes, and which ports
+// kube-proxy serves there for others. A Cluster is immutable and indexed. It is built once per
+// change, by pure functions, and serves the plans of all Services until the next change.
 package snapshot
 
 import (
@@ -20,6 +20,8 @@ type Cluster struct {
 	Nodes []*v1.Node
 	// claims are by port, the oldest Service first.
 	claims map[Port][]Claim
+	// occupants are by port.
+	occupants map[Port][]Occupant
 }
 
 // Claim is a Service that claims a port on the nodes that it selects.
@@ -28,6 +30,9 @@ type Claim struct {
 	Options options.Options
 	// Nodes are the names of the selected nodes. Claims share this map.
 	Nodes map[string]bool
+	// Rejected reports that the Service cannot be served as it is. It then claims nothing but what
+	// it has.
+	Rejected bool
 }
 
 // Compare orders claims by age, the oldest Service first: by creationTimestamp, then by UID.
@@ -36,12 +41,20 @@ func (c Claim) Compare(other Claim) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
 }
 
-// New returns a snapshot of these nodes and of the Services that are to be served. A Service whose
-// annotations are not valid claims its ports with the default options: it may have proxies on any
-// of those nodes.
-func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cluster {
-	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}}
+// Admit returns the options of a Service, or an error if it cannot be served as it is.
+type Admit func(*v1.Service) (options.Options, error)
+
+// New returns a snapshot of these nodes and Services. claimants are the Services that are to be
+// served, and all are all Services of the cluster.
+func New(nodes []*v1.Node, claimants []*v1.Service, admit Admit, all []*v1.Service) *Cluster {
+	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}, occupants: map[Port][]Occupant{}}
 	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
+	c.addClaims(claimants, admit)
+	c.addOccupants(all, claimants)
+	return c
+}
+
+func (c *Cluster) addClaims(services []*v1.Service, admit Admit) {
 	// Most Services select nodes in the same way, so each selection is computed once. The key has
 	// all annotations that select nodes.
 	type selection struct {
@@ -50,25 +63,26 @@ func New(nodes []*v1.Node, services []*v1.Service, defaults options.Options) *Cl
 	}
 	selected := map[selection]map[string]bool{}
 	for _, svc := range services {
-		var key selection
-		o, err := options.Parse(svc.Annotations, defaults)
-		if err != nil {
-			o = defaults
+		claim := Claim{Service: svc}
+		var err error
+		if claim.Options, err = admit(svc); err != nil {
+			claim.Rejected = true
 		} else {
+			var key selection
 			key.selector, key.hasSelector = svc.Annotations[options.NodeSelector]
 			key.tolerations, key.hasTolerations = svc.Annotations[options.Tolerations]
-		}
-		if selected[key] == nil {
-			selected[key] = Names(SelectNodes(c.Nodes, o))
+			if selected[key] == nil {
+				selected[key] = Names(SelectNodes(c.Nodes, claim.Options))
+			}
+			claim.Nodes = selected[key]
 		}
 		for _, port := range PortsOf(svc) {
-			c.claims[port] = append(c.claims[port], Claim{svc, o, selected[key]})
+			c.claims[port] = append(c.claims[port], claim)
 		}
 	}
 	for _, claims := range c.claims {
 		slices.SortFunc(claims, Claim.Compare)
 	}
-	return c
 }
 
 // Claims returns the claims to a port, the oldest first.

@@ -22,6 +22,10 @@ func service(name string, age time.Duration, annotations map[string]string, port
 	}
 }
 
+func admit(svc *v1.Service) (options.Options, error) {
+	return options.Parse(svc.Annotations, options.Default())
+}
+
 func TestClaimsAreInOrderOfAgeWithTheSelectedNodes(t *testing.T) {
 	http, dns := v1.ServicePort{Port: 80}, v1.ServicePort{Protocol: v1.ProtocolUDP, Port: 80}
 	edge := map[string]string{options.NodeSelector: "pool=edge"}
@@ -34,11 +38,11 @@ func TestClaimsAreInOrderOfAgeWithTheSelectedNodes(t *testing.T) {
 			service("a-twin", time.Minute, edge, http),
 			service("invalid", 2*time.Hour, map[string]string{options.NodeSelector: "pool=none", options.MaxNodes: "many"}, dns),
 		},
-		options.Default(),
+		admit, nil,
 	)
 	describe := func(claims []Claim) (list []string) {
 		for _, claim := range claims {
-			list = append(list, fmt.Sprint(claim.Service.Name, " ", claim.Nodes))
+			list = append(list, fmt.Sprint(claim.Service.Name, " ", claim.Nodes, map[bool]string{true: " rejected"}[claim.Rejected]))
 		}
 		return list
 	}
@@ -46,7 +50,7 @@ func TestClaimsAreInOrderOfAgeWithTheSelectedNodes(t *testing.T) {
 	if diff := cmp.Diff([]string{"old " + one, "a-twin " + one, "young " + both}, describe(c.Claims(Port{v1.ProtocolTCP, 80}))); diff != "" {
 		t.Errorf("claims to port 80/TCP (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"invalid " + both, "old " + one}, describe(c.Claims(Port{v1.ProtocolUDP, 80}))); diff != "" {
+	if diff := cmp.Diff([]string{"invalid map[] rejected", "old " + one}, describe(c.Claims(Port{v1.ProtocolUDP, 80}))); diff != "" {
 		t.Errorf("claims to port 80/UDP (-want +got):\n%s", diff)
 	}
 	if claims := c.Claims(Port{v1.ProtocolTCP, 443}); len(claims) > 0 {

@@ -7,41 +7,44 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // competitorHandler enqueues the Services that want a port of another one that is created, deleted,
-// or changes what it wants.
+// or changes what it wants or what kube-proxy serves of it on ports of nodes.
 func (s *Services) competitorHandler() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
 			s.generation.Add(1)
 			if svc := obj.(*v1.Service); !initial {
-				s.enqueueClaimants(s.claimedPorts(svc), svc.UID)
+				s.enqueueClaimants(s.contestedPorts(svc), svc.UID)
 			}
 		},
 		UpdateFunc: func(before, after any) {
 			old, svc := before.(*v1.Service), after.(*v1.Service)
 			if s.countChange(old, svc) {
-				s.enqueueClaimants(append(s.claimedPorts(old), s.claimedPorts(svc)...), svc.UID)
+				s.enqueueClaimants(append(s.contestedPorts(old), s.contestedPorts(svc)...), svc.UID)
 			}
 		},
 		DeleteFunc: func(obj any) {
 			s.generation.Add(1)
 			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok {
-				s.enqueueClaimants(s.claimedPorts(svc), svc.UID)
+				s.enqueueClaimants(s.contestedPorts(svc), svc.UID)
 			}
 		},
 	}
 }
 
-// countChange counts a new generation if a Service may claim other ports or nodes than before, and
-// reports whether it may.
+// countChange counts a new generation if a Service may claim or occupy other ports or nodes than
+// before, and reports whether it may. The statuses of our own Services do not matter.
 func (s *Services) countChange(old, svc *v1.Service) bool {
 	// A Service that was created again while a watch was interrupted arrives as an update.
 	same := old.UID == svc.UID && equality.Semantic.DeepEqual(old.Spec, svc.Spec) && maps.Equal(old.Annotations, svc.Annotations) &&
-		(old.DeletionTimestamp == nil) == (svc.DeletionTimestamp == nil)
+		(old.DeletionTimestamp == nil) == (svc.DeletionTimestamp == nil) &&
+		(len(s.claimedPorts(svc)) > 0 || plan.IsMirror(svc) || servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &svc.Status.LoadBalancer))
 	if !same {
 		s.generation.Add(1)
 	}
@@ -57,6 +60,12 @@ func (s *Services) indexByPort(obj any) ([]string, error) {
 		ports = append(ports, port.String())
 	}
 	return ports, nil
+}
+
+// contestedPorts returns the ports of nodes that a Service keeps from others: those that it wants
+// from us, and those that kube-proxy serves.
+func (s *Services) contestedPorts(svc *v1.Service) []snapshot.Port {
+	return append(s.claimedPorts(svc), snapshot.OccupiedPorts(svc)...)
 }
 
 // claimedPorts returns the ports that a Service wants from us.

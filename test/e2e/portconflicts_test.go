@@ -206,3 +206,59 @@ func TestHostPortOfAPodExcludesItsNodeOnly(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 8084, externalIPs()[0])
 }
+
+func TestPortConflictAnOlderServiceDoesNotTakeALivePort(t *testing.T) {
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		newBackend(t, ns, "older")
+		older := newService(t, ns, "older", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }, servicePort(v1.ProtocolTCP, int32(port)))
+		time.Sleep(time.Second) // Creation timestamps have a resolution of one second.
+		live := d.newService(t, ns, nil, servicePort(v1.ProtocolTCP, int32(port)))
+		wantAddresses(t, live, time.Minute, d.addresses()...)
+		wantOpen(t, getTCP, "web", port, d.addresses()...)
+
+		var before []proxy
+		if !d.direct {
+			before = proxies(t, live)
+		}
+		watch := watchPublished(t, live, port)
+		editService(t, older, func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
+		wantPortsError(t, older, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", port), ns+"/web")
+		wantAddresses(t, older, time.Minute)
+		wantNoProxies(t, older)
+		watch.wantAllKept(t, live, before)
+		wantOpen(t, getTCP, "web", port, d.addresses()...)
+
+		deleteService(t, live)
+		wantAddresses(t, older, time.Minute, externalIPs()...)
+		wantOpen(t, getTCP, "older", port, externalIPs()...)
+	})
+}
+
+func TestDatapathOfANodeWhoseAddressAnotherServiceHasAsExternalIP(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	newBackend(t, ns, "other")
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	other := newService(t, ns, "other", func(o *v1.Service) {
+		o.Spec.Type, o.Spec.ExternalIPs = v1.ServiceTypeClusterIP, []string{cluster.Nodes(cluster.GCE)[0].InternalIP}
+	}, servicePort(v1.ProtocolTCP, int32(port)))
+	if sandbox.KubeProxyMode() == cluster.NFTables {
+		// The rules of host ports come before those of kube-proxy.
+		wantAddressesStay(t, svc, 5*time.Second, externalIPs()...)
+	} else {
+		wantAddresses(t, svc, time.Minute, externalIPs("node1")...)
+		wantWarning(t, svc, "ProxyUnschedulable", "node1", fmt.Sprintf("%d/TCP", port), "spec.externalIPs", ns+"/other")
+	}
+	published, err := addresses(t.Context(), svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOpen(t, getTCP, "web", port, published...)
+	deleteService(t, other)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+}

@@ -118,6 +118,17 @@ func hasPort(svc *v1.Service, port snapshot.Port) bool {
 	return false
 }
 
+// Held returns the nodes of the Service's proxies, if these have the port.
+func (m *Manager) Held(svc *v1.Service, port snapshot.Port, _ []*v1.Node) map[string]bool {
+	held := map[string]bool{}
+	for node, ports := range m.ServedPorts(svc) {
+		if ports[port] {
+			held[node] = true
+		}
+	}
+	return held
+}
+
 // Cached returns the DaemonSet of the Service, if it has one.
 func (m *Manager) Cached(svc *v1.Service) []*appsv1.DaemonSet {
 	if s, found := m.sets[svc.UID]; found {
