@@ -224,10 +224,10 @@ func TestServicesOnDisjointNodesShareAPort(t *testing.T) {
 
 func TestAReservedPortIsRefused(t *testing.T) {
 	c := twoNodes(t)
-	c.config.LoadBalancer.ReservedPorts = []string{"10248-10260"}
+	c.config.LoadBalancer.ReservedPorts = []string{"10248-10260/TCP"}
 	c.start()
 	c.create(service("web", tcp(10250)))
-	c.losesAllPorts("web", "10250/TCP", "reserved", "loadBalancer.reservedPorts")
+	c.losesAllPorts("web", "10250/TCP", "reserved for kubelet", "loadBalancer.reservedPorts")
 }
 
 func TestHostPortsOfOtherPodsAreReported(t *testing.T) {

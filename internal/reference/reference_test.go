@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -24,6 +25,18 @@ func TestPagesAreUpToDate(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, string(got)); diff != "" {
 			t.Errorf("%s is out of date, run: go run ./internal/reference (-want +got):\n%s", p.path, diff)
+		}
+	}
+}
+
+func TestEveryReservedPortIsListedWithItsReason(t *testing.T) {
+	page, err := cloudConfig("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range config.DefaultReservedPorts {
+		if line := "\n| `\"" + entry.Ports + "\"` | " + entry.Reason + " |\n"; !strings.Contains(page, line) {
+			t.Errorf("the page has no line %q", line)
 		}
 	}
 }

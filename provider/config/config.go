@@ -4,8 +4,6 @@
 package config
 
 import (
-	"slices"
-
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -74,10 +72,14 @@ type LoadBalancer struct {
 	// Default: managed.
 	Firewall firewall.Mode `json:"firewall,omitempty"`
 	// ReservedPorts are ports that no Service gets, as the nodes need them. Each is a quoted string, a
-	// port or a range such as "2379-2380". An empty list reserves none. Default: "22" (SSH),
-	// "2379-2380" (etcd), "6443" (API server), "9100" (node-exporter), "10248-10260" (kubelet,
-	// kube-proxy, controllers).
+	// port or a range of all protocols, such as "53", or of one, such as "8472/UDP" or
+	// "2379-2380/TCP". The list replaces the default, and an empty list reserves none. Default: the
+	// ports below.
 	ReservedPorts []string `json:"reservedPorts,omitempty"`
+	// NodePortRange is the range of node ports, as in the API server's flag --service-node-port-range.
+	// No Service gets a port from it, of any protocol, as the API server may give it to another
+	// Service as a node port. With none, these ports are not reserved. Default: 30000-32767.
+	NodePortRange string `json:"nodePortRange,omitempty"`
 	// Datapath is proxy, direct or auto; see the annotation of that name.
 	// Default: proxy.
 	Datapath options.DatapathChoice `json:"datapath,omitempty"`
@@ -176,21 +178,6 @@ func (c *CloudConfig) Options() options.Options {
 	return defaults
 }
 
-// defaultReserved are the ports of programs that run on the nodes of most clusters:
-// https://kubernetes.io/docs/reference/networking/ports-and-protocols/.
-var defaultReserved = []string{"22", "2379-2380", "6443", "9100", "10248-10260"}
-
-// Reserved returns ReservedPorts, parsed.
-func (lb *LoadBalancer) Reserved() []options.PortRange {
-	var list []options.PortRange
-	for _, text := range lb.ReservedPorts {
-		if r, err := options.ParsePortRange(text); err == nil { // validate has checked it.
-			list = append(list, r)
-		}
-	}
-	return list
-}
-
 // setDefaults sets the fields that the file leaves empty.
 func (c *CloudConfig) setDefaults() {
 	lb := &c.LoadBalancer
@@ -200,8 +187,11 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.Firewall, firewall.Managed)
 	setDefault(&lb.Datapath, options.DatapathProxy)
 	setDefault(&lb.Failover, FailoverFast)
+	setDefault(&lb.NodePortRange, defaultNodePortRange)
 	if lb.ReservedPorts == nil {
-		lb.ReservedPorts = slices.Clone(defaultReserved)
+		for _, entry := range DefaultReservedPorts {
+			lb.ReservedPorts = append(lb.ReservedPorts, entry.Ports)
+		}
 	}
 	if c.Provider == ProviderNone {
 		setDefault(&lb.Addresses, options.ExternalOrInternal)

@@ -35,8 +35,11 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
 			Classes: ClassesBoth, Addresses: options.External, Firewall: firewall.Managed, Datapath: options.DatapathProxy, Failover: FailoverFast,
-			ReservedPorts: []string{"22", "2379-2380", "6443", "9100", "10248-10260"},
+			NodePortRange: "30000-32767",
 		},
+	}
+	for _, entry := range DefaultReservedPorts {
+		want.LoadBalancer.ReservedPorts = append(want.LoadBalancer.ReservedPorts, entry.Ports)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -52,7 +55,7 @@ func TestAFullConfigIsReadAsWritten(t *testing.T) {
 			Addresses: options.Internal, Firewall: firewall.None, IPMode: v1.LoadBalancerIPModeProxy,
 			Datapath: options.DatapathAuto, KubeProxyMode: KubeProxyNFTables,
 			Failover:      FailoverKubernetes,
-			ReservedPorts: []string{"23", "8000-8010"},
+			ReservedPorts: []string{"23", "8000-8010/UDP"}, NodePortRange: "none",
 		},
 		GCE: GCE{
 			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
@@ -117,7 +120,10 @@ func TestAnInvalidConfigIsReportedInOneLineWithTheField(t *testing.T) {
 		"an unknown datapath":                     {"loadBalancer:", "loadBalancer:\n  datapath: mirror", []string{"loadBalancer.datapath", "proxy, direct, auto"}},
 		"an unknown kube-proxy mode":              {"loadBalancer:", "loadBalancer:\n  kubeProxyMode: userspace", []string{"loadBalancer.kubeProxyMode", "iptables, nftables, ipvs, none"}},
 		"an unknown failover mode":                {"loadBalancer:", "loadBalancer:\n  failover: 5s", []string{"loadBalancer.failover", "fast, kubernetes"}},
-		"an invalid reserved port":                {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380"`}},
+		"an invalid reserved port":                {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"80-70\"]", []string{"loadBalancer.reservedPorts", "80-70", `"2379-2380/TCP"`}},
+		"a reserved port of no protocol":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [\"53/dns\"]", []string{"loadBalancer.reservedPorts", "53/dns", `"8472/UDP"`}},
+		"an invalid range of node ports":          {"loadBalancer:", "loadBalancer:\n  nodePortRange: all", []string{"loadBalancer.nodePortRange", "all", "30000-32767, or none"}},
+		"node ports of one protocol":              {"loadBalancer:", "loadBalancer:\n  nodePortRange: 30000-32767/TCP", []string{"loadBalancer.nodePortRange", "30000-32767, or none"}},
 		"a reserved port without quotes":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
 		"an invalid endpoint":                     {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
 		"an invalid tag":                          {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},

@@ -58,6 +58,9 @@ func (lb *LoadBalancer) validate(p *problems) {
 		_, err := options.ParsePortRange(text)
 		p.expect(err, "loadBalancer.reservedPorts", text)
 	}
+	nodePorts, err := options.ParsePortRange(lb.NodePortRange)
+	p.check(lb.NodePortRange == noNodePorts || err == nil && nodePorts.Protocol == "", "loadBalancer.nodePortRange",
+		"%q is not valid, expected a range such as 30000-32767, or none", lb.NodePortRange)
 	if lb.IPMode != "" {
 		oneOf(p, "loadBalancer.ipMode", lb.IPMode, v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy)
 	}

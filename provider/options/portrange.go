@@ -4,24 +4,34 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // PortRange is an inclusive range of port numbers.
-type PortRange struct{ First, Last int32 }
+type PortRange struct {
+	First, Last int32
+	// Protocol is empty for all protocols.
+	Protocol v1.Protocol
+}
 
-// ParsePortRange reads "22" or "2379-2380". Its error names the valid values.
+// ParsePortRange reads "53", "8472/UDP" or "10248-10260/TCP". Its error names the valid values.
 func ParsePortRange(s string) (PortRange, error) {
-	from, to, isRange := strings.Cut(s, "-")
+	numbers, protocol, hasProtocol := strings.Cut(s, "/")
+	from, to, isRange := strings.Cut(numbers, "-")
 	if !isRange {
 		to = from
 	}
 	first, err1 := strconv.ParseUint(from, 10, 16)
 	last, err2 := strconv.ParseUint(to, 10, 16)
-	if err1 != nil || err2 != nil || first == 0 || first > last {
-		return PortRange{}, errors.New(`a port such as "22" or a range such as "2379-2380"`)
+	err3 := oneOf(v1.Protocol(protocol), v1.ProtocolTCP, v1.ProtocolUDP, v1.ProtocolSCTP)
+	if err1 != nil || err2 != nil || first == 0 || first > last || hasProtocol && err3 != nil {
+		return PortRange{}, errors.New(`a port such as "53" or "8472/UDP", or a range such as "2379-2380/TCP"`)
 	}
-	return PortRange{int32(first), int32(last)}, nil
+	return PortRange{int32(first), int32(last), v1.Protocol(protocol)}, nil
 }
 
 // Contains reports whether a port is in the range.
-func (r PortRange) Contains(port int32) bool { return r.First <= port && port <= r.Last }
+func (r PortRange) Contains(protocol v1.Protocol, port int32) bool {
+	return r.First <= port && port <= r.Last && (r.Protocol == "" || r.Protocol == protocol)
+}

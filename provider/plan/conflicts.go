@@ -37,8 +37,8 @@ func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint
 	own := snapshot.Claim{Service: in.Service, Options: in.Options, Nodes: selected}
 	kept = map[string][]string{}
 	for _, port := range snapshot.PortsOf(in.Service) {
-		if slices.ContainsFunc(s.Reserved, func(r options.PortRange) bool { return r.Contains(port.Number) }) {
-			list = append(list, Conflict{port, PortReserved, fmt.Sprintf("port %s is reserved for the nodes themselves: use another port, or change loadBalancer.reservedPorts in the cloud config", port)})
+		if message := s.Reserved.Refusal(port.Protocol, port.Number); message != "" {
+			list = append(list, Conflict{port, PortReserved, fmt.Sprintf("port %s %s", port, message)})
 			continue
 		}
 		a := allocation{port: port, held: in.Held[port], pods: in.ForeignPods[port], occupants: in.Occupants[port], has: map[string]*v1.Service{}}

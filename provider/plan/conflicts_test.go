@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -91,13 +92,13 @@ func TestConflictsOfServicesPodsAndReservedPorts(t *testing.T) {
 			serviceOfAge("web", 5, "", 80), []*v1.Service{serviceOfAge("old", 6, "pool=a", 80)}, []*v1.Pod{podOn("x", "a1")}, nil,
 		},
 		"reserved ports are refused": {
-			serviceOfAge("web", 5, "", 22, 80, 2380), nil, nil,
-			[]string{"PortReserved port 22/TCP is reserved", "PortReserved port 2380/TCP is reserved"},
+			serviceOfAge("web", 5, "", 22, 80, 443, 2380, 32767), nil, nil,
+			[]string{"PortReserved port 22/TCP is reserved for SSH", "PortReserved port 2380/TCP is reserved for etcd", "PortReserved port 32767/TCP is reserved for node ports"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := settings
-			s.Reserved = []options.PortRange{{First: 22, Last: 22}, {First: 2379, Last: 2380}}
+			s.Reserved = (&config.LoadBalancer{ReservedPorts: []string{"22", "2379-2380/TCP", "443/UDP"}, NodePortRange: "30000-32767"}).Reserved()
 			got := conflictsOf(t, s, c.svc, twoPools, c.others, map[snapshot.Port][]*v1.Pod{tcp(80): c.pods})
 			if len(got) != len(c.want) {
 				t.Fatalf("got %v, want %v", got, c.want)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -26,7 +27,7 @@ type Settings struct {
 	ProxyImage      string
 	ImagePullPolicy v1.PullPolicy
 	// Reserved ports are never given to a Service.
-	Reserved []options.PortRange
+	Reserved config.Reserved
 }
 
 // Input is what a Service's plan depends on.

@@ -57,19 +57,19 @@ func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
 	})
 	editService(t, svc, func(s *v1.Service) {
 		s.Spec.Type = v1.ServiceTypeLoadBalancer
-		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 81), servicePort(v1.ProtocolUDP, 53)}
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 81), servicePort(v1.ProtocolUDP, 54)}
 	})
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", 81, externalIPs()...)
-	wantOpen(t, getUDP, "web", 53, externalIPs()...)
+	wantOpen(t, getUDP, "web", 54, externalIPs()...)
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	// One port is removed, others get another number or protocol.
 	editService(t, svc, func(s *v1.Service) {
-		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 53), servicePort(v1.ProtocolUDP, 82)}
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 54), servicePort(v1.ProtocolUDP, 82)}
 	})
-	wantOpen(t, getTCP, "web", 53, externalIPs()...)
+	wantOpen(t, getTCP, "web", 54, externalIPs()...)
 	wantOpen(t, getUDP, "web", 82, externalIPs()...)
 	wantClosed(t, getTCP, 81, externalIPs()...)
-	wantRule(t, svc, "tcp:53", "udp:82")
+	wantRule(t, svc, "tcp:54", "udp:82")
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 }

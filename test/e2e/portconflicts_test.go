@@ -150,8 +150,16 @@ func wantPortErrors(t *testing.T, svc *v1.Service, want ...string) {
 func TestReservedPortsAndHostPortsOfPodsAreReported(t *testing.T) {
 	ns := newNamespace(t)
 	ssh := newService(t, ns, "ssh", nil, servicePort(v1.ProtocolTCP, 22))
-	wantWarning(t, ssh, "PortConflict", "22/TCP", "loadBalancer.reservedPorts")
+	wantWarning(t, ssh, "PortConflict", "22/TCP", "reserved for SSH", "loadBalancer.reservedPorts")
 	wantNoProxies(t, ssh)
+
+	newBackend(t, ns, "dns")
+	dns := newService(t, ns, "dns", nil, servicePort(v1.ProtocolTCP, 8086), servicePort(v1.ProtocolUDP, 53), servicePort(v1.ProtocolTCP, 31000))
+	wantPortsError(t, dns, metav1.ConditionTrue, "53/UDP is reserved for DNS", "31000/TCP is reserved for node ports", "loadBalancer.nodePortRange")
+	wantAddresses(t, dns, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "dns", 8086, externalIPs()...)
+	wantClosed(t, getUDP, 53, externalIPs()...)
+	wantRule(t, dns, "tcp:8086")
 
 	free := occupyHostPort(t, ns, 8083)
 	newBackend(t, ns, "web")

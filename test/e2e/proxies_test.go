@@ -154,7 +154,7 @@ func TestHangingProxyIsRestartedAndLosesNoConnection(t *testing.T) {
 func TestProxiesAreSmallAndReadySoon(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 53))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 54))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	for _, p := range proxies(t, svc) {
 		resident := p.resident(t)
