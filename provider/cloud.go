@@ -35,8 +35,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/failover"
 	"github.com/hostport-ccm/hostport-ccm/provider/garbage"
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/proxies"
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
@@ -147,14 +147,14 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	}), w.services.Resume)
 	recorder := events.NewRecorder(events.NewEventRecorder(ctx, kube, component))
 	c.addresses.SetRecorder(recorder)
+	allowed := policy.Policy{Defaults: c.config.Options()}
 	c.balancer = &loadBalancer{
-		settings: settings, defaults: c.config.Options(), kube: kube, services: w.services, foreign: w.foreign,
+		settings: settings, policy: allowed, kube: kube, services: w.services, foreign: w.foreign,
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
 			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
-			failures: c.failures, addresses: c.addresses,
-			admit: func(svc *v1.Service) (options.Options, error) { return plan.Admit(svc, c.config.Options()) },
+			failures: c.failures, addresses: c.addresses, admit: allowed.Admit,
 		},
 	}
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)

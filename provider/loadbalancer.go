@@ -23,6 +23,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
@@ -33,7 +34,7 @@ import (
 // package view adds ours to the same requests.
 type loadBalancer struct {
 	settings plan.Settings
-	defaults options.Options
+	policy   policy.Policy
 
 	kube      kubernetes.Interface
 	services  serviceQueue
@@ -168,13 +169,8 @@ func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]events.
 // deleteFirewall deletes the firewall rules of a Service, or returns the changes that an
 // administrator has to make.
 func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]events.Warning, error) {
-	// The mode holds even if other annotations are invalid.
-	mode := l.defaults.Firewall
-	o, err := options.Parse(map[string]string{options.Firewall: svc.Annotations[options.Firewall]}, l.defaults)
-	if err == nil && !o.Firewall.Exceeds(mode) {
-		mode = o.Firewall
-	}
-	err = l.firewall.Delete(ctx, l.settings.Owner(svc), mode)
+	mode := l.policy.FirewallMode(svc)
+	err := l.firewall.Delete(ctx, l.settings.Owner(svc), mode)
 	var manual *firewall.ManualChangeError
 	switch {
 	case mode == firewall.Report && errors.As(err, &manual):

@@ -20,6 +20,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/proxies/proxiestest"
 	"github.com/hostport-ccm/hostport-ccm/provider/view/viewtest"
 )
@@ -53,7 +54,7 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 	queue, defaults := &viewtest.Queue{}, options.Default()
 	s.loadBalancer = &loadBalancer{
 		settings: plan.Settings{ClusterID: "tests", Namespace: system},
-		defaults: defaults,
+		policy:   policy.Policy{Defaults: defaults},
 		kube:     fake.NewClientset(),
 		services: queue,
 		foreign:  viewtest.Foreign{},
@@ -64,7 +65,7 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		snapshots: snapshots{
 			generation: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
 			services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
-			failures: noFailureDetection, admit: func(svc *v1.Service) (options.Options, error) { return plan.Admit(svc, defaults) },
+			failures: noFailureDetection, admit: policy.Policy{Defaults: defaults}.Admit,
 		},
 	}
 	return s

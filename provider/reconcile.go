@@ -114,7 +114,7 @@ func (r *reconciliation) withdrawAll(ctx context.Context) (*v1.LoadBalancerStatu
 // makePlan computes what the Service should have. An error means that it asks for something that
 // cannot be had.
 func (r *reconciliation) makePlan() (err error) {
-	if r.options, err = plan.Admit(r.svc, r.defaults); err != nil {
+	if r.options, err = r.policy.Admit(r.svc); err != nil {
 		return err
 	}
 	// Nodes that serve the Service now: a taint that repels new pods does not end that.

@@ -39,7 +39,9 @@ func podOn(name, node string) *v1.Pod {
 
 var twoPools = []*v1.Node{node("a1", map[string]string{"pool": "a"}), node("b1", map[string]string{"pool": "b"})}
 
-func admit(svc *v1.Service) (options.Options, error) { return Admit(svc, options.Default()) }
+func admit(svc *v1.Service) (options.Options, error) {
+	return options.Parse(svc.Annotations, options.Default())
+}
 
 func conflictsOf(t failer, s Settings, svc *v1.Service, nodes []*v1.Node, others []*v1.Service, pods map[snapshot.Port][]*v1.Pod) []Conflict {
 	o, err := options.Parse(svc.Annotations, options.Default())

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"k8s.io/api/core/v1"
 
@@ -62,17 +64,31 @@ func (e Environment) CheckDirect(svc *v1.Service, conflicts []Conflict) *DirectU
 	}
 	// Without a mirror, kube-proxy serves all ports in the Service's own spec, to all clients that
 	// the spec allows.
-	_, where := writtenRanges(svc)
+	_, where := options.WrittenRanges(svc)
 	unrestricted := unrestrictedFamilies(svc)
 	switch {
 	case e.IPMode == v1.LoadBalancerIPModeProxy:
 		return &DirectUnavailableError{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
-	case where != inSpec:
-		return &DirectUnavailableError{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would allow all clients: write them into %s, or use datapath proxy", where, inSpec), true}
+	case where != options.InSpec:
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy does not read the source ranges in %s and would allow all clients: write them into %s, or use datapath proxy", where, options.InSpec), true}
 	case len(unrestricted) > 0:
-		return &DirectUnavailableError{fmt.Sprintf("kube-proxy would allow all clients over %s, of which %s has no range: add one, or use datapath proxy", unrestricted[0], inSpec), true}
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy would allow all clients over %s, of which %s has no range: add one, or use datapath proxy", unrestricted[0], options.InSpec), true}
 	case len(conflicts) > 0:
 		return &DirectUnavailableError{fmt.Sprintf("kube-proxy would serve all ports of the Service, but it does not get all of them (%s); or use datapath proxy", conflicts[0].Message), true}
 	}
 	return nil
+}
+
+// unrestrictedFamilies returns the IP families of a Service for which it has no range, although it
+// has ranges of the other family. kube-proxy sorts ranges by family and takes an empty list for no
+// restriction.
+func unrestrictedFamilies(svc *v1.Service) []v1.IPFamily {
+	ranges, _ := options.SourceRanges(svc)
+	var families []v1.IPFamily
+	for _, family := range svc.Spec.IPFamilies {
+		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == (family == v1.IPv4Protocol) }) {
+			families = append(families, family)
+		}
+	}
+	return families
 }

@@ -70,10 +70,10 @@ var noClient = map[v1.IPFamily]string{v1.IPv4Protocol: "0.0.0.0/32", v1.IPv6Prot
 // mirrorRanges is empty if the user wrote no ranges. An IP family without a range gets one that
 // no client is in. The ranges are valid.
 func mirrorRanges(svc *v1.Service) []string {
-	if written, _ := writtenRanges(svc); len(written) == 0 {
+	if written, _ := options.WrittenRanges(svc); len(written) == 0 {
 		return nil
 	}
-	ranges, _ := SourceRanges(svc)
+	ranges, _ := options.SourceRanges(svc)
 	var list []string
 	for _, r := range ranges {
 		list = append(list, r.String())

@@ -5,7 +5,6 @@
 package plan
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -82,29 +81,8 @@ type Plan struct {
 	withoutNodes []string
 }
 
-// Admit returns the options of a Service. An error means that the Service cannot be served until
-// somebody edits it, whatever the cluster looks like.
-func Admit(svc *v1.Service, defaults options.Options) (options.Options, error) {
-	o, err := options.Parse(svc.Annotations, defaults)
-	if err != nil {
-		return o, err
-	}
-	if o.Firewall.Exceeds(defaults.Firewall) {
-		return o, fmt.Errorf("annotation %s: %q is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
-			options.Firewall, o.Firewall, defaults.Firewall)
-	}
-	if len(svc.Spec.Ports) == 0 {
-		return o, fmt.Errorf("service %s/%s has no ports", svc.Namespace, svc.Name)
-	}
-	if len(clusterIPs(svc)) == 0 {
-		return o, fmt.Errorf("service %s/%s has no cluster IP to forward to: a headless Service cannot be served", svc.Namespace, svc.Name)
-	}
-	_, err = SourceRanges(svc)
-	return o, err
-}
-
-// Build returns the plan of a Service. An error means that the Service asks for something that
-// cannot be had until somebody edits it.
+// Build returns the plan of a Service that policy.Policy.Admit admits. An error means that the
+// Service asks for something that cannot be had until somebody edits it.
 func (s Settings) Build(in Input) (*Plan, error) {
 	svc := in.Service
 	nodes, keptDespiteTaint := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
@@ -114,7 +92,7 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
 	}
-	ranges, err := SourceRanges(svc)
+	ranges, err := options.SourceRanges(svc)
 	if err != nil {
 		return nil, err
 	}

@@ -121,56 +121,6 @@ func TestTheConfigMapHasTheConfigOfTheProxy(t *testing.T) {
 	}
 }
 
-func TestSourceRangesComeFromTheSpecOrTheAnnotation(t *testing.T) {
-	old := map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24, 198.51.100.0/24"}
-	for name, c := range map[string]struct {
-		change func(*v1.Service)
-		want   []string
-	}{
-		"all clients of the Service's IP families by default": {func(svc *v1.Service) { svc.Spec.IPFamilies = []v1.IPFamily{"IPv6", "IPv4"} }, []string{"0.0.0.0/0", "::/0"}},
-		"all clients if the families are unknown":             {func(svc *v1.Service) { svc.Spec.IPFamilies = nil }, []string{"0.0.0.0/0", "::/0"}},
-		"the annotation": {func(svc *v1.Service) { svc.Annotations = old }, []string{"192.0.2.0/24", "198.51.100.0/24"}},
-		"the spec takes precedence over the annotation": {func(svc *v1.Service) {
-			svc.Annotations, svc.Spec.LoadBalancerSourceRanges = old, []string{"203.0.113.0/24"}
-		}, []string{"203.0.113.0/24"}},
-		"an IPv4 range in IPv6 form counts as IPv4": {func(svc *v1.Service) {
-			svc.Spec.LoadBalancerSourceRanges = []string{"::ffff:203.0.113.7/120", "::ffff:0:0/90"}
-		}, []string{"203.0.113.0/24", "::ffc0:0:0/90"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ranges, err := SourceRanges(service(c.change))
-			var got []string
-			for _, r := range ranges {
-				got = append(got, r.String())
-			}
-			if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
-				t.Errorf("error %v, ranges differ (-want +got):\n%s", err, diff)
-			}
-		})
-	}
-}
-
-func TestAnInvalidServiceIsRefusedWithAReason(t *testing.T) {
-	for name, c := range map[string]struct {
-		change func(*v1.Service)
-		want   string
-	}{
-		"no ports":         {func(svc *v1.Service) { svc.Spec.Ports = nil }, "no ports"},
-		"no cluster IP":    {func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{v1.ClusterIPNone} }, "no cluster IP"},
-		"an invalid range": {func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0"} }, `spec.loadBalancerSourceRanges: "10.0.0.0"`},
-		"an invalid annotation": {func(svc *v1.Service) {
-			svc.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: "x"}
-		}, v1.AnnotationLoadBalancerSourceRangesKey},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := admit(service(c.change))
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %q in it", err, c.want)
-			}
-		})
-	}
-}
-
 // A change that running proxies can apply must not change their template.
 func TestAChangeOfTheConfigDoesNotChangeTheDaemonSet(t *testing.T) {
 	before := mustProxies(t, service(), options.Default())

@@ -1,4 +1,4 @@
-package plan
+package options
 
 import (
 	"cmp"
@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/api/core/v1"
+	v1 "k8s.io/api/core/v1"
 )
 
 // allClients is the range of all clients, by IP family.
@@ -21,7 +21,7 @@ var allClients = map[v1.IPFamily]netip.Prefix{
 // the Service's IP families. They are sorted, each once. The error names the value that is not
 // valid.
 func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
-	written, where := writtenRanges(svc)
+	written, where := WrittenRanges(svc)
 	var ranges []netip.Prefix
 	for _, w := range written {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
@@ -50,28 +50,14 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	return slices.Compact(ranges), nil
 }
 
-// inSpec is where a Service's ranges usually are, and the only place that kube-proxy reads.
-const inSpec = "spec.loadBalancerSourceRanges"
+// InSpec is where a Service's ranges usually are, and the only place that kube-proxy reads.
+const InSpec = "spec.loadBalancerSourceRanges"
 
-// writtenRanges returns the ranges as the user wrote them, and where.
-func writtenRanges(svc *v1.Service) (written []string, where string) {
+// WrittenRanges returns the ranges as the user wrote them, and where.
+func WrittenRanges(svc *v1.Service) (written []string, where string) {
 	annotation := strings.TrimSpace(svc.Annotations[v1.AnnotationLoadBalancerSourceRangesKey])
 	if len(svc.Spec.LoadBalancerSourceRanges) == 0 && annotation != "" {
 		return strings.Split(annotation, ","), "annotation " + v1.AnnotationLoadBalancerSourceRangesKey
 	}
-	return svc.Spec.LoadBalancerSourceRanges, inSpec
-}
-
-// unrestrictedFamilies returns the IP families of a Service for which it has no range, although it
-// has ranges of the other family. kube-proxy sorts ranges by family and takes an empty list for no
-// restriction.
-func unrestrictedFamilies(svc *v1.Service) []v1.IPFamily {
-	ranges, _ := SourceRanges(svc)
-	var families []v1.IPFamily
-	for _, family := range svc.Spec.IPFamilies {
-		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == (family == v1.IPv4Protocol) }) {
-			families = append(families, family)
-		}
-	}
-	return families
+	return svc.Spec.LoadBalancerSourceRanges, InSpec
 }
