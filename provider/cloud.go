@@ -198,7 +198,7 @@ func newWatches(kube kubernetes.Interface, settings plan.Settings, shared inform
 	if err := w.services.WatchOwned(w.owned, w.nodes); err != nil {
 		return w, err
 	}
-	w.foreign, err = w.services.WatchForeign(kube)
+	w.foreign, err = w.services.WatchForeign(kube, settings)
 	return w, err
 }
 

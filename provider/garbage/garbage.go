@@ -17,6 +17,8 @@ import (
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -94,8 +96,20 @@ func (c *Collector) Collect(ctx context.Context) error {
 			owners[owner] = true
 		}
 	}
+	services, err := c.services.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("listing Services: %w", err)
+	}
+	// A user may forge a mirror whose mark has the UID of a Service elsewhere.
+	existing := map[types.UID]bool{}
+	for _, svc := range services {
+		existing[svc.UID] = true
+	}
 	var failures []error
 	for owner := range owners {
+		if existing[owner.UID] {
+			continue
+		}
 		gone, err := c.isGone(ctx, owner)
 		if gone {
 			err = c.delete(ctx, owner)
@@ -105,13 +119,10 @@ func (c *Collector) Collect(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// isGone reports whether a Service certainly does not exist. One of the same name with another UID
-// is another Service.
+// isGone reports whether a Service that is not in the cache certainly does not exist. One of the
+// same name with another UID is another Service.
 func (c *Collector) isGone(ctx context.Context, owner firewall.Owner) (bool, error) {
 	at := owner.Service
-	if svc, err := c.services.Services(at.Namespace).Get(at.Name); err == nil && svc.UID == owner.UID {
-		return false, nil
-	}
 	svc, err := c.kube.CoreV1().Services(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):

@@ -313,6 +313,43 @@ func TestAMarkedObjectOfAnotherNameIsDeleted(t *testing.T) {
 	}
 }
 
+func TestAForgedMirrorAffectsNoOtherNamespace(t *testing.T) {
+	real, forger := owner("alpha", "web", "1-uid"), owner("alpha", "mine", "1-uid")
+	forger.Service.Namespace = "evil"
+	for name, claimed := range map[string]firewall.Owner{
+		"of a Service that exists":                     real,
+		"of a Service that is gone":                    owner("alpha", "gone", "2-uid"),
+		"of the UID of a Service in another namespace": forger,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnvironment(t.Fatal, real)
+			e.show(t.Fatal, map[firewall.Owner]observation{real: {inCache: true, onServer: true}})
+			p, err := planFor(claimed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			forged := p.Mirror
+			forged.Namespace, forged.Name = "evil", "forged"
+			if err := errors.Join(e.cached.Add(forged), e.kube.Tracker().Add(forged)); err != nil {
+				t.Fatal(err)
+			}
+			e.kube.ClearActions()
+			if err := e.Collect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			remaining := slices.DeleteFunc(e.remaining(t.Fatal), func(s string) bool { return s == "mirror of alpha 2-uid" })
+			if diff := cmp.Diff(all(real), slices.Compact(remaining)); diff != "" {
+				t.Errorf("remaining (-want +got):\n%s", diff)
+			}
+			for _, action := range e.kube.Actions() {
+				if action.GetVerb() != "list" && action.GetNamespace() != "evil" && action.GetNamespace() != system {
+					t.Errorf("%s %s in namespace %s", action.GetVerb(), action.GetResource().Resource, action.GetNamespace())
+				}
+			}
+		})
+	}
+}
+
 func wantedBy(t *testing.T, o firewall.Owner) *appsv1.DaemonSet {
 	t.Helper()
 	p, err := planFor(o)

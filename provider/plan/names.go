@@ -79,10 +79,21 @@ func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
 	return s.Selector().Matches(have) && have[LabelServiceUID] == string(svc.UID)
 }
 
-// ServiceOf returns the Service for which an object was created, by its labels.
+// IsProxy reports whether a pod was created for this cluster as a proxy. Users may write any labels,
+// but only in their own namespaces.
+func (s Settings) IsProxy(pod *v1.Pod) bool {
+	return pod.Namespace == s.Namespace && s.Selector().Matches(labels.Set(pod.Labels))
+}
+
+// ServiceOf returns the Service for which an object was created, by its labels. A mirror, whose
+// labels users may write, is always of a Service in its own namespace.
 func ServiceOf(obj metav1.Object) types.NamespacedName {
 	have := obj.GetLabels()
-	return types.NamespacedName{Namespace: have[LabelServiceNamespace], Name: have[LabelServiceName]}
+	namespace := have[LabelServiceNamespace]
+	if mirror, ok := obj.(*v1.Service); ok {
+		namespace = mirror.Namespace
+	}
+	return types.NamespacedName{Namespace: namespace, Name: have[LabelServiceName]}
 }
 
 // selectorLabels of a proxy set never change: a DaemonSet's selector is immutable.

@@ -36,7 +36,7 @@ const holdingPorts = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Fail
 // Service that wants their ports changes, and, with policy Local, when the nodes of their endpoints
 // change. Call it before the service controller is
 // made, and Run afterwards.
-func (s *Services) WatchForeign(kube kubernetes.Interface) (*Foreign, error) {
+func (s *Services) WatchForeign(kube kubernetes.Interface, settings plan.Settings) (*Foreign, error) {
 	f := &Foreign{
 		pods: coreinformers.NewFilteredPodInformer(kube, metav1.NamespaceAll, 0, cache.Indexers{byHostPort: indexByHostPort},
 			func(o *metav1.ListOptions) { o.FieldSelector = holdingPorts }),
@@ -46,7 +46,7 @@ func (s *Services) WatchForeign(kube kubernetes.Interface) (*Foreign, error) {
 	}
 	return f, s.addHandlers([]source{
 		{s.real.Informer(), nil, s.competitorHandler()},
-		{f.pods, slimPod, s.foreignPodHandler()},
+		{f.pods, slimPod(settings), s.foreignPodHandler()},
 		{f.endpointSlices, slimEndpointSlice, s.endpointHandler()},
 	})
 }
@@ -123,18 +123,25 @@ func (s *Services) endpointHandler() cache.ResourceEventHandler {
 	}
 }
 
-// slimPod keeps a pod's node and host ports, none of our own proxies. A pod in the host's network
-// has its container ports as host ports: the API server sets them.
-func slimPod(obj any) (any, error) {
-	pod, ok := obj.(*v1.Pod)
-	if !ok {
-		return obj, nil
-	}
-	slim := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}}
-	slim.Spec.NodeName = pod.Spec.NodeName
-	if _, ours := pod.Labels[plan.LabelServiceUID]; ours {
+// slimPod returns a function that keeps a pod's node and host ports, none of our own proxies. A pod
+// in the host's network has its container ports as host ports: the API server sets them.
+func slimPod(settings plan.Settings) cache.TransformFunc {
+	return func(obj any) (any, error) {
+		pod, ok := obj.(*v1.Pod)
+		if !ok {
+			return obj, nil
+		}
+		slim := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}}
+		slim.Spec.NodeName = pod.Spec.NodeName
+		if ports := hostPorts(pod); len(ports) > 0 && !settings.IsProxy(pod) {
+			slim.Spec.Containers = []v1.Container{{Ports: ports}}
+		}
 		return slim, nil
 	}
+}
+
+// hostPorts returns the ports that a pod has while it runs.
+func hostPorts(pod *v1.Pod) []v1.ContainerPort {
 	containers := pod.Spec.Containers
 	for _, container := range pod.Spec.InitContainers {
 		// Sidecars keep running, and the scheduler counts their ports too.
@@ -150,10 +157,7 @@ func slimPod(obj any) (any, error) {
 			}
 		}
 	}
-	if len(ports) > 0 {
-		slim.Spec.Containers = []v1.Container{{Ports: ports}}
-	}
-	return slim, nil
+	return ports
 }
 
 func indexByHostPort(obj any) ([]string, error) {

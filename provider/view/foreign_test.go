@@ -17,6 +17,8 @@ func usingHostPort(hostPort int32, protocol v1.Protocol) v1.Container {
 }
 
 func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
+	settings := plan.Settings{ClusterID: "alpha", Namespace: "hostport-system"}
+	mark := map[string]string{plan.LabelManagedBy: plan.ManagedBy, plan.LabelClusterID: "alpha", plan.LabelServiceUID: "x"}
 	always := v1.ContainerRestartPolicyAlways
 	sidecar := usingHostPort(7000, v1.ProtocolTCP)
 	sidecar.RestartPolicy = &always
@@ -32,12 +34,18 @@ func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 		},
 		"no port that is not a host port": {&v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(0, v1.ProtocolTCP)}}}, nil},
 		"no port of our own proxies": {
-			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{plan.LabelServiceUID: "x"}}, Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(80, v1.ProtocolTCP)}}}, nil,
+			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: settings.Namespace, Labels: mark}, Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(80, v1.ProtocolTCP)}}}, nil,
+		},
+		"ports of a pod elsewhere that has the labels of our proxies": {
+			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Labels: mark}, Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(80, v1.ProtocolTCP)}}}, []string{"80/TCP"},
+		},
+		"ports of a pod without the complete mark": {
+			&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: settings.Namespace, Labels: map[string]string{plan.LabelServiceUID: "x"}}, Spec: v1.PodSpec{Containers: []v1.Container{usingHostPort(80, v1.ProtocolTCP)}}}, []string{"80/TCP"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.pod.Name, c.pod.Spec.NodeName, c.pod.Annotations = "p", "n1", map[string]string{"long": "text"}
-			obj, err := slimPod(c.pod)
+			obj, err := slimPod(settings)(c.pod)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +57,7 @@ func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 			if slim.Name != "p" || slim.Spec.NodeName != "n1" || slim.Annotations != nil || len(slim.Spec.InitContainers) > 0 {
 				t.Errorf("the slim pod is %v", slim)
 			}
-			again, _ := slimPod(slim)
+			again, _ := slimPod(settings)(slim)
 			if diff := cmp.Diff(slim, again); diff != "" {
 				t.Errorf("slimming twice gives another pod (-first +second):\n%s", diff)
 			}

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -94,7 +95,8 @@ func TestDirectExcludesANodeWhosePodHasTheHostPort(t *testing.T) {
 	newBackend(t, ns, "web")
 	nodes := cluster.Nodes(cluster.GCE)
 	holder := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "holder-1"},
+		// Labels of ours that a user writes do not hide the port.
+		ObjectMeta: metav1.ObjectMeta{Name: "holder-1", Labels: map[string]string{plan.LabelManagedBy: plan.ManagedBy, plan.LabelServiceUID: "forged"}},
 		Spec: v1.PodSpec{
 			NodeName: nodes[0].Name, TerminationGracePeriodSeconds: new(int64),
 			Containers: []v1.Container{{
