@@ -282,7 +282,7 @@ func TestAForeignDaemonSetWithOurNameIsNotTouched(t *testing.T) {
 	}
 }
 
-func TestAnInvalidAnnotationIsReportedAndChangesNothing(t *testing.T) {
+func TestAnInvalidAnnotationIsReportedAndOnlyBadAddressesLeave(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web"))
@@ -292,8 +292,13 @@ func TestAnInvalidAnnotationIsReportedAndChangesNothing(t *testing.T) {
 		return c.hasEvent("Warning InvalidConfiguration web:", options.MaxNodes, `"many"`, "a whole number")
 	})
 	c.proxy("web", "n2", notReady)
+	c.publishes("web", "203.0.113.1")
+	c.proxy("web", "n2", ready)
 	c.settle()
-	c.publishes("web", "203.0.113.1", "203.0.113.2")
+	c.publishes("web", "203.0.113.1")
+	if !c.firewallAllows("web") {
+		t.Error("the firewall does not allow the port any more")
+	}
 	if diff := cmp.Diff(before, c.daemonSet("web")); diff != "" {
 		t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 	}
@@ -301,7 +306,34 @@ func TestAnInvalidAnnotationIsReportedAndChangesNothing(t *testing.T) {
 		t.Errorf("want one warning, got %v", c.events())
 	}
 	c.edit("web", withAnnotation(options.MaxNodes, "2"))
-	c.publishes("web", "203.0.113.1")
+	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestAnAddressThatNoNodeHasAnyMoreLeaves(t *testing.T) {
+	for name, prepare := range map[string]func(c *cluster){
+		"while the Service is refused": func(c *cluster) {
+			c.edit("web", withAnnotation(options.MaxNodes, "many"))
+			c.eventually("the Service is refused", func() bool { return c.hasEvent("Warning InvalidConfiguration web:") })
+		},
+		"while the firewall fails": func(c *cluster) {
+			c.firewall.FailWith(func(string, firewall.Owner) error { return errors.New("down") })
+			c.edit("web", tcp(81))
+			c.eventually("the firewall fails", func() bool { return c.hasEvent("Warning FirewallUpdateFailed web:") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.serve(service("web"))
+			prepare(c)
+			for _, node := range []string{"n1", "n2"} {
+				if err := c.kube.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.publishes("web")
+		})
+	}
 }
 
 func TestAServiceWithAnUnknownAnnotationIsServedWithAWarning(t *testing.T) {

@@ -147,6 +147,21 @@ func TestAMirrorHasOnlyThePublishedNodes(t *testing.T) {
 	c.mirrorShows("web", "10.0.0.2")
 }
 
+func TestTheMirrorOfARefusedServiceLosesBadAddresses(t *testing.T) {
+	c := twoTranslatedNodes(t)
+	c.start()
+	c.serveDirectly(service("web", withDatapath(options.DatapathDirect)))
+	c.edit("web", func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.MaxNodes, "many") })
+	c.eventually("the Service is refused", func() bool { return c.hasEvent("Warning InvalidConfiguration web:") })
+	c.readiness("n1", v1.ConditionUnknown)
+	c.publishes("web", "203.0.113.2")
+	c.mirrorShows("web", "10.0.0.2")
+	c.readiness("n1", v1.ConditionTrue)
+	c.settle()
+	c.publishes("web", "203.0.113.2")
+	c.mirrorShows("web", "10.0.0.2")
+}
+
 func TestWithoutProxiesTheLastNodeServesUntilItIsRemoved(t *testing.T) {
 	c := newCluster(t, translatedNode(1))
 	c.config.LoadBalancer.KubeProxyMode = config.KubeProxyIPTables

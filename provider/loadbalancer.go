@@ -118,10 +118,9 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 }
 
 // EnsureLoadBalancer makes everything that a Service should have and returns the status to publish.
-// For a Service that asks for something impossible it records an event and returns
-// ImplementedElsewhere, with which the service controller leaves the Service as it is. It does not
-// use the nodes that the controller passes: these lack nodes that are about to be removed, which
-// may be the last to serve.
+// For a Service that asks for something impossible it records an event, and only removes addresses
+// that have turned bad. It does not use the nodes that the controller passes: these lack nodes that
+// are about to be removed, which may be the last to serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	r := &reconciliation{loadBalancer: l, svc: svc, cluster: l.snapshots.get(ctx)}
 	status, err := r.run(ctx)

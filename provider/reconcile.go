@@ -10,7 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
-	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/direct"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
@@ -48,15 +48,14 @@ type reconciliation struct {
 //  6. status: the addresses that serve, from what is observed;
 //  7. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
 //
-// It returns the status to publish. With the error cloudprovider.ImplementedElsewhere the Service
-// stays as it is; after any other error the controller retries.
+// It returns the status to publish. After an error the controller retries.
 func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error) {
 	for _, message := range options.Unknown(r.svc.Annotations) {
 		r.warn(events.UnknownAnnotation, message)
 	}
 	r.current = r.direct.Current(r.svc, r.cluster.Nodes)
 	if err := r.makePlan(); err != nil {
-		return nil, r.reject(err)
+		return r.reject(ctx, err)
 	}
 	if err := r.patchConditions(r.svc, publish.Conditions(r.svc.Status.Conditions, r.plan.UnservedPorts(), time.Now())); err != nil {
 		return nil, err
@@ -73,7 +72,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 			r.warn(events.InvalidConfiguration, unavailable.Error())
 			return r.withdrawAll(ctx)
 		}
-		return nil, r.reject(unavailable)
+		return r.reject(ctx, unavailable)
 	}
 	if err := r.ensureProxies(ctx); err != nil {
 		return nil, err
@@ -97,11 +96,36 @@ func (r *reconciliation) warn(reason, message string) {
 	r.warnings = append(r.warnings, events.Warning{Reason: reason, Message: message})
 }
 
-// reject records why the Service cannot be served as it is. It returns
-// cloudprovider.ImplementedElsewhere, with which the controller leaves the Service unchanged.
-func (r *reconciliation) reject(err error) error {
+// reject records why the Service cannot be served as it is. What runs stays as it is, but addresses
+// that have turned bad leave the status, and the mirror's. None is added.
+func (r *reconciliation) reject(ctx context.Context, err error) (*v1.LoadBalancerStatus, error) {
 	r.warn(events.InvalidConfiguration, oneLine(err))
-	return cloudprovider.ImplementedElsewhere
+	if r.hasDanglingStatus() {
+		return &v1.LoadBalancerStatus{}, nil
+	}
+	occupied := map[string]bool{}
+	occupying, _ := r.foreignPods()
+	for _, pods := range occupying {
+		for _, pod := range pods {
+			occupied[pod.Spec.NodeName] = true
+		}
+	}
+	isEligible := snapshot.Matches(labels.Everything())
+	eligible := slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return !isEligible(n) })
+	served := slices.DeleteFunc(slices.Clone(eligible), func(n *v1.Node) bool { return !r.current.Nodes[n.Name] || occupied[n.Name] })
+	status := publish.StatusOfRefused(publish.Input{
+		Nodes:     eligible,
+		Sets:      r.proxies.Observe(r.svc, r.proxies.Cached(r.svc)),
+		Direct:    snapshot.Names(served),
+		Local:     r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
+		Endpoints: r.foreign.EndpointNodes(r.svc),
+		Previous:  r.svc.Status.LoadBalancer,
+		Families:  r.svc.Spec.IPFamilies,
+		Now:       time.Now(),
+	})
+	unchanged := direct.Cutover{Service: r.svc, Decision: direct.Decision{Direct: true}, Current: r.current}
+	_, err = r.direct.Advance(ctx, unchanged, status, served)
+	return status, err
 }
 
 // withdrawAll deletes what was made for a Service that cannot be served, and its addresses.

@@ -45,18 +45,39 @@ type Input struct {
 	Ports []v1.PortStatus
 	// Now is compared with the times in Sets.
 	Now time.Time
+
+	// publishedOnly limits the nodes to published ones, whatever addresses the Service asks for.
+	publishedOnly bool
 }
 
 // Status returns the status to publish. It is never nil. Addresses are sorted by the Service's
 // order of IP families, then by value.
 func Status(in Input) *v1.LoadBalancerStatus {
+	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(in.nodesToPublish()))}
+}
+
+// StatusOfRefused returns what stays of the previous status of a Service that is refused, and so
+// has no plan: the addresses of nodes that Status would publish. in.Nodes are all nodes that may
+// serve Services.
+func StatusOfRefused(in Input) *v1.LoadBalancerStatus {
+	in.publishedOnly = true
+	nodes := in.nodesToPublish()
+	return &v1.LoadBalancerStatus{Ingress: filter(in.Previous.Ingress, func(entry v1.LoadBalancerIngress) bool {
+		return slices.ContainsFunc(nodes, func(node *v1.Node) bool {
+			return hasAddressOf(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, node)
+		})
+	})}
+}
+
+// nodesToPublish returns the nodes that serve, or while none is known to, those that may.
+func (in Input) nodesToPublish() []*v1.Node {
 	serving := in.nodesWithAddress(func(node *v1.Node) bool {
 		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
 	})
 	if serving = in.preferLocal(serving); len(serving) == 0 {
 		serving = in.lastResort()
 	}
-	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(serving))}
+	return serving
 }
 
 // preferLocal returns, for policy Local, the nodes with a ready endpoint. While none has one, the
@@ -117,7 +138,13 @@ func (in Input) lastResort() []*v1.Node {
 // nodesWithAddress returns the planned nodes that have an address to publish and for which ok
 // holds.
 func (in Input) nodesWithAddress(ok func(*v1.Node) bool) []*v1.Node {
-	return filter(in.Nodes, func(node *v1.Node) bool { return len(in.addresses(node)) > 0 && ok(node) })
+	return filter(in.Nodes, func(node *v1.Node) bool {
+		hasAddress := len(in.addresses(node)) > 0
+		if in.publishedOnly {
+			hasAddress = in.isPublished(node)
+		}
+		return hasAddress && ok(node)
+	})
 }
 
 func filter[T any](list []T, ok func(T) bool) []T {
@@ -184,21 +211,22 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 }
 
 // OnlyAlreadyPublished returns status without the addresses that were not published before, as the
-// firewall may not allow traffic to them yet. If none remains and status is not empty, it returns
-// status as it is if previous shows addresses of nodes, which are known to be bad. Otherwise it
-// returns previous: its addresses may be those of another load balancer, and an empty status waits
-// for the firewall.
+// firewall may not allow traffic to them yet. If none remains, it returns status as it is if
+// previous shows any address: these are known to be bad, or no node has them any more. An empty
+// status waits for the firewall: it returns the previous addresses that a node has.
 func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
-	kept := slices.DeleteFunc(slices.Clone(status.Ingress), func(entry v1.LoadBalancerIngress) bool {
-		return !slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
+	if len(status.Ingress) == 0 {
+		return &v1.LoadBalancerStatus{Ingress: filter(previous.Ingress, func(entry v1.LoadBalancerIngress) bool {
+			return len(NodesIn(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, nodes)) > 0
+		})}
+	}
+	kept := filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool {
+		return slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
 	})
-	switch {
-	case len(kept) > 0:
-		return &v1.LoadBalancerStatus{Ingress: kept}
-	case len(status.Ingress) > 0 && len(NodesIn(previous, nodes)) > 0:
+	if len(kept) == 0 && len(previous.Ingress) > 0 {
 		return status
 	}
-	return previous.DeepCopy()
+	return &v1.LoadBalancerStatus{Ingress: kept}
 }
 
 // NodesIn returns the names of the nodes of which a status shows any address.

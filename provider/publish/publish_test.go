@@ -321,8 +321,11 @@ func TestOnlyAlreadyPublishedAddsNoAddress(t *testing.T) {
 		"no address is added":                     {[]string{first, second}, []string{first}, []string{first}},
 		"addresses are removed":                   {[]string{first}, []string{first, second}, []string{first}},
 		"the last unhealthy address is replaced":  {[]string{third}, []string{first}, []string{third}},
-		"addresses of others stay":                {[]string{third}, []string{foreign}, []string{foreign}},
+		"an address that no node has is replaced": {[]string{third}, []string{foreign}, []string{third}},
+		"an address that no node has is removed":  {[]string{first}, []string{first, foreign}, []string{first}},
 		"all addresses stay if none would remain": {nil, []string{first}, []string{first}},
+		"but not one that no node has":            {nil, []string{first, foreign}, []string{first}},
+		"nor if it is the only one":               {nil, []string{foreign}, nil},
 		"an empty status stays empty":             {[]string{first}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -332,6 +335,53 @@ func TestOnlyAlreadyPublishedAddsNoAddress(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTheStatusOfARefusedServiceOnlyLosesAddresses(t *testing.T) {
+	first, second, inside, gone := "203.0.113.1", "203.0.113.2", "10.0.0.2", "192.0.2.1"
+	serving := oneSet(pod(1, true), pod(2, true))
+	for name, c := range map[string]struct {
+		in   Input
+		want []string
+	}{
+		"nodes that serve stay":            {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: serving, Previous: published(first, second)}, []string{first, second}},
+		"none is added":                    {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: serving, Previous: published(first)}, []string{first}},
+		"a first one neither":              {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: serving}, nil},
+		"an internal one stays":            {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: serving, Previous: published(inside)}, []string{inside}},
+		"a node that is down leaves":       {Input{Nodes: []*v1.Node{node(1), node(2, notReady)}, Sets: serving, Previous: published(first, second)}, []string{first}},
+		"the last node that is down stays": {Input{Nodes: []*v1.Node{node(2, notReady)}, Sets: serving, Previous: published(second)}, []string{second}},
+		"a node without a proxy leaves":    {Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: oneSet(pod(1, true)), Previous: published(first, second)}, []string{first}},
+		"a node served directly stays":     {Input{Nodes: []*v1.Node{node(1), node(2)}, Direct: map[string]bool{"n2": true}, Previous: published(first, second)}, []string{second}},
+		"an address of no node leaves":     {Input{Nodes: []*v1.Node{node(1)}, Sets: serving, Previous: published(first, gone)}, []string{first}},
+		"even if it is the only one":       {Input{Nodes: []*v1.Node{node(1)}, Sets: serving, Previous: published(gone)}, nil},
+		"a node without an endpoint leaves with policy Local": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: serving, Local: true, Endpoints: map[string]bool{"n2": true}, Previous: published(first, second)}, []string{second},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.in.Addresses = options.External
+			if diff := cmp.Diff(c.want, ips(StatusOfRefused(c.in))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheStatusOfARefusedServiceIsPartOfThePreviousOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		got := StatusOfRefused(in)
+		for _, entry := range got.Ingress {
+			if !slices.ContainsFunc(in.Previous.Ingress, func(p v1.LoadBalancerIngress) bool { return cmp.Equal(p, entry) }) {
+				t.Fatalf("%v was not published before", entry)
+			}
+		}
+		again := in
+		again.Previous = *got
+		if diff := cmp.Diff(got, StatusOfRefused(again)); diff != "" {
+			t.Fatalf("the status is not stable (-first +second):\n%s", diff)
+		}
+	})
 }
 
 func TestOnlyAlreadyPublishedKeepsNoUnhealthyNode(t *testing.T) {
