@@ -154,7 +154,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
 			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
-			failures: c.failures, addresses: c.addresses, admit: allowed.Admit,
+			failures: c.failures, addresses: c.addresses, admit: admitWhereServable(allowed, directManager.Environment),
 		},
 	}
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)

@@ -111,6 +111,25 @@ func TestALiveServiceKeepsItsPortWhenAnOlderOneAsksForIt(t *testing.T) {
 	}
 }
 
+func TestARefusedServiceKeepsNoPortFromOthers(t *testing.T) {
+	for name, refused := range map[string]func(*v1.Service){
+		"with an invalid annotation":   withAnnotation(options.MaxNodes, "many"),
+		"that kube-proxy cannot serve": withDatapath(options.DatapathDirect),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.create(service("refused", createdAt(1), refused))
+			c.eventually("the Service is refused", func() bool { return c.hasEvent("Warning InvalidConfiguration refused:") })
+			c.serve(service("web", createdAt(2)))
+			c.settle()
+			c.publishes("web", "203.0.113.1", "203.0.113.2")
+			c.edit("refused", func(svc *v1.Service) { svc.Annotations = nil })
+			c.losesAllPorts("refused", "80/TCP", "Service default/web")
+		})
+	}
+}
+
 func TestAPortOfKubeProxyIsNotServed(t *testing.T) {
 	nodePort := func(svc *v1.Service) { svc.Spec.Type, svc.Spec.Ports[0].NodePort = v1.ServiceTypeNodePort, 80 }
 	externalIP := func(svc *v1.Service) {

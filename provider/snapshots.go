@@ -9,11 +9,28 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // everything selects all objects.
 var everything = labels.Everything()
+
+// admitWhereServable returns a function that admits the Services which the policy admits and, if
+// they require datapath direct, which kube-proxy can serve.
+func admitWhereServable(allowed policy.Policy, environment func() plan.Environment) snapshot.Admit {
+	return func(svc *v1.Service) (options.Options, error) {
+		o, err := allowed.Admit(svc)
+		if err == nil && o.Datapath == options.DatapathDirect {
+			if unavailable := environment().CheckDirect(svc, nil); unavailable != nil {
+				err = unavailable
+			}
+		}
+		return o, err
+	}
+}
 
 // snapshots takes a snapshot of the cluster when it is needed and something has changed since the
 // last one.
