@@ -270,3 +270,41 @@ func TestDatapathOfANodeWhoseAddressAnotherServiceHasAsExternalIP(t *testing.T) 
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
+
+func TestDatapathNodePortsOfOtherServicesAreTaken(t *testing.T) {
+	defer changeCloudConfig(t, func(content string) string {
+		return strings.Replace(content, "\nloadBalancer:\n", "\nloadBalancer:\n  nodePortRange: none\n", 1)
+	})()
+	const before, after = 30999, 31999
+	ns := newNamespace(t)
+	nodePort := func(name string, port int32) *v1.Service {
+		newBackend(t, ns, name)
+		return newService(t, ns, name, func(svc *v1.Service) {
+			svc.Spec.Type, svc.Spec.Ports[0].NodePort = v1.ServiceTypeNodePort, port
+		}, servicePort(v1.ProtocolTCP, 80))
+	}
+	newBackend(t, ns, "web")
+	first := nodePort("first", before)
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, before), servicePort(v1.ProtocolTCP, after))
+	wantPortsError(t, svc, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", before), "spec.ports[].nodePort", ns+"/first")
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", after, externalIPs()...)
+	wantClosed(t, getTCP, before, externalIPs()...)
+
+	second := nodePort("second", after)
+	if sandbox.KubeProxyMode() == cluster.NFTables {
+		// The rules of host ports come before those of kube-proxy.
+		wantAddressesStay(t, svc, 5*time.Second, externalIPs()...)
+	} else {
+		wantPortsError(t, svc, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", after), ns+"/second")
+		wantAddresses(t, svc, time.Minute)
+		wantNoProxies(t, svc)
+	}
+	deleteService(t, first)
+	deleteService(t, second)
+	wantPortsError(t, svc, metav1.ConditionFalse)
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	for _, port := range []int{before, after} {
+		wantOpen(t, getTCP, "web", port, externalIPs()...)
+	}
+}
