@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 // The ConfigMap in which kubeadm stores the configuration of all kube-proxies.
@@ -135,5 +136,5 @@ func parseMode(text string) (mode config.KubeProxyMode, unknownReason string) {
 	case config.KubeProxyIPTables, config.KubeProxyNFTables, config.KubeProxyIPVS:
 		return written.Mode, ""
 	}
-	return "", fmt.Sprintf("sets mode %q, which hostport-ccm does not know", written.Mode)
+	return "", fmt.Sprintf("sets mode %s, which hostport-ccm does not know", options.Quote(written.Mode))
 }

@@ -8,11 +8,15 @@ import (
 	"time"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 // Reasons of events on Services. Those about proxies are in package publish.
@@ -47,11 +51,15 @@ type Warning struct {
 // deletes events after an hour.
 const RepeatInterval = 50 * time.Minute
 
+// MaxMessage is the length in bytes to which messages are cut. It is the limit of the API group
+// events.k8s.io.
+const MaxMessage = 1024
+
 // Recorder records events, and repeats warnings on Services. Its methods are safe for concurrent
 // use.
 type Recorder struct {
-	record.EventRecorder
-	now func() time.Time
+	recorder record.EventRecorder
+	now      func() time.Time
 
 	mu sync.Mutex
 	// recorded is when a Service's warnings were last recorded, by reason and key.
@@ -60,7 +68,7 @@ type Recorder struct {
 
 // NewRecorder returns a Recorder that sends events through recorder.
 func NewRecorder(recorder record.EventRecorder) *Recorder {
-	return &Recorder{EventRecorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}}
+	return &Recorder{recorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}}
 }
 
 // NewEventRecorder returns a recorder that sends events as component until ctx is done.
@@ -70,6 +78,14 @@ func NewEventRecorder(ctx context.Context, kube kubernetes.Interface, component 
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: component})
+}
+
+// Event records an event on an object. A message that is too long is cut, and logged as a whole.
+func (r *Recorder) Event(object runtime.Object, eventType, reason, message string) {
+	if len(message) > MaxMessage {
+		klog.Background().Info("A message is too long for an event", "reason", reason, "message", message)
+	}
+	r.recorder.Event(object, eventType, reason, options.Cut(message, MaxMessage))
 }
 
 // Warn records those of the warnings that did not hold at the last call for the Service, or were

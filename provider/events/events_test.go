@@ -1,6 +1,7 @@
 package events
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -40,5 +41,19 @@ func TestAWarningIsRecordedAgainBeforeTheAPIServerDeletesIt(t *testing.T) {
 	}
 	if len(r.recorded) > 0 {
 		t.Errorf("it remembers %v", r.recorded)
+	}
+}
+
+func TestALongMessageIsCutInEveryEvent(t *testing.T) {
+	recorder := record.NewFakeRecorder(3)
+	r, svc, long := NewRecorder(recorder), &v1.Service{}, strings.Repeat("x", 1<<20)
+	r.Warn(svc, []Warning{{Reason: "Long", Message: long}})
+	r.Normal(svc, "Long", long)
+	r.Event(&v1.Node{}, v1.EventTypeNormal, "Long", long)
+	for range 3 {
+		_, message, _ := strings.Cut(<-recorder.Events, " Long ")
+		if len(message) > MaxMessage || !strings.HasSuffix(message, "…(cut: 1024 of 1048576 bytes)") {
+			t.Errorf("got %d bytes, ending in %q", len(message), message[max(0, len(message)-40):])
+		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"sync"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
 	nodehelpers "k8s.io/cloud-provider/node/helpers"
 	"k8s.io/klog/v2"
 
@@ -25,18 +25,26 @@ const Annotation = options.Prefix + "external-ips"
 // reasonInvalid is the reason of the event on a Node with invalid entries.
 const reasonInvalid = "ExternalIPsInvalid"
 
+// maxInvalid is how many bytes of the entries that are not valid a message quotes.
+const maxInvalid = 500
+
+// eventRecorder records events. *events.Recorder is one.
+type eventRecorder interface {
+	Event(object runtime.Object, eventType, reason, message string)
+}
+
 // Reader reads the annotation of Nodes, and warns once per Node of entries that are not valid: in
 // the log, and by an event on the Node once there is a recorder. The zero value is ready for use,
 // and safe for concurrent use. A nil *Reader ignores the annotation.
 type Reader struct {
 	mu       sync.Mutex
-	recorder record.EventRecorder
+	recorder eventRecorder
 	warnings map[types.UID]string
 }
 
 // SetRecorder sets the recorder of events. It comes late, as the node controller reads addresses
 // before the service controller, which makes the recorder, is started.
-func (r *Reader) SetRecorder(recorder record.EventRecorder) {
+func (r *Reader) SetRecorder(recorder eventRecorder) {
 	if r == nil {
 		return
 	}
@@ -86,7 +94,7 @@ func (r *Reader) warn(ctx context.Context, node *v1.Node, invalid []string) {
 		return
 	}
 	message := fmt.Sprintf("annotation %s: ignored %s, expected IP addresses of this node separated by commas",
-		Annotation, strings.Join(invalid, ", "))
+		Annotation, options.Cut(strings.Join(invalid, ", "), maxInvalid))
 	if r.warnings[node.UID] == message {
 		return
 	}

@@ -1,10 +1,11 @@
 package nodeaddress
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 // Parse returns the addresses of a list separated by commas, each once, and the entries, quoted,
@@ -18,7 +19,7 @@ func Parse(list string) (ips []netip.Addr, invalid []string) {
 		ip = ip.Unmap()
 		switch {
 		case err != nil || ip.Zone() != "" || !ip.IsGlobalUnicast():
-			invalid = append(invalid, fmt.Sprintf("%q", entry))
+			invalid = append(invalid, options.Quote(entry))
 		case !slices.Contains(ips, ip):
 			ips = append(ips, ip)
 		}

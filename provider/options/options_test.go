@@ -92,6 +92,11 @@ func TestAnInvalidAnnotationIsReportedWithItsValueAndTheValidValues(t *testing.T
 		{DrainSeconds, "3601", "from 0 to 3600"},
 		{DrainSeconds, "-1", "from 0 to 3600"},
 		{DrainSeconds, "30s", "a whole number of seconds"},
+		{NodeSelector, "a in (" + values(101) + ")", "at most 100 values, not 101"},
+		{NodeSelector, strings.Repeat("a,", 100) + "b", "at most 100 values, not 101"},
+		{Tolerations, "[" + strings.Repeat(`{"operator":"Exists"},`, 50) + `{"operator":"Exists"}]`, "at most 50 tolerations, not 51"},
+		{NodeSelector, strings.Repeat("a", 4097), "at most 4096 bytes, not 4097"},
+		{MaxNodes, strings.Repeat("1", 250_000), "at most 4096 bytes, not 250000"},
 	} {
 		_, err := Parse(map[string]string{c.annotation: c.value}, Default())
 		var invalid *Error

@@ -1,6 +1,7 @@
 package options
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,7 +27,7 @@ type Error struct {
 
 // Error names the annotation, its value, and the valid values.
 func (e *Error) Error() string {
-	return fmt.Sprintf("annotation %s: %q is not valid, expected %s", e.Annotation, e.Value, e.Want)
+	return fmt.Sprintf("annotation %s: %s is not valid, expected %s", e.Annotation, Quote(e.Value), e.Want)
 }
 
 // parsers parse the values of the annotations into options. Their errors describe the valid values.
@@ -60,17 +61,26 @@ func Parse(annotations map[string]string, defaults Options) (Options, error) {
 		if !found {
 			continue
 		}
-		if err := parsers[name](value, &parsed); err != nil {
+		if err := parse(name, value, &parsed); err != nil {
 			invalid = append(invalid, &Error{Annotation: name, Value: value, Want: err.Error()})
 		}
 	}
 	return parsed, errors.Join(invalid...)
 }
 
+// parse parses the value of one annotation. Its error describes the valid values.
+func parse(name, value string, o *Options) error {
+	if len(value) > maxValueBytes {
+		return fmt.Errorf("at most %d bytes, not %d", maxValueBytes, len(value))
+	}
+	return parsers[name](value, o)
+}
+
 // Unknown returns a sentence for every annotation with Prefix that does not exist, which suggests
-// the one with the nearest name, or all.
+// the one with the nearest name, or all. After the first few, one sentence counts the others.
 func Unknown(annotations map[string]string) []string {
 	var known, sentences []string
+	unknown := 0
 	for _, name := range Known() {
 		known = append(known, strings.TrimPrefix(name, Prefix))
 	}
@@ -79,11 +89,17 @@ func Unknown(annotations map[string]string) []string {
 		if !ours || slices.Contains(known, suffix) {
 			continue
 		}
+		if unknown++; unknown > maxUnknown {
+			continue
+		}
 		suggestion := "; known are " + strings.Join(known, ", ")
 		if nearest := Nearest(suffix, known); nearest != "" {
 			suggestion = fmt.Sprintf(", did you mean %s%s?", Prefix, nearest)
 		}
 		sentences = append(sentences, fmt.Sprintf("annotation %s is unknown and has no effect%s", name, suggestion))
+	}
+	if more := unknown - maxUnknown; more > 0 {
+		sentences = append(sentences, fmt.Sprintf("%d more annotations that begin with %s are unknown and have no effect", more, Prefix))
 	}
 	return sentences
 }
@@ -91,10 +107,10 @@ func Unknown(annotations map[string]string) []string {
 func parseNodeSelector(value string, o *Options) error {
 	selector, err := labels.Parse(value)
 	if err != nil {
-		return fmt.Errorf(`a label selector such as "pool=edge,!slow" (%w)`, err)
+		return fmt.Errorf(`a label selector such as "pool=edge,!slow" (%s)`, cause(err))
 	}
 	o.NodeSelector = selector
-	return nil
+	return checkSelector(selector)
 }
 
 func parseMaxNodes(value string, o *Options) error {
@@ -118,10 +134,10 @@ func parseDrainSeconds(value string, o *Options) error {
 func parseTolerations(value string, o *Options) error {
 	var list []v1.Toleration
 	if err := yaml.UnmarshalStrict([]byte(value), &list); err != nil {
-		return fmt.Errorf(`a JSON or YAML list of tolerations such as [{"key": "edge", "operator": "Exists"}] (%w)`, err)
+		return fmt.Errorf(`a JSON or YAML list of tolerations such as [{"key": "edge", "operator": "Exists"}] (%s)`, cause(err))
 	}
 	o.Tolerations = list
-	return ValidateTolerations(list)
+	return cmp.Or(checkTolerations(list), ValidateTolerations(list))
 }
 
 // Validate returns an error that describes the valid values.
@@ -163,13 +179,13 @@ func validateToleration(t v1.Toleration) error {
 	}
 	switch {
 	case t.Key != "" && len(validation.IsQualifiedName(t.Key)) > 0:
-		return fmt.Errorf("as key a label name, not %q", t.Key)
+		return fmt.Errorf("as key a label name, not %s", Quote(t.Key))
 	case t.Key == "" && t.Operator != v1.TolerationOpExists:
 		return errors.New("operator Exists, as there is no key")
 	case t.Operator == v1.TolerationOpExists && t.Value != "":
 		return errors.New("no value, as the operator is Exists")
 	case len(validation.IsValidLabelValue(t.Value)) > 0:
-		return fmt.Errorf("as value a label value, not %q", t.Value)
+		return fmt.Errorf("as value a label value, not %s", Quote(t.Value))
 	case t.TolerationSeconds != nil && t.Effect != v1.TaintEffectNoExecute:
 		return errors.New("effect NoExecute, as there are tolerationSeconds")
 	}

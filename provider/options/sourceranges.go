@@ -19,14 +19,17 @@ var allClients = map[v1.IPFamily]netip.Prefix{
 // SourceRanges returns the client ranges that may reach a Service: those of its spec, else those
 // of the annotation service.beta.kubernetes.io/load-balancer-source-ranges, else all clients of
 // the Service's IP families. They are sorted, each once. The error names the value that is not
-// valid.
+// valid, or says that there are too many.
 func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	written, where := WrittenRanges(svc)
+	if len(written) > maxSourceRanges {
+		return nil, fmt.Errorf("%s: at most %d ranges are possible, not %d; combine some", where, maxSourceRanges, len(written))
+	}
 	var ranges []netip.Prefix
 	for _, w := range written {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %q is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, w)
+			return nil, fmt.Errorf("%s: %s is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, Quote(w))
 		}
 		// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
 		if prefix = prefix.Masked(); prefix.Addr().Is4In6() {

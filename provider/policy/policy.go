@@ -50,8 +50,8 @@ func (p Policy) FirewallMode(svc *v1.Service) firewall.Mode {
 
 func (p Policy) checkFirewall(o options.Options) error {
 	if o.Firewall.Exceeds(p.Defaults.Firewall) {
-		return fmt.Errorf("annotation %s: %q is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
-			options.Firewall, o.Firewall, p.Defaults.Firewall)
+		return fmt.Errorf("annotation %s: %s is refused, as the cloud config sets loadBalancer.firewall: %s; remove the annotation",
+			options.Firewall, options.Quote(o.Firewall), p.Defaults.Firewall)
 	}
 	return nil
 }

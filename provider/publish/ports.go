@@ -17,6 +17,9 @@ import (
 // ReasonAllPortsServed is the reason of the condition LoadBalancerPortsError when it is False.
 const ReasonAllPortsServed = "AllPortsServed"
 
+// maxConditionMessage is the limit of the API server, in characters: see metav1.Condition.
+const maxConditionMessage = 32768
+
 // Ports returns all ports of a Service for its status, with an error for each conflict. The errors
 // have the form that the documentation of v1.PortStatus prescribes.
 func Ports(svc *v1.Service, conflicts []plan.Conflict) []v1.PortStatus {
@@ -39,7 +42,7 @@ func Conditions(previous []metav1.Condition, conflicts []plan.Conflict, now time
 	condition := metav1.Condition{Type: v1.LoadBalancerPortsError, LastTransitionTime: metav1.Time{Time: now}}
 	switch {
 	case len(conflicts) > 0:
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, Messages(conflicts)
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, options.Cut(Messages(conflicts), maxConditionMessage)
 	case meta.FindStatusCondition(previous, v1.LoadBalancerPortsError) == nil:
 		return next
 	default:

@@ -122,8 +122,8 @@ func waitingProblem(pod *v1.Pod, status v1.ContainerStatus, waiting v1.Container
 	where := fmt.Sprintf("proxy pod %s/%s on node %s", pod.Namespace, pod.Name, targetNode(pod))
 	switch waiting.Reason {
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
-		return Problem{ReasonImage, fmt.Sprintf("%s cannot get image %q: check that it exists and that the node can pull it, or correct loadBalancer.proxyImage in the cloud config",
-			where, status.Image)}, true
+		return Problem{ReasonImage, fmt.Sprintf("%s cannot get image %s: check that it exists and that the node can pull it, or correct loadBalancer.proxyImage in the cloud config",
+			where, options.Quote(status.Image))}, true
 	case "CrashLoopBackOff":
 		return Problem{ReasonCrash, fmt.Sprintf("%s stops again and again: see kubectl logs -n %s %s", where, pod.Namespace, pod.Name)}, true
 	case "", "ContainerCreating", "PodInitializing":
