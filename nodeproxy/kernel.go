@@ -22,6 +22,9 @@ type Kernel interface {
 	// Flush deletes the TCP and UDP flows for which stale returns true from
 	// connection tracking, and returns their number.
 	Flush(family config.Family, stale func(rules.Flow) bool) (int, error)
+	// SetTCPTimeouts sets connection tracking's timeouts. It fails if the kernel
+	// cannot.
+	SetTCPTimeouts(timeouts rules.TCPTimeouts) error
 }
 
 // Iptables is the packet filter of one IP family.

@@ -25,6 +25,7 @@ var (
 	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Syncs, by result."}
 	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections to an earlier target or none that were deleted."}
 	flushFailures   = metric{"hostport_nodeproxy_conntrack_flush_failures_total", "counter", "Failed attempts to delete such flows."}
+	timeoutsSet     = metric{"hostport_nodeproxy_conntrack_timeouts_set", "gauge", "1 if connection tracking has the proxy's timeouts, 0 if the kernel's defaults apply because it cannot change them."}
 	configGen       = metric{"hostport_nodeproxy_config_generation", "gauge", "Number of valid configs put in force since the start."}
 	configValid     = metric{"hostport_nodeproxy_config_valid", "gauge", "1 if the config file is valid, 0 if an earlier config is in force because it is not."}
 	readyGauge      = metric{"hostport_nodeproxy_ready", "gauge", "1 if the proxy is ready, else 0."}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
 // Options are the proxy's settings.
@@ -115,6 +116,7 @@ func (p *Proxy) Run(ctx context.Context) {
 
 // syncLoop syncs until ctx ends. It always completes the last sync.
 func (p *Proxy) syncLoop(ctx context.Context) {
+	p.setTimeouts(ctx)
 	fileChanged := p.file.watch(ctx)
 	for ctx.Err() == nil {
 		next := time.NewTimer(p.sync(context.WithoutCancel(ctx)))
@@ -125,6 +127,18 @@ func (p *Proxy) syncLoop(ctx context.Context) {
 		}
 		next.Stop()
 	}
+}
+
+// setTimeouts makes entries of half-open and dead connections go sooner. Where the kernel cannot do
+// so, the proxy serves with the kernel's timeouts, and a metric shows it.
+func (p *Proxy) setTimeouts(ctx context.Context) {
+	err := p.kernel.SetTCPTimeouts(rules.Timeouts)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Half-open and dead connections will use up source ports for longer")
+		p.metrics.set(timeoutsSet, 0)
+		return
+	}
+	p.metrics.set(timeoutsSet, 1)
 }
 
 // sync reads the config, applies it to the kernel, and updates health and

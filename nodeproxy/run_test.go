@@ -52,6 +52,32 @@ func TestRunAppliesAReplacedConfigAndDrainsAtTheEnd(t *testing.T) {
 	p.wantMetric(t, "hostport_nodeproxy_ready 0")
 }
 
+func TestAKernelThatCannotSetTimeoutsServesAndTheMetricsShowIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err      error
+		metric   string
+		timeouts rules.TCPTimeouts
+	}{
+		"the kernel can":    {nil, "hostport_nodeproxy_conntrack_timeouts_set 1", rules.Timeouts},
+		"the kernel cannot": {errors.New("no such module"), "hostport_nodeproxy_conntrack_timeouts_set 0", rules.TCPTimeouts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newTestProxy(t, web)
+			p.kernel.TimeoutsErr = tc.err
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); p.Run(ctx) }()
+			eventually(t, "becoming ready", func() bool { status, _ := p.get("/readyz"); return status == 200 })
+			stop()
+			<-ended
+			p.wantMetric(t, tc.metric)
+			if p.kernel.TCPTimeouts != tc.timeouts {
+				t.Errorf("timeouts are %+v, want %+v", p.kernel.TCPTimeouts, tc.timeouts)
+			}
+		})
+	}
+}
+
 func TestConnectionsFromTheEndOfTheDrainTimeAreNotReset(t *testing.T) {
 	for name, tc := range map[string]struct {
 		drain time.Duration

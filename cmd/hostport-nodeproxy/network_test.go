@@ -93,6 +93,16 @@ func (tn *testNetwork) do(host, command string) {
 	mustRun(tn.t, "ip", "netns", "exec", tn.prefix+host, "sh", "-ec", command)
 }
 
+// output returns what a shell command prints on a host.
+func (tn *testNetwork) output(host, command string) string {
+	tn.t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", tn.prefix+host, "sh", "-ec", command).CombinedOutput()
+	if err != nil {
+		tn.t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	return string(out)
+}
+
 // on calls f on a thread in the host's namespace. Sockets that f opens stay in
 // it.
 func (tn *testNetwork) on(host string, f func() error) error {

@@ -1,14 +1,17 @@
 package kernel_test
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -250,6 +253,44 @@ func TestFlushDeletesStaleIPv6Flows(t *testing.T) {
 		want := rules.Flow{Protocol: "UDP", OrigDst: netip.MustParseAddr("fd00:1::5"), OrigDstPort: 53, ReplySrc: netip.MustParseAddr("fd00:96::6")}
 		if n, err := kernel.New().Flush(config.IPv6, func(f rules.Flow) bool { return f == want }); n != 1 || err != nil {
 			t.Errorf("Flush = %d, %v, want 1", n, err)
+		}
+	})
+}
+
+// tcpTimeouts returns the TCP timeouts of connection tracking in this thread's network namespace.
+func tcpTimeouts(t *testing.T) map[string]string {
+	const prefix = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_"
+	files, err := filepath.Glob(prefix + "*")
+	if err != nil || len(files) == 0 {
+		t.Errorf("no timeouts: %v", err)
+	}
+	timeouts := map[string]string{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		}
+		timeouts[strings.TrimPrefix(file, prefix)] = strings.TrimSpace(string(data))
+	}
+	return timeouts
+}
+
+func TestSetTCPTimeoutsChangesOnlyThoseGivenAndOnlyInTheNamespace(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		want := tcpTimeouts(t)
+		if err := kernel.New().SetTCPTimeouts(rules.TCPTimeouts{
+			SynSent: 11 * time.Second, SynRecv: 12 * time.Second, Established: 13 * time.Hour, FinWait: 14 * time.Second, TimeWait: 15 * time.Second,
+		}); err != nil {
+			t.Error(err)
+		}
+		maps.Copy(want, map[string]string{"syn_sent": "11", "syn_recv": "12", "established": "46800", "fin_wait": "14", "time_wait": "15"})
+		if diff := cmp.Diff(want, tcpTimeouts(t)); diff != "" {
+			t.Errorf("timeouts (-want +got):\n%s", diff)
+		}
+	})
+	inNamespace(t, func(t *testing.T) {
+		if got := tcpTimeouts(t)["syn_sent"]; got == "11" {
+			t.Error("another namespace has the timeouts too")
 		}
 	})
 }

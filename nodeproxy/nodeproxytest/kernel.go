@@ -32,6 +32,10 @@ type Kernel struct {
 	Flows []rules.Flow
 	// FlushErr is the error that Flush returns, if any.
 	FlushErr error
+	// TCPTimeouts are those that were set last.
+	TCPTimeouts rules.TCPTimeouts
+	// TimeoutsErr is the error that SetTCPTimeouts returns, if any.
+	TimeoutsErr error
 	// IptablesCalls counts the calls of Iptables.
 	IptablesCalls int
 }
@@ -96,4 +100,14 @@ func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, 
 		return config.FamilyOf(flow.OrigDst) == family && stale(flow)
 	})
 	return before - len(k.Flows), nil
+}
+
+// SetTCPTimeouts changes TCPTimeouts.
+func (k *Kernel) SetTCPTimeouts(timeouts rules.TCPTimeouts) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.TimeoutsErr == nil {
+		k.TCPTimeouts = timeouts
+	}
+	return k.TimeoutsErr
 }

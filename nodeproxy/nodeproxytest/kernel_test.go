@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/nodeproxytest"
@@ -63,5 +64,17 @@ func TestFlushDeletesTheStaleFlowsOfOneFamily(t *testing.T) {
 	k.FlushErr = errors.New("a fault")
 	if n, err := k.Flush(config.IPv6, func(rules.Flow) bool { return true }); n != 0 || !errors.Is(err, k.FlushErr) {
 		t.Errorf("Flush = %d, %v, want the fault", n, err)
+	}
+}
+
+func TestTimeoutsStayAsTheyAreWhenSettingThemFails(t *testing.T) {
+	k := nodeproxytest.NewKernel()
+	want := rules.TCPTimeouts{SynSent: time.Second}
+	if err := k.SetTCPTimeouts(want); err != nil {
+		t.Error(err)
+	}
+	k.TimeoutsErr = errors.New("a fault")
+	if err := k.SetTCPTimeouts(rules.TCPTimeouts{}); !errors.Is(err, k.TimeoutsErr) || k.TCPTimeouts != want {
+		t.Errorf("error %v, timeouts %+v; want the fault and %+v", err, k.TCPTimeouts, want)
 	}
 }

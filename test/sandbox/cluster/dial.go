@@ -20,21 +20,29 @@ func (c *Cluster) DialWith(ctx context.Context, dialer *net.Dialer, host, networ
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, err
 	}
+	err = c.On(host, func() (err error) {
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// On calls f on a thread in the network namespace of a host. Sockets that f opens stay there.
+func (c *Cluster) On(host string, f func() error) (err error) {
 	done := make(chan struct{})
-	// A socket stays in the namespace of the thread that created it. The thread is
-	// never unlocked, so it ends with its goroutine.
+	// The thread is never unlocked, so it ends with its goroutine.
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
 		if err = enterNamespace(host); err == nil {
-			conn, err = dialer.DialContext(ctx, network, address)
+			err = f()
 		}
 	}()
 	<-done
 	if err != nil {
-		return nil, fmt.Errorf("from %s: %w", host, err)
+		return fmt.Errorf("from %s: %w", host, err)
 	}
-	return conn, nil
+	return nil
 }
 
 func enterNamespace(host string) error {
