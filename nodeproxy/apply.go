@@ -43,6 +43,7 @@ func (p *Proxy) apply(ctx context.Context) (result string, err error) {
 		}
 	}
 	p.flush(ctx, addrs)
+	p.countFlows(ctx, addrs)
 	return result, errors.Join(failures...)
 }
 

@@ -27,6 +27,9 @@ func (p *Proxy) FlushTCPAfter() time.Time { return p.flushTCPAfter }
 
 func (p *Proxy) SetFlushTCPAfter(at time.Time) { p.flushTCPAfter = at }
 
+// CountFlowsNow makes the next sync count flows.
+func (p *Proxy) CountFlowsNow() { p.countFlowsAfter = time.Time{} }
+
 func (p *Proxy) Liveness() time.Duration { return p.liveness() }
 
 func (p *Proxy) SetLastSync(at time.Time) { p.health.synced(at) }

@@ -19,8 +19,10 @@ type Kernel interface {
 	// Forward switches packet forwarding on and returns the interfaces that it
 	// changed. The error says what to do.
 	Forward(family config.Family) (changed []string, err error)
-	// Flush deletes the TCP and UDP flows for which stale returns true from
-	// connection tracking, and returns their number.
+	// Flows calls visit for each entry of connection tracking.
+	Flows(family config.Family, visit func(rules.Flow)) error
+	// Flush deletes the flows for which stale returns true from connection
+	// tracking, and returns their number.
 	Flush(family config.Family, stale func(rules.Flow) bool) (int, error)
 	// SetTCPTimeouts sets connection tracking's timeouts. It fails if the kernel
 	// cannot.

@@ -21,6 +21,8 @@ var (
 	portPackets     = metric{"hostport_nodeproxy_port_packets_total", "counter", "Packets from clients (in) and to clients (out); in includes packets from sources that are not allowed."}
 	portBytes       = metric{"hostport_nodeproxy_port_bytes_total", "counter", "Bytes of these packets, including IP headers."}
 	portConnections = metric{"hostport_nodeproxy_port_connections_total", "counter", "Connections, UDP flows and SCTP associations to the cluster IP, including those from sources that are not allowed."}
+	portTracked     = metric{"hostport_nodeproxy_port_tracked_connections", "gauge", "Connections, UDP flows and SCTP associations in connection tracking, each of which has a source port."}
+	portLimit       = metric{"hostport_nodeproxy_port_tracked_connections_limit", "gauge", "How many there can be, as there are no more source ports."}
 	ruleRepairs     = metric{"hostport_nodeproxy_rule_repairs_total", "counter", "Number of times that rules had changed or were missing and were repaired."}
 	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Syncs, by result."}
 	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections to an earlier target or none that were deleted."}
@@ -65,6 +67,13 @@ func (m *metrics) set(which metric, n uint64, labels ...string) {
 	m.values[seriesOf(which, labels)] = n
 }
 
+// remove removes all series of a metric.
+func (m *metrics) remove(which metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.values, func(s series, _ uint64) bool { return s.metric == which })
+}
+
 func seriesOf(which metric, labels []string) series {
 	var pairs []string
 	for pair := range slices.Chunk(labels, 2) {
@@ -90,7 +99,7 @@ func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count
 	last := m.lastCounts[family]
 	for meter, count := range counts {
 		packets, bytes := increase(last[meter].Packets, count.Packets), increase(last[meter].Bytes, count.Bytes)
-		labels := []string{"family", string(family), "protocol", meter.Port.Protocol, "port", fmt.Sprint(meter.Port.Port)}
+		labels := portLabels(family, meter.Port)
 		if meter.Kind == rules.Connections {
 			m.values[seriesOf(portConnections, labels)] += packets
 			continue
@@ -100,6 +109,11 @@ func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count
 		m.values[seriesOf(portBytes, labels)] += bytes
 	}
 	m.lastCounts[family] = counts
+}
+
+// portLabels returns the labels of a port's series.
+func portLabels(family config.Family, port config.Port) []string {
+	return []string{"family", string(family), "protocol", port.Protocol, "port", fmt.Sprint(port.Port)}
 }
 
 // increase returns by how much a counter has increased. A counter that is lower

@@ -58,6 +58,11 @@ type Proxy struct {
 	// this is done.
 	flushTCPAfter time.Time
 
+	// countFlowsAfter is when to count flows again. crowded describes the ports that had almost no
+	// source port left at the last count.
+	countFlowsAfter time.Time
+	crowded         []string
+
 	resetStep, resetTimeout time.Duration
 
 	health  *health
@@ -183,6 +188,8 @@ func (p *Proxy) reloadConfig(ctx context.Context) {
 
 func (p *Proxy) useConfig(c config.Config) {
 	p.config, p.configErr = c, nil
+	p.forgetFlows()
+	p.countFlowsAfter = time.Time{}
 	p.drain.Store(int64(c.Drain()))
 	p.metrics.set(configValid, 1)
 	p.metrics.add(configGen, 1)

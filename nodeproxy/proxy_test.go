@@ -303,16 +303,16 @@ func TestFlowsToAnEarlierTargetAreDeleted(t *testing.T) {
 	p := newTestProxy(t, web)
 	old := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.6")}
 	good := rules.Flow{Protocol: "UDP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: netip.MustParseAddr("10.96.0.7")}
-	p.kernel.Flows = []rules.Flow{old, good}
+	p.kernel.Tracked = []rules.Flow{old, good}
 	p.kernel.FlushErr = errors.New("busy")
 	p.Sync(t.Context())
 	p.wantReady(t)
 	p.wantMetric(t, "hostport_nodeproxy_conntrack_flush_failures_total 1")
 	p.kernel.FlushErr = nil
 	p.Sync(t.Context())
-	p.kernel.Flows = append(p.kernel.Flows, old) // as by a packet in flight during the change
+	p.kernel.Tracked = append(p.kernel.Tracked, old) // as by a packet in flight during the change
 	p.Sync(t.Context())
-	if diff := cmp.Diff([]rules.Flow{good}, p.kernel.Flows, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff([]rules.Flow{good}, p.kernel.Tracked, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("flows (-want +got):\n%s", diff)
 	}
 	p.wantMetric(t, "hostport_nodeproxy_conntrack_flushed_flows_total 2")
@@ -321,12 +321,12 @@ func TestFlowsToAnEarlierTargetAreDeleted(t *testing.T) {
 func TestAnUnansweredConnectionIsDeletedOnlyAfterTheHandshakeTime(t *testing.T) {
 	p := newTestProxy(t, web)
 	attempt := rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: netip.MustParseAddr("10.96.0.6")}
-	p.kernel.Flows = []rules.Flow{attempt}
+	p.kernel.Tracked = []rules.Flow{attempt}
 	for range nodeproxy.FlushSyncs + 1 {
 		p.Sync(t.Context())
 		p.SetFlushTCPAfter(p.FlushTCPAfter().Add(time.Hour)) // however slow this machine is
 	}
-	if len(p.kernel.Flows) != 1 {
+	if len(p.kernel.Tracked) != 1 {
 		t.Error("it was deleted before the handshake time")
 	}
 	p.SetFlushTCPAfter(time.Now().Add(-time.Second))
@@ -334,7 +334,7 @@ func TestAnUnansweredConnectionIsDeletedOnlyAfterTheHandshakeTime(t *testing.T) 
 	p.Sync(t.Context())
 	p.kernel.FlushErr = nil
 	p.Sync(t.Context())
-	if len(p.kernel.Flows) != 0 {
+	if len(p.kernel.Tracked) != 0 {
 		t.Error("it was not deleted by the retry")
 	}
 	if !p.FlushTCPAfter().IsZero() {

@@ -15,17 +15,34 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
-// Flush deletes the TCP and UDP flows for which stale returns true, and returns
-// their number. It has only these in memory: a busy proxy has tens of thousands
-// of flows, and package netlink's function would return them all.
-func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
-	var entries [][]byte
-	err := request(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+// Flows calls visit for each TCP, UDP and SCTP flow.
+func (k *Kernel) Flows(family config.Family, visit func(rules.Flow)) error {
+	if err := dump(family, func(_ []byte, flow rules.Flow) { visit(flow) }); err != nil {
+		return fmt.Errorf("reading %s connection tracking: %w", family, err)
+	}
+	return nil
+}
+
+// dump calls visit for each TCP, UDP and SCTP flow and its entry, which is valid until visit
+// returns. It has no more in memory: a busy proxy has tens of thousands of flows, and package
+// netlink's function would return them all.
+func dump(family config.Family, visit func(entry []byte, flow rules.Flow)) error {
+	return request(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
 		entry := message[nl.SizeofNfgenmsg:]
-		if flow, ok := parseFlow(entry); ok && stale(flow) {
-			entries = append(entries, slices.Clone(entry))
+		if flow, ok := parseFlow(entry); ok {
+			visit(entry, flow)
 		}
 		return true
+	})
+}
+
+// Flush deletes the flows for which stale returns true, and returns their number.
+func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
+	var entries [][]byte
+	err := dump(family, func(entry []byte, flow rules.Flow) {
+		if stale(flow) {
+			entries = append(entries, slices.Clone(entry))
+		}
 	})
 	failures := []error{err}
 	deleted := 0
@@ -56,7 +73,7 @@ func request(family config.Family, operation, flags int) *nl.NetlinkRequest {
 	return r
 }
 
-var protocols = map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP"}
+var protocols = map[uint8]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP", unix.IPPROTO_SCTP: "SCTP"}
 
 // synSent is the state of a TCP connection whose target has not answered
 // (TCP_CONNTRACK_SYN_SENT in uapi/linux/netfilter/nf_conntrack_tcp.h).
@@ -64,7 +81,7 @@ const synSent = 1
 
 // parseFlow parses an entry of connection tracking, whose format is in
 // uapi/linux/netfilter/nfnetlink_conntrack.h. ok is false for protocols other
-// than TCP and UDP.
+// than TCP, UDP and SCTP.
 func parseFlow(entry []byte) (flow rules.Flow, ok bool) {
 	number := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_NUM)
 	port := attribute(entry, nl.CTA_TUPLE_ORIG, nl.CTA_TUPLE_PROTO, nl.CTA_PROTO_DST_PORT)

@@ -1,6 +1,7 @@
 package kernel_test
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -212,10 +213,18 @@ func TestFlushDeletesOnlyStaleFlows(t *testing.T) {
 				t.Errorf("creating a flow: %v", err)
 			}
 		}
+		visited := map[string]int{}
 		const synSent, established = 1, 3
 		create(unix.IPPROTO_UDP, 53, nil)
 		create(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
 		create(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
+		create(unix.IPPROTO_SCTP, 99, nil)
+		if err := k.Flows(config.IPv4, func(f rules.Flow) { visited[fmt.Sprint(f.Protocol, f.OrigDstPort)]++ }); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(map[string]int{"UDP53": 1, "TCP80": 1, "TCP81": 1, "SCTP99": 1}, visited); diff != "" {
+			t.Errorf("flows visited (-want +got):\n%s", diff)
+		}
 		flow := rules.Flow{OrigDst: netip.MustParseAddr(addr4), ReplySrc: netip.MustParseAddr("10.96.0.6")}
 		for _, tc := range []struct {
 			protocol    string
@@ -234,8 +243,8 @@ func TestFlushDeletesOnlyStaleFlows(t *testing.T) {
 			}
 		}
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-		if err != nil || len(flows) != 1 || flows[0].Forward.DstPort != 81 {
-			t.Errorf("flows after it are %v, %v, want the established connection", flows, err)
+		if err != nil || len(flows) != 2 || flows[0].Forward.DstPort+flows[1].Forward.DstPort != 81 {
+			t.Errorf("flows after it are %v, %v, want the established connection and the SCTP association", flows, err)
 		}
 	})
 }

@@ -28,10 +28,10 @@ type Kernel struct {
 	// Forwards has the families whose forwarding is on. As in an unprivileged pod,
 	// only that of IPv4 can be switched on.
 	Forwards map[config.Family]bool
-	// Flows are the entries of connection tracking.
-	Flows []rules.Flow
-	// FlushErr is the error that Flush returns, if any.
-	FlushErr error
+	// Tracked are the entries of connection tracking.
+	Tracked []rules.Flow
+	// FlowsErr and FlushErr are the errors that Flows and Flush return, if any.
+	FlowsErr, FlushErr error
 	// TCPTimeouts are those that were set last.
 	TCPTimeouts rules.TCPTimeouts
 	// TimeoutsErr is the error that SetTCPTimeouts returns, if any.
@@ -88,6 +88,21 @@ func (k *Kernel) Forward(family config.Family) ([]string, error) {
 	return []string{"eth0"}, nil
 }
 
+// Flows visits the flows of the family.
+func (k *Kernel) Flows(family config.Family, visit func(rules.Flow)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.FlowsErr != nil {
+		return k.FlowsErr
+	}
+	for _, flow := range k.Tracked {
+		if config.FamilyOf(flow.OrigDst) == family {
+			visit(flow)
+		}
+	}
+	return nil
+}
+
 // Flush deletes the stale flows of the family.
 func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, error) {
 	k.mu.Lock()
@@ -95,11 +110,11 @@ func (k *Kernel) Flush(family config.Family, stale func(rules.Flow) bool) (int, 
 	if k.FlushErr != nil {
 		return 0, k.FlushErr
 	}
-	before := len(k.Flows)
-	k.Flows = slices.DeleteFunc(k.Flows, func(flow rules.Flow) bool {
+	before := len(k.Tracked)
+	k.Tracked = slices.DeleteFunc(k.Tracked, func(flow rules.Flow) bool {
 		return config.FamilyOf(flow.OrigDst) == family && stale(flow)
 	})
-	return before - len(k.Flows), nil
+	return before - len(k.Tracked), nil
 }
 
 // SetTCPTimeouts changes TCPTimeouts.

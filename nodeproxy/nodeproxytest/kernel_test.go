@@ -50,18 +50,25 @@ func TestFailRestoreAppliesToAllTablesUntilItIsNil(t *testing.T) {
 	}
 }
 
-func TestFlushDeletesTheStaleFlowsOfOneFamily(t *testing.T) {
+func TestFlowsAndFlushConcernOneFamily(t *testing.T) {
 	k := nodeproxytest.NewKernel()
 	for _, dst := range []string{"10.1.0.5", "fd00:1::5"} {
 		for _, protocol := range []string{"TCP", "UDP"} {
-			k.Flows = append(k.Flows, rules.Flow{Protocol: protocol, OrigDst: netip.MustParseAddr(dst)})
+			k.Tracked = append(k.Tracked, rules.Flow{Protocol: protocol, OrigDst: netip.MustParseAddr(dst)})
 		}
 	}
-	n, err := k.Flush(config.IPv4, func(flow rules.Flow) bool { return flow.Protocol == "UDP" })
-	if n != 1 || len(k.Flows) != 3 || err != nil {
-		t.Errorf("Flush = %d, %v, with %d flows after it; want 1 and 3", n, err, len(k.Flows))
+	visited := 0
+	if err := k.Flows(config.IPv6, func(rules.Flow) { visited++ }); err != nil || visited != 2 {
+		t.Errorf("Flows visits %d flows, %v, want 2", visited, err)
 	}
-	k.FlushErr = errors.New("a fault")
+	n, err := k.Flush(config.IPv4, func(flow rules.Flow) bool { return flow.Protocol == "UDP" })
+	if n != 1 || len(k.Tracked) != 3 || err != nil {
+		t.Errorf("Flush = %d, %v, with %d flows after it; want 1 and 3", n, err, len(k.Tracked))
+	}
+	k.FlowsErr, k.FlushErr = errors.New("a fault"), errors.New("another fault")
+	if err := k.Flows(config.IPv6, func(rules.Flow) { t.Error("a flow is visited") }); !errors.Is(err, k.FlowsErr) {
+		t.Errorf("Flows: error %v, want the fault", err)
+	}
 	if n, err := k.Flush(config.IPv6, func(rules.Flow) bool { return true }); n != 0 || !errors.Is(err, k.FlushErr) {
 		t.Errorf("Flush = %d, %v, want the fault", n, err)
 	}

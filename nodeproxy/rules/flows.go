@@ -9,7 +9,7 @@ import (
 
 // Flow is an entry of connection tracking.
 type Flow struct {
-	// Protocol is TCP or UDP.
+	// Protocol is TCP, UDP or SCTP.
 	Protocol string
 	// OrigDst and OrigDstPort are the destination of the client's packets.
 	OrigDst     netip.Addr
@@ -20,14 +20,26 @@ type Flow struct {
 	Established bool
 }
 
+// SourcePorts is how many flows to one port of a Service a pod can have, per protocol and family:
+// masqueraded, they differ in the source port alone, for which the kernel takes 1024 to 65535
+// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c).
+const SourcePorts = 65536 - 1024
+
+// ToPort returns the port of the config that a flow goes to. ok is false if it goes elsewhere.
+func ToPort(c config.Config, podAddrs []netip.Addr, flow Flow) (port config.Port, ok bool) {
+	port = config.Port{Protocol: flow.Protocol, Port: flow.OrigDstPort}
+	return port, slices.Contains(podAddrs, flow.OrigDst) && slices.Contains(c.Ports, port)
+}
+
 // Stale reports whether a flow to one of the pod's addresses has another target
 // than the config's. The first packet of a flow decides its NAT. So a flow that
 // is older than the rules, or that goes to an earlier cluster IP, keeps its
 // target for as long as the client sends, and its entry has to be deleted. An
 // established TCP connection is never stale: the node's own entry binds it to
-// its backend, and it works without the earlier cluster IP.
+// its backend, and it works without the earlier cluster IP. SCTP flows are not considered stale, as
+// their state is not known here.
 func Stale(c config.Config, podAddrs []netip.Addr, flow Flow) bool {
 	clusterIP, served := c.ClusterIP(config.FamilyOf(flow.OrigDst))
-	return served && !flow.Established && c.Has(flow.Protocol, flow.OrigDstPort) &&
-		slices.Contains(podAddrs, flow.OrigDst) && flow.ReplySrc != clusterIP
+	_, ours := ToPort(c, podAddrs, flow)
+	return served && ours && flow.Protocol != "SCTP" && !flow.Established && flow.ReplySrc != clusterIP
 }

@@ -182,7 +182,7 @@ func TestProbeUsesNoChainOfTheWantedRules(t *testing.T) {
 }
 
 func TestStale(t *testing.T) {
-	c := config.Config{Ports: []config.Port{{Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}}, ClusterIPs: []string{"10.96.0.7"}}
+	c := config.Config{Ports: []config.Port{{Protocol: "UDP", Port: 53}, {Protocol: "TCP", Port: 80}, {Protocol: "SCTP", Port: 99}}, ClusterIPs: []string{"10.96.0.7"}}
 	clusterIP, earlier := netip.MustParseAddr("10.96.0.7"), netip.MustParseAddr("10.96.0.6")
 	for name, tc := range map[string]struct {
 		flow rules.Flow
@@ -196,6 +196,7 @@ func TestStale(t *testing.T) {
 		"an unanswered connection to an earlier cluster IP is stale": {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: earlier}, true},
 		"an established connection to it is not stale":               {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: earlier, Established: true}, false},
 		"a TCP flow to a UDP port is not stale":                      {rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 53, ReplySrc: earlier}, false},
+		"an SCTP flow is not stale":                                  {rules.Flow{Protocol: "SCTP", OrigDst: pod4, OrigDstPort: 99, ReplySrc: earlier}, false},
 		"a flow to another address is not stale":                     {rules.Flow{Protocol: "UDP", OrigDst: earlier, OrigDstPort: 53, ReplySrc: earlier}, false},
 		"a flow of a family without a cluster IP is not stale":       {rules.Flow{Protocol: "UDP", OrigDst: pod6, OrigDstPort: 53, ReplySrc: pod6}, false},
 	} {
