@@ -63,6 +63,9 @@ func (p *Proxy) applyFamily(ctx context.Context, family config.Family, addrs []n
 		return "", err
 	}
 	if change, err = p.applyRules(ctx, t, rules.Wanted(p.config, family, addrs)); err != nil {
+		if p.config.MaxConnectionsPerClient > 0 {
+			err = fmt.Errorf("%w; the limit of connections per client needs the kernel module xt_connlimit on this node", err)
+		}
 		return "", fmt.Errorf("%s rules: %w", family, err)
 	}
 	if !served {

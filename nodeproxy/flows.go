@@ -47,15 +47,15 @@ func (p *Proxy) countFlows(ctx context.Context, addrs []netip.Addr) {
 		for _, port := range p.config.Ports {
 			labels := portLabels(family, port)
 			p.metrics.set(portTracked, counts[port], labels...)
-			p.metrics.set(portLimit, rules.SourcePorts, labels...)
-			if counts[port]*100 >= rules.SourcePorts*crowdedPercent {
+			p.metrics.set(portLimit, config.MaxConnections, labels...)
+			if counts[port]*100 >= config.MaxConnections*crowdedPercent {
 				crowded = append(crowded, fmt.Sprintf("%s %s port %d", family, port.Protocol, port.Port))
 			}
 		}
 	}
 	if len(crowded) > 0 && !slices.Equal(crowded, p.crowded) {
 		klog.FromContext(ctx).Info("Almost as many connections as there can be on this node; let more nodes serve the Service",
-			"service", p.config.Service, "ports", crowded, "limit", rules.SourcePorts)
+			"service", p.config.Service, "ports", crowded, "limit", config.MaxConnections)
 	}
 	p.crowded = crowded
 }

@@ -66,7 +66,7 @@ func TestTheLogWarnsOfEachPortWithFewSourcePortsLeftOnce(t *testing.T) {
 	p := newTestProxy(t, web)
 	flow := rules.Flow{Protocol: "TCP", OrigDst: pod4, OrigDstPort: 80, ReplySrc: netip.MustParseAddr("10.96.0.7"), Established: true}
 	for _, step := range []struct{ flows, warnings int }{
-		{rules.SourcePorts*8/10 - 1, 0}, {rules.SourcePorts*8/10 + 1, 1}, {rules.SourcePorts, 1}, {0, 1}, {rules.SourcePorts, 2},
+		{config.MaxConnections*8/10 - 1, 0}, {config.MaxConnections*8/10 + 1, 1}, {config.MaxConnections, 1}, {0, 1}, {config.MaxConnections, 2},
 	} {
 		p.kernel.Tracked = make([]rules.Flow, step.flows)
 		for i := range p.kernel.Tracked {
@@ -78,4 +78,20 @@ func TestTheLogWarnsOfEachPortWithFewSourcePortsLeftOnce(t *testing.T) {
 			t.Errorf("with %d flows, the log has %d warnings, want %d", step.flows, got, step.warnings)
 		}
 	}
+}
+
+func TestANodeThatCannotLimitConnectionsIsNotReadyAndSaysWhy(t *testing.T) {
+	limited := web
+	limited.MaxConnectionsPerClient = 20
+	p := newTestProxy(t, limited)
+	p.kernel.FailRestore(errors.New("extension not supported"))
+	p.Sync(t.Context())
+	p.wantNotReady(t, "xt_connlimit")
+	p.kernel.FailRestore(nil)
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantRules(t, limited)
+	p.kernel.Tables[config.IPv4].Count("filter", "HOSTPORT-CLIENTS", "connlimit", rules.Count{Packets: 7, Bytes: 420})
+	p.Sync(t.Context())
+	p.wantMetric(t, `hostport_nodeproxy_client_limit_dropped_packets_total{family="IPv4"} 7`)
 }

@@ -23,6 +23,7 @@ var (
 	portConnections = metric{"hostport_nodeproxy_port_connections_total", "counter", "Connections, UDP flows and SCTP associations to the cluster IP, including those from sources that are not allowed."}
 	portTracked     = metric{"hostport_nodeproxy_port_tracked_connections", "gauge", "Connections, UDP flows and SCTP associations in connection tracking, each of which has a source port."}
 	portLimit       = metric{"hostport_nodeproxy_port_tracked_connections_limit", "gauge", "How many there can be, as there are no more source ports."}
+	clientLimited   = metric{"hostport_nodeproxy_client_limit_dropped_packets_total", "counter", "First packets of connections that were dropped because their client had as many as it may have."}
 	ruleRepairs     = metric{"hostport_nodeproxy_rule_repairs_total", "counter", "Number of times that rules had changed or were missing and were repaired."}
 	syncs           = metric{"hostport_nodeproxy_syncs_total", "counter", "Syncs, by result."}
 	flushedFlows    = metric{"hostport_nodeproxy_conntrack_flushed_flows_total", "counter", "UDP flows and unanswered TCP connections to an earlier target or none that were deleted."}
@@ -99,6 +100,10 @@ func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count
 	last := m.lastCounts[family]
 	for meter, count := range counts {
 		packets, bytes := increase(last[meter].Packets, count.Packets), increase(last[meter].Bytes, count.Bytes)
+		if meter.Kind == rules.Limited {
+			m.values[seriesOf(clientLimited, []string{"family", string(family)})] += packets
+			continue
+		}
 		labels := portLabels(family, meter.Port)
 		if meter.Kind == rules.Connections {
 			m.values[seriesOf(portConnections, labels)] += packets

@@ -190,6 +190,9 @@ func TestAChangedConfigReachesRunningProxies(t *testing.T) {
 		"source ranges": func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"} },
 		"cluster IPs":   func(svc *v1.Service) { svc.Spec.ClusterIPs = []string{"10.96.0.8"} },
 		"drain time":    func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.DrainSeconds, "600") },
+		"client limit": func(svc *v1.Service) {
+			metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.MaxConnectionsPerClient, "9")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoNodes(t)

@@ -24,7 +24,7 @@ func admitWhereServable(allowed policy.Policy, environment func() plan.Environme
 	return func(svc *v1.Service) (options.Options, error) {
 		o, err := allowed.Admit(svc)
 		if err == nil && o.Datapath == options.DatapathDirect {
-			if unavailable := environment().CheckDirect(svc, nil); unavailable != nil {
+			if unavailable := environment().CheckDirect(svc, o, nil); unavailable != nil {
 				err = unavailable
 			}
 		}

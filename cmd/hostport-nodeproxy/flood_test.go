@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -41,4 +42,32 @@ func TestAPortStaysUsableUnderAFloodOfHalfOpenConnections(t *testing.T) {
 	if !strings.Contains(metrics, tracked) || strings.Contains(metrics, tracked+"0\n") {
 		t.Errorf("no half-open connection is in the metrics:\n%s", metrics)
 	}
+}
+
+func TestAClientHasAtMostItsLimitOfConnections(t *testing.T) {
+	inBothFlavours(t, func(t *testing.T, flavour string) {
+		const limit = 3
+		limited := strings.Replace(service(anySource, clusterIP), "{", `{"maxConnectionsPerClient":3,`, 1)
+		p := newTestNetwork(t).start(flavour, limited)
+		p.awaitReady()
+		// Each request has a source port of its own, and so is a UDP flow that is tracked for 30
+		// seconds. The limit is on all ports together.
+		for range limit {
+			p.wantAnswer(client, "udp", pod+":53", clusterIP)
+		}
+		p.wantError(client, "udp", pod+":53", errTimeout)
+		p.wantError(client, "tcp", pod+":80", errTimeout)
+		p.wantAnswer(otherClient, "udp", pod+":53", clusterIP)
+		p.wantAnswer(otherClient, "tcp", pod+":80", clusterIP)
+		eventually(t, "counting dropped packets", func() (string, bool) {
+			metrics, _ := p.get("/metrics")
+			const dropped = `hostport_nodeproxy_client_limit_dropped_packets_total{family="IPv4"} `
+			return metrics, strings.Contains(metrics, dropped) && !strings.Contains(metrics, dropped+"0\n")
+		})
+		p.write(service(anySource, clusterIP))
+		eventually(t, "an answer after the limit is removed", func() (string, bool) {
+			answer, err := p.request(client, "tcp", pod+":80")
+			return fmt.Sprint(err), strings.HasPrefix(answer, clusterIP)
+		})
+	})
 }

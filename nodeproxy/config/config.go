@@ -18,6 +18,11 @@ const DefaultHealthPort = 10270
 // is longer. It is the same for all, since a change of it would replace the pods.
 const MaxDrainSeconds = 3600
 
+// MaxConnections is how many connections to one port of the Service a proxy can have, per protocol
+// and IP family: masqueraded, they differ in the source port alone, for which the kernel takes 1024
+// to 65535 (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c).
+const MaxConnections = 65536 - 1024
+
 // WithoutIPv6 is the flag of proxies of a Service without IPv6. When the Service
 // gains IPv6, they serve only IPv4 until other pods replace them, which can
 // forward both.
@@ -37,6 +42,9 @@ type Config struct {
 	// DrainSeconds is how long the proxy serves after SIGTERM, 0 to
 	// MaxDrainSeconds.
 	DrainSeconds int `json:"drainSeconds"`
+	// MaxConnectionsPerClient is how many connections a client address, or an IPv6 /64 network, may
+	// have at a time, up to MaxConnections. 0 means no limit.
+	MaxConnectionsPerClient int `json:"maxConnectionsPerClient,omitempty"`
 }
 
 // Port is one forwarded port.

@@ -14,7 +14,7 @@ import (
 )
 
 const good = `{"service":"default/web","ports":[{"port":80},{"protocol":"UDP","port":53}],
-	"clusterIPs":["10.96.0.7","fd00:96::7"],"sourceRanges":["0.0.0.0/0","::/0"],"drainSeconds":30}`
+	"clusterIPs":["10.96.0.7","fd00:96::7"],"sourceRanges":["0.0.0.0/0","::/0"],"drainSeconds":30,"maxConnectionsPerClient":100}`
 
 func TestParse(t *testing.T) {
 	got, err := config.Parse([]byte(good))
@@ -27,6 +27,8 @@ func TestParse(t *testing.T) {
 		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
 		SourceRanges: []string{"0.0.0.0/0", "::/0"},
 		DrainSeconds: 30,
+
+		MaxConnectionsPerClient: 100,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("parsed config (-want +got):\n%s", diff)
@@ -55,6 +57,8 @@ func TestParseRefuses(t *testing.T) {
 		"an IPv4-mapped IPv6 range":               {replace("::/0", "::ffff:192.0.2.0/120"), "sourceRanges[1]"},
 		"a negative drain time":                   {replace(":30", ":-1"), "drainSeconds: -1 is out of range"},
 		"a drain time above the limit":            {replace(":30", ":3601"), "use 0 to 3600"},
+		"a negative limit per client":             {replace(":100", ":-1"), "maxConnectionsPerClient: -1 is out of range"},
+		"a limit per client above the ceiling":    {replace(":100", ":64513"), "use 1 to 64512, or 0 for no limit"},
 		"two invalid fields, which it both names": {`{}`, "ports: is empty; name at least one port; clusterIPs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -49,7 +49,7 @@ func explain(err error) string {
 	case errors.As(err, &syntax):
 		return fmt.Sprintf("at byte %d: %s", syntax.Offset, syntax)
 	}
-	return strings.TrimPrefix(err.Error(), "json: ") + "; known are service, ports (protocol, port), clusterIPs, sourceRanges, drainSeconds"
+	return strings.TrimPrefix(err.Error(), "json: ") + "; known are service, ports (protocol, port), clusterIPs, sourceRanges, drainSeconds, maxConnectionsPerClient"
 }
 
 func (c Config) problems() []string {
@@ -77,6 +77,9 @@ func (c Config) problems() []string {
 	}
 	if c.DrainSeconds < 0 || c.DrainSeconds > MaxDrainSeconds {
 		add("drainSeconds: %d is out of range; use 0 to %d", c.DrainSeconds, MaxDrainSeconds)
+	}
+	if c.MaxConnectionsPerClient < 0 || c.MaxConnectionsPerClient > MaxConnections {
+		add("maxConnectionsPerClient: %d is out of range; use 1 to %d, or 0 for no limit", c.MaxConnectionsPerClient, MaxConnections)
 	}
 	return problems
 }

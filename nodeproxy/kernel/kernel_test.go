@@ -68,11 +68,14 @@ func TestBothFlavoursInstallRepairAndVerifyRulesets(t *testing.T) {
 		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
 		SourceRanges: []string{"0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"},
 	}
+	limited := c
+	limited.MaxConnectionsPerClient = 20
 	for _, flavour := range []string{kernel.NFT, kernel.Legacy} {
 		for _, family := range config.Families {
 			t.Run(flavour+" "+string(family), func(t *testing.T) {
 				inNamespace(t, func(t *testing.T) {
 					checkRuleset(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
+					checkRuleset(t, flavour, rules.Wanted(limited, family, ownAddresses(t)))
 					checkRuleset(t, flavour, rules.ShutdownMark(c, family, ownAddresses(t)))
 					checkRuleset(t, flavour, rules.ShutdownReset(c, family, ownAddresses(t)))
 				})

@@ -20,11 +20,6 @@ type Flow struct {
 	Established bool
 }
 
-// SourcePorts is how many flows to one port of a Service a pod can have, per protocol and family:
-// masqueraded, they differ in the source port alone, for which the kernel takes 1024 to 65535
-// (nf_nat_l4proto_unique_tuple in net/netfilter/nf_nat_core.c).
-const SourcePorts = 65536 - 1024
-
 // ToPort returns the port of the config that a flow goes to. ok is false if it goes elsewhere.
 func ToPort(c config.Config, podAddrs []netip.Addr, flow Flow) (port config.Port, ok bool) {
 	port = config.Port{Protocol: flow.Protocol, Port: flow.OrigDstPort}

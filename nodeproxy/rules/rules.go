@@ -13,6 +13,9 @@
 //	nat     PREROUTING   DNAT the config's ports to the cluster IP
 //	nat     POSTROUTING  masquerade the connections translated above
 //
+// With a limit of connections per client, packets from accepted sources pass one
+// more chain, which drops new connections beyond it.
+//
 // All tables match a port by the original destination in connection tracking,
 // which is what the client connected to. So they agree whatever another rule
 // has rewritten.
@@ -39,6 +42,7 @@ const (
 	chainSources     = "HOSTPORT-SOURCES"
 	chainPrerouting  = "HOSTPORT-PREROUTING"
 	chainPostrouting = "HOSTPORT-POSTROUTING"
+	chainClients     = "HOSTPORT-CLIENTS"
 	chainReset       = "HOSTPORT-RESET"
 )
 
@@ -82,6 +86,8 @@ const (
 	Connections Kind = "connections"
 	In          Kind = "in"
 	Out         Kind = "out"
+	// Limited are packets dropped because of the limit per client, of all ports together.
+	Limited Kind = "limited"
 )
 
 // Wanted returns the rules that make a pod with the given addresses forward the
@@ -95,6 +101,10 @@ func Wanted(c config.Config, family config.Family, addrs []netip.Addr) Ruleset {
 // to the config's ports go to the given target. The extra chains precede the
 // others of table filter.
 func build(c config.Config, family config.Family, addrs []netip.Addr, target string, extra ...Chain) Ruleset {
+	if c.MaxConnectionsPerClient > 0 {
+		extra = append(extra, clientsChain(c.MaxConnectionsPerClient, family, target))
+		target = chainClients
+	}
 	var sources, dnat, masquerade []Rule
 	// Packets from other sources reach the end of this chain, return to the
 	// calling one, and meet the drop at its end.
@@ -142,6 +152,18 @@ func build(c config.Config, family config.Family, addrs []netip.Addr, target str
 			{Table: "nat", Name: chainPrerouting, Hook: "PREROUTING", Rules: dnat},
 			{Table: "nat", Name: chainPostrouting, Hook: "POSTROUTING", Rules: masquerade},
 		})}
+}
+
+// clientsChain returns the chain of packets from accepted sources, which go to the target unless
+// they begin a connection beyond the limit per client. It is not masqueraded yet, so one that is
+// dropped here uses up no source port. An IPv6 client usually has a /64 network of its own.
+func clientsChain(limit int, family config.Family, target string) Chain {
+	mask := map[config.Family]int{config.IPv4: 32, config.IPv6: 64}[family]
+	const drop = "-m conntrack --ctstate NEW -m connlimit --connlimit-above %d --connlimit-mask %d --connlimit-saddr -j DROP"
+	return Chain{Table: "filter", Name: chainClients, Rules: []Rule{
+		metered(Meter{Kind: Limited}, drop, limit, mask),
+		rule("-j %s", target),
+	}}
 }
 
 func rule(format string, args ...any) Rule { return metered(Meter{}, format, args...) }

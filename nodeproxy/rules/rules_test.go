@@ -68,6 +68,8 @@ func TestWanted(t *testing.T) {
 	both := []netip.Addr{pod4, pod6}
 	onlyIPv4 := c
 	onlyIPv4.ClusterIPs = c.ClusterIPs[:1]
+	limited := c
+	limited.MaxConnectionsPerClient = 20
 	noSources := c
 	noSources.SourceRanges = nil
 	for name, tc := range map[string]struct {
@@ -100,6 +102,19 @@ func TestWanted(t *testing.T) {
 			"FORWARD -p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
 			"FORWARD -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
 			"FORWARD -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
+			"FORWARD -j DROP",
+		}},
+		"packets from source ranges pass the limit per client, for IPv6 per /64": {limited, config.IPv6, "filter", []string{
+			"CLIENTS -m conntrack --ctstate NEW -m connlimit --connlimit-above 20 --connlimit-mask 64 --connlimit-saddr -j DROP",
+			"CLIENTS -j ACCEPT",
+			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
+			"SOURCES -s 2001:db8::/32 -j HOSTPORT-CLIENTS",
+			"FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -j ACCEPT",
+			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
+			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
+			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
+			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
 			"FORWARD -j DROP",
 		}},
 		"a family without cluster IP forwards nothing": {onlyIPv4, config.IPv6, "filter", []string{
@@ -164,6 +179,25 @@ func TestShutdownRulesDifferFromWantedOnlyForTCPFromClients(t *testing.T) {
 	}
 }
 
+func TestTheLimitPerClientHoldsDuringShutdown(t *testing.T) {
+	c := config.Config{
+		Ports: []config.Port{{Protocol: "TCP", Port: 80}}, ClusterIPs: []string{"10.96.0.7"}, SourceRanges: []string{"192.0.2.0/24"},
+		MaxConnectionsPerClient: 20,
+	}
+	want := []string{
+		"RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1",
+		"RESET -j ACCEPT",
+		"CLIENTS -m conntrack --ctstate NEW -m connlimit --connlimit-above 20 --connlimit-mask 32 --connlimit-saddr -j DROP",
+		"CLIENTS -j HOSTPORT-RESET",
+		"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
+		"SOURCES -s 192.0.2.0/24 -j HOSTPORT-CLIENTS",
+	}
+	got := lines(rules.ShutdownMark(c, config.IPv4, []netip.Addr{pod4}), "filter")
+	if diff := cmp.Diff(want, got[:min(len(got), len(want))]); diff != "" {
+		t.Errorf("first rules of table filter (-want +got):\n%s", diff)
+	}
+}
+
 func TestProbeUsesNoChainOfTheWantedRules(t *testing.T) {
 	iptables := nodeproxytest.NewIptables()
 	probe := rules.Probe(config.IPv4)
@@ -216,6 +250,8 @@ func genConfig(t *rapid.T) config.Config {
 		Ports:        rapid.SliceOfNDistinct(port, 1, 6, rapid.ID[config.Port]).Draw(t, "ports"),
 		ClusterIPs:   rapid.SampledFrom([][]string{{"10.96.0.7"}, {"10.96.0.8"}, {"fd00:96::7", "10.96.0.7"}, {"fd00:96::8"}}).Draw(t, "cluster IPs"),
 		SourceRanges: rapid.SliceOfN(rapid.SampledFrom([]string{"0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"}), 0, 3).Draw(t, "ranges"),
+
+		MaxConnectionsPerClient: rapid.SampledFrom([]int{0, 1, 64512}).Draw(t, "limit per client"),
 	}
 }
 

@@ -18,10 +18,10 @@ type TCPTimeouts struct {
 	TimeWait time.Duration
 }
 
-// Timeouts are the timeouts in a proxy's pod. All entries to one port share SourcePorts. With the
-// kernel's defaults of 1 to 2 minutes for SynSent and SynRecv, 1,100 SYN packets per second from
-// spoofed addresses use them up, and with its 5 days for Established, 13,000 clients a day that
-// vanish without a FIN.
+// Timeouts are the timeouts in a proxy's pod. All entries to one port share 64,512 source ports
+// (config.MaxConnections). With the kernel's defaults of 1 to 2 minutes for SynSent and SynRecv,
+// 1,100 SYN packets per second from spoofed addresses use them up, and with its 5 days for
+// Established, 13,000 clients a day that vanish without a FIN.
 //
 //   - SynSent, SynRecv: more than the 8 seconds between the third and the fourth repetition. If an
 //     entry goes before a late packet, the packet begins a new one, so at worst the client connects

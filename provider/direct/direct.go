@@ -128,7 +128,7 @@ type Decision struct {
 // and cannot have it.
 func (m *Manager) Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current State, proxies bool) (Decision, State, error) {
 	var d Decision
-	unavailable := m.Environment().CheckDirect(svc, p.Conflicts)
+	unavailable := m.Environment().CheckDirect(svc, o, p.Conflicts)
 	if unavailable != nil && unavailable.MustStop && current.Any() {
 		if err := m.DeleteMirror(ctx, svc); err != nil {
 			return d, current, err

@@ -54,6 +54,14 @@ const (
 	// address is withdrawn: 0 to 3600 seconds. After that, connections through it that are in use are
 	// reset. Set it longer than the TTL of the DNS records. It can be changed at any time. Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
+
+	// MaxConnectionsPerClient limits how many connections, UDP flows and SCTP associations a client
+	// address may have at a time through each proxy: 1 to 64512. The first packets of further ones are
+	// dropped. Clients behind one NAT gateway share an address. An IPv6 client is a /64 network. This
+	// needs datapath proxy, and the kernel module xt_connlimit on the nodes; a proxy on a node without
+	// it is not ready. It can be changed at any time. Each change of a proxy's rules begins the count
+	// anew, without the connections that exist then. Default: no limit.
+	MaxConnectionsPerClient = Prefix + "max-connections-per-client"
 )
 
 // Addresses selects the addresses of a node that are published.
@@ -87,6 +95,8 @@ type Options struct {
 	Firewall          firewall.Mode
 	Datapath          DatapathChoice
 	DrainSeconds      int
+	// MaxConnectionsPerClient is 0 if there is no limit.
+	MaxConnectionsPerClient int
 }
 
 // defaultDrainSeconds is long enough to withdraw an address before its proxy stops serving.

@@ -32,11 +32,11 @@ func TestParseReadsEachAnnotation(t *testing.T) {
 		"simple values": {
 			annotations: map[string]string{
 				MaxNodes: "3", NodeAddresses: "internal", PriorityClassName: "system-node-critical",
-				Firewall: "none", Datapath: "auto", DrainSeconds: "3600",
+				Firewall: "none", Datapath: "auto", DrainSeconds: "3600", MaxConnectionsPerClient: "64512",
 			},
 			want: func(o *Options) {
 				o.MaxNodes, o.Addresses, o.PriorityClassName, o.Firewall = 3, Internal, "system-node-critical", firewall.None
-				o.Datapath, o.DrainSeconds = DatapathAuto, 3600
+				o.Datapath, o.DrainSeconds, o.MaxConnectionsPerClient = DatapathAuto, 3600, 64512
 			},
 		},
 		"tolerations in JSON": {
@@ -97,6 +97,10 @@ func TestAnInvalidAnnotationIsReportedWithItsValueAndTheValidValues(t *testing.T
 		{Tolerations, "[" + strings.Repeat(`{"operator":"Exists"},`, 50) + `{"operator":"Exists"}]`, "at most 50 tolerations, not 51"},
 		{NodeSelector, strings.Repeat("a", 4097), "at most 4096 bytes, not 4097"},
 		{MaxNodes, strings.Repeat("1", 250_000), "at most 4096 bytes, not 250000"},
+		{MaxConnectionsPerClient, "0", "from 1 to 64512"},
+		{MaxConnectionsPerClient, "64513", "from 1 to 64512"},
+		{MaxConnectionsPerClient, "-1", "from 1 to 64512"},
+		{MaxConnectionsPerClient, "many", "a whole number"},
 	} {
 		_, err := Parse(map[string]string{c.annotation: c.value}, Default())
 		var invalid *Error
@@ -125,7 +129,7 @@ func TestUnknownReportsEachUnknownAnnotation(t *testing.T) {
 		"example.com/x":     "y",
 	})
 	want := []string{
-		"annotation hostport-ccm.io/colour is unknown and has no effect; known are addresses, datapath, drain-seconds, firewall, max-nodes, node-selector, priority-class-name, tolerations",
+		"annotation hostport-ccm.io/colour is unknown and has no effect; known are addresses, datapath, drain-seconds, firewall, max-connections-per-client, max-nodes, node-selector, priority-class-name, tolerations",
 		"annotation hostport-ccm.io/maxnodes is unknown and has no effect, did you mean hostport-ccm.io/max-nodes?",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

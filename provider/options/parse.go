@@ -44,8 +44,9 @@ var parsers = map[string]func(value string, o *Options) error{
 		o.Firewall = firewall.Mode(value)
 		return ValidateFirewall(o.Firewall)
 	},
-	Datapath:     func(value string, o *Options) error { o.Datapath = DatapathChoice(value); return o.Datapath.Validate() },
-	DrainSeconds: parseDrainSeconds,
+	Datapath:                func(value string, o *Options) error { o.Datapath = DatapathChoice(value); return o.Datapath.Validate() },
+	DrainSeconds:            parseDrainSeconds,
+	MaxConnectionsPerClient: parseMaxConnectionsPerClient,
 }
 
 // Known returns the names of all annotations, sorted.
@@ -128,6 +129,15 @@ func parseDrainSeconds(value string, o *Options) error {
 		return fmt.Errorf("a whole number of seconds from 0 to %d", proxyconfig.MaxDrainSeconds)
 	}
 	o.DrainSeconds = int(n)
+	return nil
+}
+
+func parseMaxConnectionsPerClient(value string, o *Options) error {
+	n, err := strconv.ParseUint(value, 10, 31)
+	if err != nil || n == 0 || n > proxyconfig.MaxConnections {
+		return fmt.Errorf("a whole number from 1 to %d", proxyconfig.MaxConnections)
+	}
+	o.MaxConnectionsPerClient = int(n)
 	return nil
 }
 

@@ -20,6 +20,8 @@ func (s Settings) configMap(svc *v1.Service, set int, o options.Options, ranges 
 		Service:      svc.Namespace + "/" + svc.Name,
 		ClusterIPs:   clusterIPs(svc),
 		DrainSeconds: o.DrainSeconds,
+
+		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
 	}
 	for _, p := range snapshot.PortsOf(svc) {
 		content.Ports = append(content.Ports, proxyconfig.Port{Protocol: string(p.Protocol), Port: uint16(p.Number)})

@@ -45,7 +45,10 @@ func WantsDirect(svc *v1.Service, o options.Options) bool {
 
 // CheckDirect returns what prevents kube-proxy from serving a Service, or nil. conflicts
 // are the ports that the Service does not get.
-func (e Environment) CheckDirect(svc *v1.Service, conflicts []Conflict) *DirectUnavailableError {
+func (e Environment) CheckDirect(svc *v1.Service, o options.Options, conflicts []Conflict) *DirectUnavailableError {
+	if o.MaxConnectionsPerClient > 0 {
+		return &DirectUnavailableError{fmt.Sprintf("kube-proxy does not limit the connections of a client: remove the annotation %s, or use datapath proxy", options.MaxConnectionsPerClient), true}
+	}
 	switch e.KubeProxy {
 	case config.KubeProxyIPTables, config.KubeProxyNFTables:
 	case config.KubeProxyIPVS:

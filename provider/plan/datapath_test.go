@@ -66,7 +66,7 @@ func TestDirectUnavailableReportsTheReason(t *testing.T) {
 		"available with IP mode VIP by config":          {Environment{KubeProxy: config.KubeProxyIPTables, IPMode: v1.LoadBalancerIPModeVIP}, service(selecting), nil, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.env.CheckDirect(c.svc, c.conflicts)
+			got := c.env.CheckDirect(c.svc, options.Default(), c.conflicts)
 			if (got == nil) != (c.words == nil) {
 				t.Fatalf("got %v", got)
 			}
@@ -79,5 +79,17 @@ func TestDirectUnavailableReportsTheReason(t *testing.T) {
 				t.Errorf("must stop: %t", got.MustStop)
 			}
 		})
+	}
+}
+
+func TestALimitPerClientPreventsDatapathDirect(t *testing.T) {
+	limited := options.Default()
+	limited.MaxConnectionsPerClient = 9
+	for _, translated := range []bool{true, false} {
+		svc := service(func(svc *v1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} })
+		got := Environment{KubeProxy: config.KubeProxyIPTables, Translated: translated}.CheckDirect(svc, limited, nil)
+		if got == nil || !got.MustStop || !strings.Contains(got.Error(), options.MaxConnectionsPerClient) {
+			t.Errorf("translated %t: got %v", translated, got)
+		}
 	}
 }

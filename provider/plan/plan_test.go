@@ -104,7 +104,7 @@ func TestTheConfigMapHasTheConfigOfTheProxy(t *testing.T) {
 	p := mustProxies(t, service(func(svc *v1.Service) {
 		svc.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.7/24", "198.51.100.0/24", "2001:db8::/32"}
 		svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: 53}) // Protocol defaults to TCP.
-	}), options.Default())
+	}), parsed(t, map[string]string{options.MaxConnectionsPerClient: "100"}))
 	got, err := proxyconfig.Parse([]byte(p.ConfigMap.Data[proxyconfig.FileName]))
 	if err != nil {
 		t.Fatal(err)
@@ -115,6 +115,8 @@ func TestTheConfigMapHasTheConfigOfTheProxy(t *testing.T) {
 		ClusterIPs:   []string{"10.96.0.7"},
 		SourceRanges: []string{"198.51.100.0/24", "2001:db8::/32"},
 		DrainSeconds: options.Default().DrainSeconds,
+
+		MaxConnectionsPerClient: 100,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
@@ -131,7 +133,7 @@ func TestAChangeOfTheConfigDoesNotChangeTheDaemonSet(t *testing.T) {
 		svc.Spec.Ports[0].Name, svc.Spec.Ports[0].NodePort = "renamed", 30053
 		slices.Reverse(svc.Spec.Ports)
 		svc.Labels = map[string]string{"x": "y"}
-	}), parsed(t, map[string]string{options.MaxNodes: "1", options.NodeAddresses: "internal", options.DrainSeconds: "600"}))
+	}), parsed(t, map[string]string{options.MaxNodes: "1", options.NodeAddresses: "internal", options.DrainSeconds: "600", options.MaxConnectionsPerClient: "9"}))
 	if diff := cmp.Diff(before.DaemonSet, after.DaemonSet); diff != "" {
 		t.Errorf("the DaemonSet changed (-before +after):\n%s", diff)
 	}

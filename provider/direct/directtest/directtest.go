@@ -37,7 +37,7 @@ func (m *Manager) Decide(_ context.Context, svc *v1.Service, o options.Options, 
 	if !plan.WantsDirect(svc, o) {
 		return direct.Decision{}, current, nil
 	}
-	unavailable := m.Env.CheckDirect(svc, p.Conflicts)
+	unavailable := m.Env.CheckDirect(svc, o, p.Conflicts)
 	switch {
 	case unavailable == nil:
 		return direct.Decision{Direct: true, Mirror: p.Mirror}, current, nil
