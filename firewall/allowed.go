@@ -10,14 +10,9 @@ import (
 // everything that want allows: each of its packets to each of its nodes, by any
 // of the rules. If that cannot be known the answer is false: a deny rule counts
 // for all nodes whatever its targets, and rules that allow by service account,
-// source tag or destination do not count. everyTag means that every node has all
-// target tags of want; otherwise a node may have only one of them.
-func AlreadyAllowed(rules []Rule, want Rule, everyTag bool) bool {
-	nodes := [][]string{want.TargetTags}
-	if !everyTag {
-		nodes = slices.Collect(slices.Chunk(want.TargetTags, 1))
-	}
-	for _, tags := range nodes {
+// source tag or destination do not count. nodeTags are as in Target.
+func AlreadyAllowed(rules []Rule, want Rule, nodeTags [][]string) bool {
+	for _, tags := range nodeTags {
 		effective := effectiveRules(rules, want.Network, tags)
 		for _, source := range want.SourceRanges {
 			prefix, err := netip.ParsePrefix(source)

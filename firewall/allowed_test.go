@@ -54,7 +54,7 @@ func TestWhatOtherRulesAlreadyAllow(t *testing.T) {
 		"something else denied":                  {[]Rule{manualRule(), deny(1, Allow{"tcp", 22, 22}, "0.0.0.0/0")}, true},
 		"clients of another network denied":      {[]Rule{manualRule(), deny(1, Allow{"tcp", 443, 443}, "2001:db8::/32")}, true},
 	} {
-		if got := AlreadyAllowed(c.rules, wanted(t), true); got != c.want {
+		if got := AlreadyAllowed(c.rules, wanted(t), target.NodeTags); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -121,9 +121,9 @@ func TestAlreadyAllowedAgreesWithTheEvaluationOfEveryPacket(t *testing.T) {
 		for _, p := range rapid.SliceOfN(rapid.Uint16Range(1, 5), 1, 2).Draw(t, "ports") {
 			want.Allowed = append(want.Allowed, Allow{"tcp", p, p})
 		}
-		everyTag := rapid.Bool().Draw(t, "every tag")
+		nodeTags := rapid.SampledFrom([][][]string{{{"a", "b"}}, {{"a"}, {"b"}}, {{"b"}}}).Draw(t, "node tags")
 		all := true
-		for _, to := range map[bool][][]string{true: {{"a", "b"}}, false: {{"a"}, {"b"}}}[everyTag] {
+		for _, to := range nodeTags {
 			for _, from := range slices.Concat(addressesIn("10.0.0.0/28"), addressesIn("192.0.2.0/31")) {
 				for _, a := range want.Allowed {
 					p := packet{from, a.Protocol, a.From, to}
@@ -131,7 +131,7 @@ func TestAlreadyAllowedAgreesWithTheEvaluationOfEveryPacket(t *testing.T) {
 				}
 			}
 		}
-		if got := AlreadyAllowed(rules, want, everyTag); got != all {
+		if got := AlreadyAllowed(rules, want, nodeTags); got != all {
 			t.Errorf("AlreadyAllowed is %v, for the packets it is %v", got, all)
 		}
 		if all {
@@ -153,7 +153,7 @@ func TestManyRangesTakeFewSteps(t *testing.T) {
 		rules []Rule
 		want  bool
 	}{{[]Rule{list}, false}, {[]Rule{list, manualRule()}, true}, {[]Rule{list, manualRule(), deny(1, Allow{"tcp", 443, 443}, "255.255.255.255/32")}, false}} {
-		if got := AlreadyAllowed(c.rules, wanted(t), true); got != c.want {
+		if got := AlreadyAllowed(c.rules, wanted(t), target.NodeTags); got != c.want {
 			t.Errorf("%d rules: %v", len(c.rules), got)
 		}
 	}
@@ -168,12 +168,19 @@ func addressesIn(prefix string) []netip.Addr {
 	return all
 }
 
-func TestARuleForOneTagIsEnoughIfEveryNodeHasAllTags(t *testing.T) {
-	want := wanted(t)
-	want.TargetTags = []string{"node", "web"}
-	for _, everyTag := range []bool{true, false} {
-		if got := AlreadyAllowed([]Rule{manualRule()}, want, everyTag); got != everyTag {
-			t.Errorf("every tag %v: %v", everyTag, got)
+func TestARuleForAnyTagOfEveryNodeIsEnough(t *testing.T) {
+	for name, c := range map[string]struct {
+		nodeTags [][]string
+		want     bool
+	}{
+		"the target tag":                {[][]string{{"node"}}, true},
+		"a tag beside the target tag":   {[][]string{{"blue", "node"}}, true},
+		"a tag that not all nodes have": {[][]string{{"node"}, {"blue"}}, false},
+	} {
+		want := wanted(t)
+		want.TargetTags = []string{"blue"}
+		if got := AlreadyAllowed([]Rule{manualRule()}, want, c.nodeTags); got != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

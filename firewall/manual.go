@@ -8,14 +8,14 @@ import (
 
 // MissingChanges returns the changes that an administrator has to make for
 // owner. rules are all those of the network. Rules that would only allow what
-// other rules already allow, also without our mark, are not missing. everyTag means
-// that every node has all target tags.
-func MissingChanges(owner Owner, rules, want []Rule, everyTag bool) ([]Change, error) {
+// other rules already allow, also without our mark, are not missing. nodeTags are as
+// in AlreadyAllowed.
+func MissingChanges(owner Owner, rules, want []Rule, nodeTags [][]string) ([]Change, error) {
 	own := slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return !r.BelongsTo(owner) })
 	var missing []Change
 	for _, change := range Changes(owner, own, want) {
 		if change.Action == Create {
-			if AlreadyAllowed(rules, change.Rule, everyTag) {
+			if AlreadyAllowed(rules, change.Rule, nodeTags) {
 				continue
 			}
 			if slices.ContainsFunc(rules, func(r Rule) bool { return r.Name == change.Rule.Name }) {

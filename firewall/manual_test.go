@@ -26,7 +26,7 @@ func TestCommandsAreThoseOfGcloud(t *testing.T) {
 		"already allowed": {[]Rule{manualRule()}, []Rule{want}, nil},
 		"as it should be": {[]Rule{want}, []Rule{want}, nil},
 	} {
-		changes, err := MissingChanges(owner(), c.have, c.want, true)
+		changes, err := MissingChanges(owner(), c.have, c.want, target.NodeTags)
 		if diff := cmp.Diff(c.commands, Gcloud("p", changes)); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
@@ -34,7 +34,7 @@ func TestCommandsAreThoseOfGcloud(t *testing.T) {
 	foreign := want
 	foreign.Description, foreign.Allowed = "created by an administrator", []Allow{{"icmp", 0, 0}}
 	var notOurs *NotOursError
-	if _, err := MissingChanges(owner(), []Rule{foreign}, []Rule{want}, true); !errors.As(err, &notOurs) {
+	if _, err := MissingChanges(owner(), []Rule{foreign}, []Rule{want}, target.NodeTags); !errors.As(err, &notOurs) {
 		t.Errorf("a rule of the name without our mark: %v", err)
 	}
 }

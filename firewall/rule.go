@@ -61,8 +61,10 @@ func (r Rule) Summary() string {
 type Target struct {
 	// Network is the name of the VPC network.
 	Network string
-	// Tags are the network tags of the nodes, at least one.
+	// Tags are the target tags, at least one.
 	Tags []string
+	// NodeTags has for every node a list of tags that it has for certain. Nodes may share a list.
+	NodeTags [][]string
 }
 
 // Desired returns the rules that spec needs, at most one per IP family, sorted by name. Their lists

@@ -33,7 +33,7 @@ func spec() Spec {
 	}
 }
 
-var target = Target{Network: "vpc", Tags: []string{"node"}}
+var target = Target{Network: "vpc", Tags: []string{"node"}, NodeTags: [][]string{{"node"}}}
 
 func TestAServiceGetsOneRulePerFamily(t *testing.T) {
 	s := spec()

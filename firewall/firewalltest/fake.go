@@ -33,7 +33,7 @@ type applied struct {
 
 var _ firewall.Firewall = &Fake{}
 
-var target = firewall.Target{Network: "fake", Tags: []string{"node"}}
+var target = firewall.Target{Network: "fake", Tags: []string{"node"}, NodeTags: [][]string{{"node"}}}
 
 // FailWith makes all later calls call fail first, with the method's name
 // ("Ensure", "Delete", "Release", "Exists", "Owners", "Drifted") and the owner;
@@ -160,7 +160,7 @@ func (f *Fake) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 		}
 		changes := firewall.Changes(owner, f.all(), want)
 		if last.spec.Report {
-			changes, err = firewall.MissingChanges(owner, f.all(), want, true)
+			changes, err = firewall.MissingChanges(owner, f.all(), want, target.NodeTags)
 		}
 		if err != nil || !slices.Equal(firewall.Gcloud(target.Network, changes), last.commands) {
 			drifted = append(drifted, owner)
@@ -185,7 +185,7 @@ func (f *Fake) failure(ctx context.Context, method string, owner firewall.Owner)
 
 // report returns what has to be done for owner as a *ManualChangeError.
 func (f *Fake) report(owner firewall.Owner, want []firewall.Rule) error {
-	changes, err := firewall.MissingChanges(owner, f.all(), want, true)
+	changes, err := firewall.MissingChanges(owner, f.all(), want, target.NodeTags)
 	if err != nil || len(changes) == 0 {
 		return err
 	}

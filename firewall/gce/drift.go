@@ -31,8 +31,8 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	}
 	var drifted []firewall.Owner
 	for _, owner := range slices.SortedFunc(maps.Keys(states), firewall.CompareOwners) {
-		want, err := f.desired(ctx, states[owner].spec)
-		if err != nil || f.hasDrifted(states[owner], rules, want, &repairs) {
+		want, target, err := f.desired(ctx, states[owner].spec, rules)
+		if err != nil || f.hasDrifted(states[owner], rules, want, target.NodeTags, &repairs) {
 			drifted = append(drifted, owner)
 		}
 	}
@@ -60,10 +60,10 @@ func (f *Firewall) deleteOrphanedPorts(ctx context.Context) ([]firewall.Rule, er
 
 // hasDrifted reports whether Ensure has to run again for the owner, and removes from repairs those
 // that this will make.
-func (f *Firewall) hasDrifted(state ensuredState, rules, want []firewall.Rule, repairs *[]firewall.Change) bool {
+func (f *Firewall) hasDrifted(state ensuredState, rules, want []firewall.Rule, nodeTags [][]string, repairs *[]firewall.Change) bool {
 	owner := state.spec.Owner
 	if state.manual {
-		commands, err := f.commands(owner, rules, want, state.cause)
+		commands, err := f.commands(owner, rules, want, nodeTags, state.cause)
 		return err != nil || !slices.Equal(commands, state.commands)
 	}
 	own := ownAmong(rules, owner)

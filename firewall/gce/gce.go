@@ -41,7 +41,7 @@ type API interface {
 
 // Options configure how rules are made.
 type Options struct {
-	// Tags are the target tags of all rules. Empty: those that all nodes of a
+	// Tags are the target tags of all rules. Empty: one that all nodes of a
 	// Service have in common.
 	Tags []string
 	// Layout is how Services are spread over rules. Empty: PerService.
@@ -55,6 +55,7 @@ type Firewall struct {
 	options Options
 	cluster firewall.Cluster
 	ensured ensuredStates
+	chosen  chosenTags
 	needs   sharedRuleNeeds
 }
 
@@ -63,22 +64,22 @@ var _ firewall.Firewall = &Firewall{}
 // New returns a Firewall that makes rules through api. It uses tagger if options
 // have no tags. cluster.Services must not be nil.
 func New(api API, tagger Tagger, options Options, cluster firewall.Cluster) *Firewall {
-	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, ensured: newEnsuredStates(), needs: newSharedRuleNeeds()}
+	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, ensured: newEnsuredStates(), chosen: newChosenTags(), needs: newSharedRuleNeeds()}
 }
 
 // Ensure implements firewall.Firewall. Without the permission to change rules it
 // returns a *firewall.ManualChangeError, as in report mode.
 func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, error) {
-	want, err := f.desired(ctx, spec)
+	want, target, err := f.desired(ctx, spec, nil)
 	if err != nil {
 		return nil, err
 	}
 	var changes []string
 	if spec.Report {
 		f.needs.forget(spec.Owner)
-		err = f.report(ctx, spec.Owner, want, nil)
+		err = f.report(ctx, spec.Owner, want, target.NodeTags, nil)
 	} else if changes, err = f.manage(ctx, spec.Owner, want); firewall.IsForbidden(err) {
-		err = f.report(ctx, spec.Owner, want, err)
+		err = f.report(ctx, spec.Owner, want, target.NodeTags, err)
 	}
 	f.ensured.record(spec, err)
 	return changes, err
@@ -86,19 +87,24 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
-	f.ensured.forget(owner)
+	f.forget(owner)
 	_, err := f.manage(ctx, owner, nil)
 	if firewall.IsForbidden(err) {
-		return cmp.Or(f.report(ctx, owner, nil, err), err)
+		return cmp.Or(f.report(ctx, owner, nil, nil, err), err)
 	}
 	return err
 }
 
 // Release implements firewall.Firewall.
 func (f *Firewall) Release(ctx context.Context, owner firewall.Owner) error {
-	f.ensured.forget(owner)
+	f.forget(owner)
 	f.needs.forget(owner)
-	return f.report(ctx, owner, nil, nil)
+	return f.report(ctx, owner, nil, nil, nil)
+}
+
+func (f *Firewall) forget(owner firewall.Owner) {
+	f.ensured.forget(owner)
+	f.chosen.forget(owner)
 }
 
 // Exists implements firewall.Firewall.
@@ -116,13 +122,15 @@ func (f *Firewall) Owners(ctx context.Context, clusterID string) ([]firewall.Own
 	return firewall.OwnersAmong(rules, clusterID), nil
 }
 
-// desired returns the rules that a Service needs in the layout PerService.
-func (f *Firewall) desired(ctx context.Context, spec firewall.Spec) ([]firewall.Rule, error) {
-	tags, err := f.targetTags(ctx, spec)
+// desired returns the rules that a Service needs in the layout PerService, and what they apply to.
+// rules are as in chooseTag.
+func (f *Firewall) desired(ctx context.Context, spec firewall.Spec, rules []firewall.Rule) ([]firewall.Rule, firewall.Target, error) {
+	target, err := f.target(ctx, spec, rules)
 	if err != nil {
-		return nil, err
+		return nil, target, err
 	}
-	return firewall.Desired(spec, firewall.Target{Network: f.api.Network(), Tags: tags})
+	want, err := firewall.Desired(spec, target)
+	return want, target, err
 }
 
 // manage makes owner's rules equal to want. It allows traffic before it removes
@@ -151,12 +159,12 @@ func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []fire
 // report returns the changes that an administrator has to make for owner as a
 // *firewall.ManualChangeError. If it may not list rules, it assumes that there
 // are none.
-func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, cause error) error {
+func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, nodeTags [][]string, cause error) error {
 	rules, err := f.list(ctx, "")
 	if err != nil && !firewall.IsForbidden(err) {
 		return err
 	}
-	commands, err := f.commands(owner, rules, want, cause)
+	commands, err := f.commands(owner, rules, want, nodeTags, cause)
 	if err != nil || len(commands) == 0 {
 		return err
 	}
@@ -166,9 +174,8 @@ func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []fire
 // commands returns the gcloud commands that make owner's rules equal to want, except for traffic
 // that other rules allow. If want is empty, they also remove owner's ports from shared rules,
 // unless deleteOrphanedPorts will: then these commands would soon be outdated.
-func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, cause error) ([]string, error) {
-	everyTag := len(f.options.Tags) == 0 // Then the target tags are those that all nodes have.
-	changes, err := firewall.MissingChanges(owner, rules, want, everyTag)
+func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, nodeTags [][]string, cause error) ([]string, error) {
+	changes, err := firewall.MissingChanges(owner, rules, want, nodeTags)
 	if len(want) == 0 && (cause != nil || !f.cluster.DeleteOrphans) {
 		changes = append(changes, firewall.ReleaseSharedRules(owner, sharedAmong(rules, owner.ClusterID))...)
 	}

@@ -141,7 +141,7 @@ func TestDriftIsDetectedWithOneListRequest(t *testing.T) {
 		{"a rule edited", func() { w.edit(t, rule.Name, `{"disabled":true}`) }, []string{"traefik"}},
 		{"a tag removed from a node", func() {
 			w.edit(t, rule.Name, `{"disabled":false}`)
-			must(w.sim.UpdateInstance(zone, "n1", func(in *gcesim.Instance) { in.Tags = []string{"node"} }))
+			must(w.sim.UpdateInstance(zone, "n1", func(in *gcesim.Instance) { in.Tags = []string{"web"} }))
 		}, []string{"other", "traefik"}},
 	}
 	for _, step := range steps {

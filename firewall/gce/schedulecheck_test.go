@@ -59,7 +59,7 @@ func (s *schedule) requestsAreIdempotent() error {
 func (s *schedule) check() error {
 	tags := s.tags
 	if len(tags) == 0 {
-		tags = s.nodeTags
+		tags = s.nodeTags[:1]
 	}
 	var want []firewall.Rule
 	for uid, spec := range s.wanted {

@@ -22,7 +22,7 @@ func (s *schedule) tryReportMode() error {
 	if s.gone[uid] || len(spec.Ports) == 0 {
 		return nil
 	}
-	kept, err := s.firewall.desired(context.Background(), spec)
+	kept, _, err := s.firewall.desired(context.Background(), spec, nil)
 	if err != nil {
 		return err
 	}

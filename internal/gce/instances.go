@@ -97,6 +97,22 @@ func (i *Instances) Tags(ctx context.Context, providerID string) ([]string, erro
 	return in.Tags, err
 }
 
+// CountByTag returns how many instances of the project bear each network tag, among those with an
+// interface in the network.
+func (i *Instances) CountByTag(ctx context.Context) (map[string]int, error) {
+	list, err := i.listSince(ctx, i.clock.Now().Add(-i.ttl))
+	counts := map[string]int{}
+	for _, in := range list {
+		if len(in.InternalIPs) == 0 {
+			continue
+		}
+		for _, tag := range in.Tags {
+			counts[tag]++
+		}
+	}
+	return counts, err
+}
+
 // find searches the cached list and then, if there is no match, a list that is
 // read after the call.
 func (i *Instances) find(ctx context.Context, matches func(Instance) bool) ([]Instance, error) {

@@ -78,6 +78,18 @@ func TestAnInstanceIsFoundByProviderIDAndByNodeName(t *testing.T) {
 	}
 }
 
+func TestTagsAreCountedAmongTheInstancesOfTheNetwork(t *testing.T) {
+	elsewhere := vm("n3", "")
+	elsewhere.Network = "other"
+	n2 := vm("n2", "")
+	n2.Tags = []string{"b"}
+	cache, _, _ := newCache(t, vm("n1", ""), n2, elsewhere)
+	counts, err := cache.CountByTag(t.Context())
+	if diff := cmp.Diff(map[string]int{"a": 1, "b": 2}, counts); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestTheListIsReadAgainAfterItsTTL(t *testing.T) {
 	cache, sim, clock := newCache(t, vm("n1", "203.0.113.1"))
 	external := func() string {

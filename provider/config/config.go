@@ -150,8 +150,10 @@ type GCE struct {
 	// Network is the name or the URL of the VPC network. Addresses of interfaces in other networks are
 	// ignored. Default: the network of hostport-ccm's own VM.
 	Network string `json:"network,omitempty"`
-	// NodeTags are the target tags of the firewall rules. Default: the network tags that all nodes of
-	// a Service have in common.
+	// NodeTags are the target tags of the firewall rules; a rule applies to VMs that have one of them.
+	// Default: one network tag that all nodes of a Service have in common. It is the one that the
+	// Service's rules have already, else the one that the fewest VMs of the project have, else the
+	// first by name.
 	NodeTags []string `json:"nodeTags,omitempty"`
 	// APIEndpoint is the URL of the Compute API. With http:// requests are not authenticated, which is
 	// for tests. Default: Google's.
