@@ -106,12 +106,15 @@ func Unknown(annotations map[string]string) []string {
 }
 
 func parseNodeSelector(value string, o *Options) error {
+	if err := checkSelector(value); err != nil {
+		return err
+	}
 	selector, err := labels.Parse(value)
 	if err != nil {
 		return fmt.Errorf(`a label selector such as "pool=edge,!slow" (%s)`, cause(err))
 	}
 	o.NodeSelector = selector
-	return checkSelector(selector)
+	return nil
 }
 
 func parseMaxNodes(value string, o *Options) error {
