@@ -147,14 +147,14 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	}), w.services.Resume)
 	recorder := events.NewRecorder(events.NewEventRecorder(ctx, kube, component))
 	c.addresses.SetRecorder(recorder)
-	allowed := policy.Policy{Defaults: c.config.Options()}
+	allowed := policy.Policy{Defaults: c.config.Options(), Limits: lb.Policy}
 	c.balancer = &loadBalancer{
 		settings: settings, policy: allowed, kube: kube, services: w.services, foreign: w.foreign,
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
 			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
-			failures: c.failures, addresses: c.addresses, admit: admitWhereServable(allowed, directManager.Environment),
+			failures: c.failures, addresses: c.addresses, policy: allowed, environment: directManager.Environment,
 		},
 	}
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)

@@ -65,9 +65,10 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		snapshots: snapshots{
 			generation: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
 			services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
-			failures: noFailureDetection, admit: policy.Policy{Defaults: defaults}.Admit,
+			failures: noFailureDetection, policy: policy.Policy{Defaults: defaults},
 		},
 	}
+	s.snapshots.environment = s.direct.Environment
 	return s
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -135,10 +136,16 @@ func (r *reconciliation) withdrawAll(ctx context.Context) (*v1.LoadBalancerStatu
 	return &v1.LoadBalancerStatus{}, err
 }
 
+// recheckNumber is after how long a Service that is one too many is checked again.
+const recheckNumber = time.Minute
+
 // makePlan computes what the Service should have. An error means that it asks for something that
 // cannot be had.
 func (r *reconciliation) makePlan() (err error) {
-	if r.options, err = r.policy.Admit(r.svc); err != nil {
+	if r.options, err = r.policy.Among(r.services.Wanted)(r.svc); err != nil {
+		if errors.Is(err, policy.ErrTooManyServices) {
+			r.services.EnqueueAfter(nameOf(r.svc), recheckNumber)
+		}
 		return err
 	}
 	// Nodes that serve the Service now: a taint that repels new pods does not end that.

@@ -18,11 +18,11 @@ import (
 // everything selects all objects.
 var everything = labels.Everything()
 
-// admitWhereServable returns a function that admits the Services which the policy admits and, if
-// they require datapath direct, which kube-proxy can serve.
-func admitWhereServable(allowed policy.Policy, environment func() plan.Environment) snapshot.Admit {
+// whereServable returns a function that admits the Services which admit admits and, if they require
+// datapath direct, which kube-proxy can serve.
+func whereServable(admit snapshot.Admit, environment func() plan.Environment) snapshot.Admit {
 	return func(svc *v1.Service) (options.Options, error) {
-		o, err := allowed.Admit(svc)
+		o, err := admit(svc)
 		if err == nil && o.Datapath == options.DatapathDirect {
 			if unavailable := environment().CheckDirect(svc, o, nil); unavailable != nil {
 				err = unavailable
@@ -43,7 +43,9 @@ type snapshots struct {
 	services  corelisters.ServiceLister
 	failures  failureDetector
 	addresses *nodeaddress.Reader
-	admit     snapshot.Admit
+	policy    policy.Policy
+	// environment decides whether kube-proxy can serve Services.
+	environment func() plan.Environment
 
 	mu      sync.Mutex
 	current *snapshot.Cluster
@@ -59,7 +61,8 @@ func (s *snapshots) get(ctx context.Context) *snapshot.Cluster {
 		nodes, _ := s.nodes.List(everything) // From the cache: never an error.
 		services, _ := s.services.List(everything)
 		nodes = s.addresses.AddTo(ctx, s.failures.OverlayNotReady(nodes))
-		s.current, s.taken = snapshot.New(nodes, s.claimants(), s.admit, services), now
+		admit := whereServable(s.policy.Among(s.claimants), s.environment)
+		s.current, s.taken = snapshot.New(nodes, s.claimants(), admit, services), now
 	}
 	return s.current
 }

@@ -17,6 +17,8 @@ A value that is not valid is reported by a Warning event with the annotation, th
 
 A value has at most 4 KiB, a node selector at most 100 values, and a list of tolerations at most 50. A Service has at most 1000 source ranges. Messages quote the first 80 characters of a value.
 
+What the annotations may ask for can be limited by ` + "`loadBalancer.policy`" + ` in the cloud config. A Service outside of it is refused in the same way.
+
 They are annotations, not labels, because the service controller ignores changes of labels.
 
 `
@@ -78,6 +80,10 @@ func cloudConfig(module string) (string, error) {
 }
 
 const reservedPortsHead = `
+## Policy
+
+` + "`loadBalancer.policy`" + ` limits what those who write Services may ask for; it does not limit the defaults in this file. A Service outside of it is refused as a whole, with a Warning event ` + "`InvalidConfiguration`" + ` that names the field. A refused Service that is served keeps what it has until it is edited. [How to serve many tenants](../how-to/many-tenants.md)
+
 ## Reserved ports
 
 A host port takes its port on every local address of a node, 127.0.0.1 included, also from the node's own programs: a Service on port 53 takes DNS from the node. So these ports are reserved by default, as nodes of common clusters need them. To give one of them to a Service, set ` + "`loadBalancer.reservedPorts`" + ` to this list without it, if no node needs it.

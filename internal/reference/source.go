@@ -41,7 +41,8 @@ func prefixedConstants(f *ast.File) []entry {
 }
 
 // structFields returns the fields of a struct, and in place of a field that is a struct of the same
-// file, its fields. Names are those in JSON, dotted, after prefix.
+// file, its fields; after a list of such structs, the fields of an element. Names are those in JSON,
+// dotted, after prefix.
 func structFields(f *ast.File, structName, prefix string) ([]entry, error) {
 	spec := findStruct(f, structName)
 	if spec == nil {
@@ -53,6 +54,15 @@ func structFields(f *ast.File, structName, prefix string) ([]entry, error) {
 		name, _, _ := strings.Cut(reflect.StructTag(tag).Get("json"), ",")
 		if ident, ok := field.Type.(*ast.Ident); ok && findStruct(f, ident.Name) != nil {
 			nested, err := structFields(f, ident.Name, prefix+name+".")
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, nested...)
+			continue
+		}
+		if list, ok := field.Type.(*ast.ArrayType); ok && findStruct(f, fmt.Sprint(list.Elt)) != nil {
+			found = append(found, entry{Name: prefix + name, Type: "list", Doc: paragraph(field.Doc, field.Names[0].Name, name)})
+			nested, err := structFields(f, fmt.Sprint(list.Elt), prefix+name+"[].")
 			if err != nil {
 				return nil, err
 			}

@@ -99,6 +99,42 @@ type LoadBalancer struct {
 	// by connection attempts to port 10256 of the nodes and by their Leases; "kubernetes" when
 	// Kubernetes sets the node NotReady, after 40 to 50 s. Default: fast.
 	Failover Failover `json:"failover,omitempty"`
+	Policy   Policy   `json:"policy,omitzero"`
+}
+
+// Policy limits what those who write Services may ask for. It does not limit the defaults in the
+// cloud config.
+type Policy struct {
+	// PriorityClassNames are the priority classes that the annotation may name. Default: all that do
+	// not begin with "system-".
+	PriorityClassNames []string `json:"priorityClassNames,omitempty"`
+	// TolerationKeys are the keys of taints that the annotation may tolerate. A toleration without a
+	// key, which tolerates all taints, is always refused. Default: all keys.
+	TolerationKeys []string `json:"tolerationKeys,omitempty"`
+	// MaxDrainSeconds is the longest drain that the annotation may set, at most 3600. Default: 300.
+	MaxDrainSeconds int `json:"maxDrainSeconds,omitempty"`
+	// MaxPorts is the largest number of ports of a Service. Default: 100.
+	MaxPorts int `json:"maxPorts,omitempty"`
+	// MaxServicesPerNamespace is how many Services of a namespace are served; the oldest count first.
+	// Default: no limit.
+	MaxServicesPerNamespace int `json:"maxServicesPerNamespace,omitempty"`
+	// Ports restricts ports to namespaces. A port that is in several entries is for the namespaces of
+	// all of them, and one that is in none for all namespaces. Default: no restriction.
+	Ports []NamespacePorts `json:"ports,omitempty"`
+	// DirectNamespaces are the namespaces whose Services may set the annotation datapath to direct or
+	// auto. Default: all.
+	DirectNamespaces []string `json:"directNamespaces,omitempty"`
+	// FirewallNamespaces are the namespaces whose Services may have the annotation firewall. Default:
+	// all.
+	FirewallNamespaces []string `json:"firewallNamespaces,omitempty"`
+}
+
+// NamespacePorts are ports that only Services of some namespaces get.
+type NamespacePorts struct {
+	// Ports are written as in loadBalancer.reservedPorts. Required.
+	Ports []string `json:"ports"`
+	// Namespaces are those whose Services may have these ports. An empty list is for none.
+	Namespaces []string `json:"namespaces"`
 }
 
 // Failover selects how dead nodes are detected.
@@ -190,6 +226,8 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.Datapath, options.DatapathProxy)
 	setDefault(&lb.Failover, FailoverFast)
 	setDefault(&lb.NodePortRange, defaultNodePortRange)
+	setDefault(&lb.Policy.MaxDrainSeconds, 300)
+	setDefault(&lb.Policy.MaxPorts, 100)
 	if lb.ReservedPorts == nil {
 		for _, entry := range DefaultReservedPorts {
 			lb.ReservedPorts = append(lb.ReservedPorts, entry.Ports)

@@ -35,7 +35,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
 			Classes: ClassesBoth, Addresses: options.External, Firewall: firewall.Managed, Datapath: options.DatapathProxy, Failover: FailoverFast,
-			NodePortRange: "30000-32767",
+			NodePortRange: "30000-32767", Policy: Policy{MaxDrainSeconds: 300, MaxPorts: 100},
 		},
 	}
 	for _, entry := range DefaultReservedPorts {
@@ -56,6 +56,11 @@ func TestAFullConfigIsReadAsWritten(t *testing.T) {
 			Datapath: options.DatapathAuto, KubeProxyMode: KubeProxyNFTables,
 			Failover:      FailoverKubernetes,
 			ReservedPorts: []string{"23", "8000-8010/UDP"}, NodePortRange: "none",
+			Policy: Policy{
+				PriorityClassNames: []string{"edge"}, TolerationKeys: []string{"example.com/edge"}, MaxDrainSeconds: 3600, MaxPorts: 10, MaxServicesPerNamespace: 5,
+				Ports:            []NamespacePorts{{Ports: []string{"80/TCP", "443"}, Namespaces: []string{"ingress"}}},
+				DirectNamespaces: []string{"a"}, FirewallNamespaces: []string{"b"},
+			},
 		},
 		GCE: GCE{
 			Project: "p", NetworkProject: "np", Network: "n", NodeTags: []string{"node"},
@@ -125,6 +130,17 @@ func TestAnInvalidConfigIsReportedInOneLineWithTheField(t *testing.T) {
 		"an invalid range of node ports":          {"loadBalancer:", "loadBalancer:\n  nodePortRange: all", []string{"loadBalancer.nodePortRange", "all", "30000-32767, or none"}},
 		"node ports of one protocol":              {"loadBalancer:", "loadBalancer:\n  nodePortRange: 30000-32767/TCP", []string{"loadBalancer.nodePortRange", "30000-32767, or none"}},
 		"a reserved port without quotes":          {"loadBalancer:", "loadBalancer:\n  reservedPorts: [22]", []string{"loadBalancer.reservedPorts", "expected a string", "quote"}},
+		"an invalid class in the policy":          {"loadBalancer:", "loadBalancer:\n  policy: {priorityClassNames: [High]}", []string{"loadBalancer.policy.priorityClassNames", "High"}},
+		"an invalid key in the policy":            {"loadBalancer:", "loadBalancer:\n  policy: {tolerationKeys: [a b]}", []string{"loadBalancer.policy.tolerationKeys", "a b"}},
+		"too long a drain in the policy":          {"loadBalancer:", "loadBalancer:\n  policy: {maxDrainSeconds: 3601}", []string{"loadBalancer.policy.maxDrainSeconds", "from 1 to 3600"}},
+		"a negative number of ports":              {"loadBalancer:", "loadBalancer:\n  policy: {maxPorts: -1}", []string{"loadBalancer.policy.maxPorts", "-1"}},
+		"a negative number of Services":           {"loadBalancer:", "loadBalancer:\n  policy: {maxServicesPerNamespace: -1}", []string{"loadBalancer.policy.maxServicesPerNamespace", "-1"}},
+		"an invalid port in the policy":           {"loadBalancer:", "loadBalancer:\n  policy: {ports: [{ports: [https], namespaces: [a]}]}", []string{"loadBalancer.policy.ports[0].ports", "https"}},
+		"no port in an entry of the policy":       {"loadBalancer:", "loadBalancer:\n  policy: {ports: [{namespaces: [a]}]}", []string{"loadBalancer.policy.ports[0].ports", "empty"}},
+		"an invalid namespace in the policy":      {"loadBalancer:", "loadBalancer:\n  policy: {ports: [{ports: [\"80\"], namespaces: [\"*\"]}]}", []string{"loadBalancer.policy.ports[0].namespaces", "*"}},
+		"an invalid namespace for direct":         {"loadBalancer:", "loadBalancer:\n  policy: {directNamespaces: [A]}", []string{"loadBalancer.policy.directNamespaces", "A"}},
+		"an invalid namespace for the firewall":   {"loadBalancer:", "loadBalancer:\n  policy: {firewallNamespaces: [A]}", []string{"loadBalancer.policy.firewallNamespaces", "A"}},
+		"a mistyped field of the policy":          {"loadBalancer:", "loadBalancer:\n  policy: {maxPort: 1}", []string{"loadBalancer.policy.maxPort", `did you mean "maxPorts"?`}},
 		"an invalid endpoint":                     {"loadBalancer:", "gce: {apiEndpoint: localhost}\nloadBalancer:", []string{"gce.apiEndpoint", "localhost"}},
 		"an invalid tag":                          {"loadBalancer:", "gce: {nodeTags: [A]}\nloadBalancer:", []string{"gce.nodeTags", `"A"`}},
 		"an unknown firewall mode":                {"loadBalancer:", "loadBalancer:\n  firewall: open", []string{"loadBalancer.firewall", "managed, report, none"}},

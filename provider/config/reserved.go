@@ -67,23 +67,23 @@ const noNodePorts = "none"
 
 // Reserved are the ports that no Service gets. The zero value reserves none.
 type Reserved struct {
-	ports []options.PortRange
+	ports options.PortRanges
 	// nodePorts is the zero value if the range of node ports is not reserved.
 	nodePorts options.PortRange
 }
 
 // Reserved returns the ports that no Service gets.
 func (lb *LoadBalancer) Reserved() Reserved {
-	r := Reserved{ports: parsePorts(lb.ReservedPorts)}
+	r := Reserved{ports: ParsePorts(lb.ReservedPorts)}
 	if lb.NodePortRange != noNodePorts {
 		r.nodePorts, _ = options.ParsePortRange(lb.NodePortRange) // validate has checked it.
 	}
 	return r
 }
 
-// parsePorts parses ports that validate has checked.
-func parsePorts(texts []string) []options.PortRange {
-	var list []options.PortRange
+// ParsePorts parses a list of ports of a valid cloud config.
+func ParsePorts(texts []string) options.PortRanges {
+	var list options.PortRanges
 	for _, text := range texts {
 		if r, err := options.ParsePortRange(text); err == nil {
 			list = append(list, r)
@@ -96,7 +96,7 @@ func parsePorts(texts []string) []options.PortRange {
 // with the port. It is empty if the port is not reserved.
 func (r Reserved) Refusal(protocol v1.Protocol, port int32) string {
 	switch {
-	case contains(r.ports, protocol, port):
+	case r.ports.Contains(protocol, port):
 		return fmt.Sprintf("is reserved for %s: use another port, or take it off loadBalancer.reservedPorts in the cloud config if the nodes do not need it", reservationReason(protocol, port))
 	case r.nodePorts.Contains(protocol, port):
 		return fmt.Sprintf("is reserved for node ports, which Kubernetes gives to Services from %d to %d: use another port, or set loadBalancer.nodePortRange in the cloud config to the cluster's range", r.nodePorts.First, r.nodePorts.Last)
@@ -107,18 +107,9 @@ func (r Reserved) Refusal(protocol v1.Protocol, port int32) string {
 // reservationReason returns what nodes need a port for.
 func reservationReason(protocol v1.Protocol, port int32) string {
 	for _, entry := range DefaultReservedPorts {
-		if contains(parsePorts([]string{entry.Ports}), protocol, port) {
+		if ParsePorts([]string{entry.Ports}).Contains(protocol, port) {
 			return entry.Reason
 		}
 	}
 	return "the nodes themselves"
-}
-
-func contains(ranges []options.PortRange, protocol v1.Protocol, port int32) bool {
-	for _, r := range ranges {
-		if r.Contains(protocol, port) {
-			return true
-		}
-	}
-	return false
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -61,8 +62,39 @@ func (lb *LoadBalancer) validate(p *problems) {
 	nodePorts, err := options.ParsePortRange(lb.NodePortRange)
 	p.check(lb.NodePortRange == noNodePorts || err == nil && nodePorts.Protocol == "", "loadBalancer.nodePortRange",
 		"%q is not valid, expected a range such as 30000-32767, or none", lb.NodePortRange)
+	lb.Policy.validate(p)
 	if lb.IPMode != "" {
 		oneOf(p, "loadBalancer.ipMode", lb.IPMode, v1.LoadBalancerIPModeVIP, v1.LoadBalancerIPModeProxy)
+	}
+}
+
+func (policy *Policy) validate(p *problems) {
+	for _, name := range policy.PriorityClassNames {
+		p.expect(options.ValidatePriorityClassName(name), "loadBalancer.policy.priorityClassNames", name)
+	}
+	for _, key := range policy.TolerationKeys {
+		p.check(len(validation.IsQualifiedName(key)) == 0, "loadBalancer.policy.tolerationKeys", "%q is not valid, expected the key of a taint", key)
+	}
+	p.check(policy.MaxDrainSeconds > 0 && policy.MaxDrainSeconds <= proxyconfig.MaxDrainSeconds, "loadBalancer.policy.maxDrainSeconds",
+		"%d is not valid, expected a number of seconds from 1 to %d", policy.MaxDrainSeconds, proxyconfig.MaxDrainSeconds)
+	p.check(policy.MaxPorts > 0, "loadBalancer.policy.maxPorts", "%d is not valid, expected a number of at least 1", policy.MaxPorts)
+	p.check(policy.MaxServicesPerNamespace >= 0, "loadBalancer.policy.maxServicesPerNamespace", "%d is not valid, expected a number of at least 1", policy.MaxServicesPerNamespace)
+	for i, entry := range policy.Ports {
+		field := fmt.Sprintf("loadBalancer.policy.ports[%d].ports", i)
+		p.check(len(entry.Ports) > 0, field, "empty, expected a list of ports such as \"443/TCP\"")
+		for _, text := range entry.Ports {
+			_, err := options.ParsePortRange(text)
+			p.expect(err, field, text)
+		}
+		checkNamespaces(p, fmt.Sprintf("loadBalancer.policy.ports[%d].namespaces", i), entry.Namespaces)
+	}
+	checkNamespaces(p, "loadBalancer.policy.directNamespaces", policy.DirectNamespaces)
+	checkNamespaces(p, "loadBalancer.policy.firewallNamespaces", policy.FirewallNamespaces)
+}
+
+func checkNamespaces(p *problems, field string, names []string) {
+	for _, name := range names {
+		p.check(isDNSLabel(name), field, "%q is not valid, expected the name of a namespace", name)
 	}
 }
 

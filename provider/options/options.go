@@ -31,10 +31,11 @@ const (
 	NodeAddresses = Prefix + "addresses"
 
 	// Tolerations allows nodes with these taints to serve, with a proxy or directly. It is a JSON or
-	// YAML list as in a pod's spec, and replaces the list in the cloud config.
+	// YAML list as in a pod's spec, and replaces the list in the cloud config. Each has to name a key.
 	Tolerations = Prefix + "tolerations"
 
-	// PriorityClassName is the priority class of the proxy pods. Default: as in the cloud config.
+	// PriorityClassName is the priority class of the proxy pods. One that begins with "system-" has to
+	// be allowed in the cloud config. Default: as in the cloud config.
 	PriorityClassName = Prefix + "priority-class-name"
 
 	// Firewall selects how the cloud's firewall is configured: "managed" creates rules, "report" only
@@ -51,8 +52,9 @@ const (
 	Datapath = Prefix + "datapath"
 
 	// DrainSeconds is how long a proxy that is replaced or deleted continues to serve after its
-	// address is withdrawn: 0 to 3600 seconds. After that, connections through it that are in use are
-	// reset. Set it longer than the TTL of the DNS records. It can be changed at any time. Default: 3.
+	// address is withdrawn: 0 to 300 seconds, or as far as the cloud config allows. After that,
+	// connections through it that are in use are reset. Set it longer than the TTL of the DNS records.
+	// It can be changed at any time. Default: 3.
 	DrainSeconds = Prefix + "drain-seconds"
 
 	// MaxConnectionsPerClient limits how many connections, UDP flows and SCTP associations a client

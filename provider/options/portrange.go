@@ -2,6 +2,7 @@ package options
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,4 +35,12 @@ func ParsePortRange(s string) (PortRange, error) {
 // Contains reports whether a port is in the range.
 func (r PortRange) Contains(protocol v1.Protocol, port int32) bool {
 	return r.First <= port && port <= r.Last && (r.Protocol == "" || r.Protocol == protocol)
+}
+
+// PortRanges is a set of ports.
+type PortRanges []PortRange
+
+// Contains reports whether a port is in one of the ranges.
+func (list PortRanges) Contains(protocol v1.Protocol, port int32) bool {
+	return slices.ContainsFunc(list, func(r PortRange) bool { return r.Contains(protocol, port) })
 }

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
@@ -18,16 +19,32 @@ import (
 type Policy struct {
 	// Defaults are the options of a Service without annotations.
 	Defaults options.Options
+	// Limits are those that the administrator sets.
+	Limits config.Policy
 }
 
-// Admit returns the options of a Service: the defaults with the values of its annotations. The
-// error has a line for each thing that is wrong, which says what to do; the options are not to be
-// used then.
+// Among returns Admit for Services among others: all that want a load balancer from us. It limits
+// their number in a namespace too. If that has no limit, others is not called.
+func (p Policy) Among(others func() []*v1.Service) func(*v1.Service) (options.Options, error) {
+	if p.Limits.MaxServicesPerNamespace == 0 {
+		return p.Admit
+	}
+	older := countOlder(others())
+	return func(svc *v1.Service) (options.Options, error) {
+		o, err := p.Admit(svc)
+		return o, errors.Join(err, p.checkNumber(svc, older[svc.UID]))
+	}
+}
+
+// Admit returns the options of a Service: the defaults with the values of its annotations. The error
+// has a line for each thing that is wrong, which says what to do; the options are not to be used
+// then.
 func (p Policy) Admit(svc *v1.Service) (options.Options, error) {
 	o, err := options.Parse(svc.Annotations, p.Defaults)
 	problems := []error{err}
 	if err == nil {
 		problems = append(problems, p.checkFirewall(o))
+		problems = append(problems, p.checkLimits(svc, o)...)
 	}
 	_, err = options.SourceRanges(svc)
 	problems = append(problems, err, checkSpec(svc))
@@ -42,7 +59,7 @@ func (p Policy) FirewallMode(svc *v1.Service) firewall.Mode {
 		return p.Defaults.Firewall
 	}
 	o, err := options.Parse(map[string]string{options.Firewall: value}, p.Defaults)
-	if err != nil || p.checkFirewall(o) != nil {
+	if err != nil || p.checkFirewall(o) != nil || p.checkNamespace(svc, options.Firewall, p.Limits.FirewallNamespaces, "", true) != nil {
 		return p.Defaults.Firewall
 	}
 	return o.Firewall
