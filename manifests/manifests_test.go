@@ -154,7 +154,7 @@ func TestOnlyTheComponentDirectMayWriteServices(t *testing.T) {
 }
 
 func TestPolicyForMirrorsNamesTheirClassAndTheServiceAccount(t *testing.T) {
-	policy, binding := of[*admissionv1.ValidatingAdmissionPolicy](t)[0], of[*admissionv1.ValidatingAdmissionPolicyBinding](t)[0]
+	policy := named(t, "hostport-ccm-mirrors", of[*admissionv1.ValidatingAdmissionPolicy](t))
 	account := of[*v1.ServiceAccount](t)[0]
 	user := fmt.Sprintf("%q", "system:serviceaccount:"+account.Namespace+":"+account.Name)
 	if got := policy.Spec.Validations[0].Expression; !strings.Contains(got, user) {
@@ -163,8 +163,14 @@ func TestPolicyForMirrorsNamesTheirClassAndTheServiceAccount(t *testing.T) {
 	if got := policy.Spec.MatchConditions[0].Expression; !strings.Contains(got, fmt.Sprintf("%q", plan.MirrorClass)) {
 		t.Errorf("it does not match class %s: %s", plan.MirrorClass, got)
 	}
-	if binding.Spec.PolicyName != policy.Name {
-		t.Errorf("the binding is of policy %s, not of %s", binding.Spec.PolicyName, policy.Name)
+}
+
+func TestEveryPolicyHasABinding(t *testing.T) {
+	bindings := of[*admissionv1.ValidatingAdmissionPolicyBinding](t)
+	for _, policy := range of[*admissionv1.ValidatingAdmissionPolicy](t) {
+		if binding := named(t, policy.Name, bindings); binding.Spec.PolicyName != policy.Name {
+			t.Errorf("the binding is of policy %s, not of %s", binding.Spec.PolicyName, policy.Name)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -42,6 +43,16 @@ func of[T runtime.Object](t *testing.T) []T {
 		t.Fatalf("no %T in the manifests", *new(T))
 	}
 	return some
+}
+
+// named returns the object with a name.
+func named[T metav1.Object](t *testing.T, name string, objects []T) T {
+	t.Helper()
+	i := slices.IndexFunc(objects, func(o T) bool { return o.GetName() == name })
+	if i < 0 {
+		t.Fatalf("there is no %T %s in the manifests", *new(T), name)
+	}
+	return objects[i]
 }
 
 // objects decodes all manifests. An unknown field is an error.
