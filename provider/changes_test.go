@@ -91,11 +91,14 @@ func TestAServiceChangesToClusterIPAndBack(t *testing.T) {
 	c.start()
 	c.serve(service("web"))
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
+	c.endProxies("web")
 	c.eventually("the finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
 	c.wantNoResources("web")
 	c.publishes("web")
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
 	c.serves("web", "80/TCP")
+	c.proxy("web", "n1", ready)
+	c.proxy("web", "n2", ready)
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
@@ -104,6 +107,7 @@ func TestARecreatedServiceGetsNewProxies(t *testing.T) {
 	c.start()
 	c.serve(service("web"))
 	c.delete("web")
+	c.endProxies("web")
 	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 	c.wantNoResources("web")
 	c.create(service("web", withClusterIP("10.96.0.99")))
@@ -111,6 +115,8 @@ func TestARecreatedServiceGetsNewProxies(t *testing.T) {
 		cm := c.configMap("web")
 		return cm != nil && strings.Contains(fmt.Sprint(cm.Data), "10.96.0.99")
 	})
+	c.proxy("web", "n1", ready)
+	c.proxy("web", "n2", ready)
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 

@@ -43,6 +43,7 @@ func TestOnlyServicesOfTheConfiguredClassesAreServed(t *testing.T) {
 			c.wantUntouched(others)
 			for _, name := range served {
 				c.delete(name)
+				c.endProxies(name)
 				c.eventually(name+" is deleted", func() bool { return c.isGone(name) })
 				c.wantNoResources(name)
 			}

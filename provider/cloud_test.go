@@ -2,10 +2,8 @@ package provider
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 
@@ -14,6 +12,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall/none"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/view/viewtest"
 )
 
 func TestNewSelectsTheProvider(t *testing.T) {
@@ -66,25 +65,12 @@ func TestOnlyTheConfigCanEnableTheFirewall(t *testing.T) {
 }
 
 func TestUpdateLoadBalancerEnqueues(t *testing.T) {
-	queue := &recordingQueue{}
+	queue := &viewtest.Queue{}
 	var l cloudprovider.LoadBalancer = &loadBalancer{services: queue}
 	if err := l.UpdateLoadBalancer(t.Context(), "", service("web"), nil); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff([]string{"default/web"}, queue.enqueued); diff != "" {
+	if diff := cmp.Diff([]types.NamespacedName{nameOf(service("web"))}, queue.Enqueued); diff != "" {
 		t.Errorf("enqueued (-want +got):\n%s", diff)
 	}
 }
-
-// recordingQueue records which Services are enqueued.
-type recordingQueue struct{ enqueued []string }
-
-func (q *recordingQueue) Enqueue(service types.NamespacedName) {
-	q.enqueued = append(q.enqueued, service.String())
-}
-
-func (q *recordingQueue) EnqueueAfter(service types.NamespacedName, _ time.Duration) {
-	q.Enqueue(service)
-}
-
-func (q *recordingQueue) Wanted() []*v1.Service { return nil }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
@@ -43,6 +44,7 @@ func TestADeletedServiceHasNoResources(t *testing.T) {
 			c.start()
 			c.serve(service("web"))
 			remove(c)
+			c.endProxies("web")
 			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 			c.settle()
 			c.wantNoResources("web")
@@ -67,6 +69,7 @@ func TestADeletedServiceWithOnlyForeignFinalizersIsIgnored(t *testing.T) {
 	c.serve(service("web", func(svc *v1.Service) { svc.Finalizers = []string{foreign} }))
 	c.delete("web")
 	finalized := func() bool { return slices.Contains(c.service("web").Finalizers, view.Finalizer) }
+	c.endProxies("web")
 	c.eventually("our finalizer is removed", func() bool { return !finalized() })
 	c.edit("web", withAnnotation("example.com/note", "changed"))
 	c.settle()
@@ -84,6 +87,7 @@ func TestAServiceDeletedDuringDowntimeIsCleanedUp(t *testing.T) {
 	c.edit("web", func(svc *v1.Service) { svc.Finalizers = []string{view.Finalizer} })
 	c.delete("web")
 	c.start()
+	c.endProxies("web")
 	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 	c.wantNoResources("web")
 }
@@ -109,9 +113,12 @@ func TestAServiceThatChangesToClusterIPIsCleanedUp(t *testing.T) {
 		svc.Spec.Type, svc.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil
 		svc.Status = v1.ServiceStatus{}
 	})
+	c.endProxies("web")
 	c.eventually("the finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
 	c.wantNoResources("web")
 	c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeLoadBalancer })
+	c.proxy("web", "n1", ready)
+	c.proxy("web", "n2", ready)
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }
 
@@ -127,12 +134,86 @@ func TestAServiceThatChangesToAnotherClassIsReleased(t *testing.T) {
 		svc.Status.LoadBalancer = theirs
 	})
 	c.start()
+	c.endProxies("web")
 	c.eventually("our finalizer is removed", func() bool { return !slices.Contains(c.service("web").Finalizers, view.Finalizer) })
 	c.wantNoResources("web")
 	got := c.service("web")
 	if !slices.Contains(got.Finalizers, servicehelper.LoadBalancerCleanupFinalizer) || !cmp.Equal(theirs, got.Status.LoadBalancer) {
 		t.Errorf("the finalizer or status of the new owner changed: %v, %v", got.Finalizers, got.Status.LoadBalancer)
 	}
+}
+
+func TestAServiceStaysUntilItsLastProxyHasEnded(t *testing.T) {
+	finalized := func(c *cluster) bool { return slices.Contains(c.service("web").Finalizers, view.Finalizer) }
+	for name, tt := range map[string]struct {
+		end      func(c *cluster)
+		released func(c *cluster) bool
+	}{
+		"when it is deleted": {func(c *cluster) { c.delete("web") }, func(c *cluster) bool { return c.isGone("web") }},
+		"when it changes to type ClusterIP": {func(c *cluster) {
+			c.edit("web", func(svc *v1.Service) { svc.Spec.Type, svc.Status = v1.ServiceTypeClusterIP, v1.ServiceStatus{} })
+		}, func(c *cluster) bool { return !finalized(c) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.serve(service("web"))
+			tt.end(c)
+			c.publishes("web") // Clients must not wait.
+			c.eventually("its proxies are deleted", func() bool { return c.daemonSet("web") == nil })
+			c.removeProxy("web", "n1")
+			c.settle()
+			if c.firewallAllows("web") || !finalized(c) {
+				t.Errorf("allowed by the firewall: %t, finalizers: %v", c.firewallAllows("web"), c.service("web").Finalizers)
+			}
+			c.removeProxy("web", "n2")
+			c.eventually("the Service is released", func() bool { return tt.released(c) })
+			if c.hasEvent("Warning", "web:") {
+				t.Errorf("warnings: %v", c.events())
+			}
+		})
+	}
+}
+
+func TestProxiesOnDeadNodesDoNotHoldAService(t *testing.T) {
+	for name, die := range map[string]func(c *cluster){
+		"nodes that are not Ready": func(c *cluster) {
+			c.readiness("n1", v1.ConditionUnknown)
+			c.readiness("n2", v1.ConditionFalse)
+		},
+		"nodes that are deleted": func(c *cluster) {
+			for _, node := range []string{"n1", "n2"} {
+				if err := c.kube.CoreV1().Nodes().Delete(c.Context(), node, metav1.DeleteOptions{}); err != nil {
+					c.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := twoNodes(t)
+			c.start()
+			c.serve(service("web"))
+			c.delete("web")
+			c.eventually("its proxies are deleted", func() bool { return c.daemonSet("web") == nil })
+			die(c)
+			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
+		})
+	}
+}
+
+func TestARecreatedServiceDoesNotWaitForEarlierProxies(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	// Somebody removes the finalizers.
+	if err := c.kube.Tracker().Delete(v1.SchemeGroupVersion.WithResource("services"), "default", "web"); err != nil {
+		t.Fatal(err)
+	}
+	c.create(service("web", func(svc *v1.Service) { svc.UID = "another-uid" }))
+	c.eventually("the new Service is ensured", func() bool {
+		list := must[*appsv1.DaemonSetList](c)(c.kube.AppsV1().DaemonSets(system).List(t.Context(), metav1.ListOptions{LabelSelector: plan.LabelServiceUID + "=another-uid"}))
+		return len(list.Items) == 1
+	})
 }
 
 func TestSlowDeletionsDoNotBlockOtherServices(t *testing.T) {
@@ -168,6 +249,7 @@ func TestSlowDeletionsDoNotBlockOtherServices(t *testing.T) {
 	}
 	close(unblock)
 	for _, name := range names {
+		c.endProxies(name)
 		c.eventually(name+" is deleted", func() bool { return c.isGone(name) })
 		c.wantNoResources(name)
 	}

@@ -80,6 +80,7 @@ func TestInReportModeTheCommandIsReportedOnceAndNothingIsChanged(t *testing.T) {
 		t.Errorf("%d warnings, %d writes: %v", n, c.firewall.Writes(), c.events())
 	}
 	c.delete("web")
+	c.endProxies("web")
 	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 }
 

@@ -321,6 +321,18 @@ func (c *cluster) removeProxy(name, node string) {
 	}
 }
 
+// endProxies waits until a Service's DaemonSets are deleted, and deletes the pods of its proxies, as
+// after their termination.
+func (c *cluster) endProxies(name string) {
+	c.Helper()
+	c.eventually("the DaemonSets of "+name+" are deleted", func() bool { return c.daemonSet(name) == nil && c.daemonSetOf(1, name) == nil })
+	for _, pod := range must[*v1.PodList](c)(c.kube.CoreV1().Pods(system).List(context.Background(), metav1.ListOptions{LabelSelector: plan.LabelServiceUID + "=" + string(service(name).UID)})).Items {
+		if err := c.kube.CoreV1().Pods(system).Delete(context.Background(), pod.Name, metav1.DeleteOptions{}); err != nil {
+			c.Fatal(err)
+		}
+	}
+}
+
 // publishes waits until a Service's status has exactly these addresses.
 func (c *cluster) publishes(name string, want ...string) {
 	c.Helper()

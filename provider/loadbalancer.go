@@ -21,6 +21,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall/operations"
 	"github.com/hostport-ccm/hostport-ccm/provider/direct"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
+	"github.com/hostport-ccm/hostport-ccm/provider/objects"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/policy"
@@ -52,6 +53,8 @@ type serviceQueue interface {
 	EnqueueAfter(service types.NamespacedName, d time.Duration)
 	// Wanted returns all Services that want a load balancer from us.
 	Wanted() []*v1.Service
+	// Exists reports whether a Service exists, and not another one of the same name.
+	Exists(svc *v1.Service) bool
 }
 
 // foreignState is what others have in the cluster. *view.Foreign is one.
@@ -71,6 +74,7 @@ type proxyManager interface {
 	Cached(svc *v1.Service) []*appsv1.DaemonSet
 	CachedAny(svc *v1.Service) bool
 	Exist(ctx context.Context, svc *v1.Service) (bool, error)
+	NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Node) ([]*v1.Pod, error)
 	Delete(ctx context.Context, svc *v1.Service) error
 }
 
@@ -138,15 +142,49 @@ func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.S
 	return nil
 }
 
-// EnsureLoadBalancerDeleted deletes everything that was made for a Service.
+// EnsureLoadBalancerDeleted deletes everything that was made for a Service. While it returns an
+// error, the Service has its finalizers.
 func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
+	if err := l.removeAddresses(ctx, svc); err != nil {
+		return err
+	}
 	warnings, err := l.withdraw(ctx, svc)
 	l.events.Warn(svc, warnings)
 	if err != nil {
 		return err
 	}
 	l.events.Warn(svc, nil) // Forget the warnings of a Service that is gone.
-	return l.removeConditions(svc)
+	if err := l.removeConditions(svc); err != nil {
+		return err
+	}
+	return l.awaitProxies(ctx, svc)
+}
+
+// removeAddresses empties the status of a Service that is being deleted, which the service
+// controller does not: consumers must not wait for its proxies to drain.
+func (l *loadBalancer) removeAddresses(ctx context.Context, svc *v1.Service) error {
+	if svc.DeletionTimestamp == nil || len(svc.Status.LoadBalancer.Ingress) == 0 {
+		return nil
+	}
+	anyVersion := &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID}}
+	_, err := objects.PatchAddresses(ctx, l.kube.CoreV1(), anyVersion, v1.LoadBalancerStatus{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // It is gone, or another Service by now.
+		return fmt.Errorf("removing the addresses of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	return nil
+}
+
+// awaitProxies returns view.ErrDeletionInProgress while proxies of a Service drain. They forward to
+// its cluster IP, which the API server may give to another Service as soon as this one is gone.
+func (l *loadBalancer) awaitProxies(ctx context.Context, svc *v1.Service) error {
+	if !l.services.Exists(svc) {
+		return nil // Somebody has removed its finalizers.
+	}
+	proxies, err := l.proxies.NotEnded(ctx, svc, l.snapshots.get(ctx).Nodes)
+	if err != nil || len(proxies) == 0 {
+		return err
+	}
+	return fmt.Errorf("waiting for %d proxies to end: %w", len(proxies), view.ErrDeletionInProgress)
 }
 
 // withdraw deletes what was made for a Service that is to be deleted, that gets none of its ports,

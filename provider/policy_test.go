@@ -58,6 +58,8 @@ func TestAServiceThatIsOneTooManyIsServedWhenItsTurnComes(t *testing.T) {
 		return c.hasEvent("Warning InvalidConfiguration late:", "maxServicesPerNamespace")
 	})
 	c.delete("web")
+	c.removeProxy("web", "n1")
+	c.removeProxy("web", "n2")
 	c.eventually("the first is gone", func() bool { return c.isGone("web") })
 	c.edit("late", withAnnotation("example.com/again", "1"))
 	c.proxy("late", "n1", ready)

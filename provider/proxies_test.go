@@ -101,10 +101,12 @@ func TestBothProxySetsOfAServiceAreDeleted(t *testing.T) {
 	for name, end := range map[string]func(c *cluster){
 		"the Service is deleted": func(c *cluster) {
 			c.delete("web")
+			c.endProxies("web")
 			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
 		},
 		"the Service changes to type ClusterIP": func(c *cluster) {
 			c.edit("web", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP })
+			c.endProxies("web")
 			c.eventually("its finalizers are removed", func() bool { return len(c.service("web").Finalizers) == 0 })
 		},
 		"the Service has only a reserved port": func(c *cluster) {

@@ -10,6 +10,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -34,6 +36,7 @@ type Manager struct {
 	DaemonSets objects.Store[*appsv1.DaemonSet]
 	pods       cache.Indexer
 	kube       kubernetes.Interface
+	settings   plan.Settings
 	queue      Enqueuer
 }
 
@@ -68,6 +71,7 @@ func New(kube kubernetes.Interface, settings plan.Settings, owned informers.Shar
 		DaemonSets: objects.DaemonSets(kube, settings, owned.Apps().V1().DaemonSets().Lister()),
 		pods:       pods.GetIndexer(),
 		kube:       kube,
+		settings:   settings,
 		queue:      queue,
 	}, nil
 }
@@ -197,6 +201,25 @@ func (m *Manager) Exist(ctx context.Context, svc *v1.Service) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// NotEnded returns the proxies of a Service that may forward now or soon: see publish.NotEnded.
+// Where the cache has none, it asks the API server, as one may not be in the cache yet.
+func (m *Manager) NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Node) ([]*v1.Pod, error) {
+	if cached := publish.NotEnded(m.Pods(svc), nodes); len(cached) > 0 {
+		return cached, nil
+	}
+	live, err := m.kube.CoreV1().Pods(m.settings.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}).String(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the proxies of Service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	var pods []*v1.Pod
+	for i := range live.Items {
+		pods = append(pods, &live.Items[i])
+	}
+	return publish.NotEnded(pods, nodes), nil
 }
 
 // Delete deletes all objects of a Service's proxies.

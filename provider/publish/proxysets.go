@@ -5,6 +5,8 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // ProxySet is what is observed of one of a Service's proxy sets. The sets of a Service have
@@ -54,6 +56,16 @@ func Running(pods []*v1.Pod) map[string]bool {
 func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
 		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && ready(node) })
+	})
+}
+
+// NotEnded returns the proxies, even terminating ones, that may forward now or soon. It leaves out
+// those on nodes that are gone or not Ready, whose end may never be reported.
+func NotEnded(pods []*v1.Pod, nodes []*v1.Node) []*v1.Pod {
+	alive := snapshot.Names(filter(nodes, ready))
+	return filter(pods, func(pod *v1.Pod) bool {
+		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+		return !ended && (pod.Spec.NodeName == "" || alive[pod.Spec.NodeName])
 	})
 }
 

@@ -85,3 +85,24 @@ func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 		})
 	}
 }
+
+func TestNotEndedLeavesOutProxiesWhoseEndMayNeverBeReported(t *testing.T) {
+	failed := func(pod *v1.Pod) { pod.Status.Phase = v1.PodFailed }
+	unscheduled := func(pod *v1.Pod) { pod.Spec.NodeName = "" }
+	for name, c := range map[string]struct {
+		pod  *v1.Pod
+		want int
+	}{
+		"a proxy that is ready":               {pod(1, true), 1},
+		"a proxy that is terminating":         {pod(1, true, stopping), 1},
+		"a proxy that is not ready":           {pod(1, false), 1},
+		"a proxy that is not scheduled":       {pod(1, false, unscheduled), 1},
+		"a proxy that was evicted":            {pod(1, false, failed), 0},
+		"a proxy on a node that is not Ready": {pod(2, true, stopping), 0},
+		"a proxy on a node that is gone":      {pod(3, true, stopping), 0},
+	} {
+		if got := NotEnded([]*v1.Pod{c.pod}, []*v1.Node{node(1), node(2, notReady)}); len(got) != c.want {
+			t.Errorf("%s: got %d, want %d", name, len(got), c.want)
+		}
+	}
+}

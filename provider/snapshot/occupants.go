@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"k8s.io/api/core/v1"
@@ -24,8 +25,8 @@ type Occupant struct {
 func (c *Cluster) Occupants(port Port) []Occupant { return c.occupants[port] }
 
 // addOccupants indexes the ports of nodes that kube-proxy serves. The addresses in the status of
-// a claimant do not count, as its ports are claims, nor those of a mirror or of a Service that is
-// being deleted, which may have been a claimant.
+// a claimant do not count, as its ports are claims, nor those of a mirror or of a Service that we
+// still clean up.
 func (c *Cluster) addOccupants(services, claimants []*v1.Service) {
 	ours := map[types.UID]bool{}
 	for _, svc := range claimants {
@@ -41,7 +42,7 @@ func (c *Cluster) addOccupants(services, claimants []*v1.Service) {
 	}
 	for _, svc := range services {
 		for _, o := range occupations(svc) {
-			if o.field == statusField && (ours[svc.UID] || hasOurClass(svc) || svc.DeletionTimestamp != nil) {
+			if o.field == statusField && (ours[svc.UID] || isOurs(svc)) {
 				continue
 			}
 			node, known := owners[o.address]
@@ -53,8 +54,10 @@ func (c *Cluster) addOccupants(services, claimants []*v1.Service) {
 	}
 }
 
-func hasOurClass(svc *v1.Service) bool {
-	return svc.Spec.LoadBalancerClass != nil && strings.HasPrefix(*svc.Spec.LoadBalancerClass, options.Prefix)
+// isOurs reports whether a Service is a mirror, or has been ours and is not cleaned up yet.
+func isOurs(svc *v1.Service) bool {
+	prefixed := func(name string) bool { return strings.HasPrefix(name, options.Prefix) }
+	return svc.Spec.LoadBalancerClass != nil && prefixed(*svc.Spec.LoadBalancerClass) || slices.ContainsFunc(svc.Finalizers, prefixed)
 }
 
 // occupation is a port on an address that kube-proxy serves for a Service. An invalid address

@@ -33,9 +33,9 @@ func TestOccupantsHavePortsOfNodes(t *testing.T) {
 			withStatus(svc, v1.LoadBalancerIPModeVIP)
 			svc.Spec.LoadBalancerClass = ptr.To("hostport-ccm.io/mirror")
 		}, nil},
-		"no status that is being deleted": {func(svc *v1.Service) {
+		"no status that we clean up": {func(svc *v1.Service) {
 			withStatus(svc, v1.LoadBalancerIPModeVIP)
-			svc.DeletionTimestamp = ptr.To(svc.CreationTimestamp)
+			svc.Finalizers = []string{"hostport-ccm.io/cleanup"}
 		}, nil},
 		"no headless Service": {func(svc *v1.Service) {
 			svc.Spec.ClusterIP = v1.ClusterIPNone

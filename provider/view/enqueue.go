@@ -5,8 +5,8 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 )
 
@@ -14,11 +14,11 @@ import (
 // failure comes as many events.
 const batchDelay = 100 * time.Millisecond
 
-// Enqueue makes the service controller ensure a Service soon. Services that are not ours are
-// ignored.
+// Enqueue makes the service controller sync a Service soon: ensure it, or continue to clean it up.
+// Services that are not ours are ignored.
 func (s *Services) Enqueue(service types.NamespacedName) { s.queue.AddAfter(service, batchDelay) }
 
-// EnqueueAfter makes the service controller ensure a Service after a time.
+// EnqueueAfter makes the service controller sync a Service after a time.
 func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
@@ -27,17 +27,19 @@ func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 // new snapshot.
 func (s *Services) EnqueueAll() {
 	s.generation.Add(1)
-	for _, svc := range s.Wanted() {
-		s.Enqueue(nameOf(svc))
+	all, _ := s.Lister().List(labels.Everything()) // From the cache: never an error.
+	for _, svc := range all {
+		if wanted(svc) || cleaningUp(svc) {
+			s.Enqueue(nameOf(svc))
+		}
 	}
 }
 
 // Resume makes the service controller sync a Service whose firewall operation has ended: at once if
-// it is being cleaned up, else as Enqueue does, which ignores Services that are gone: the controller
-// retries these by itself.
+// it is being cleaned up, else as Enqueue does.
 func (s *Services) Resume(service types.NamespacedName) {
 	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
-	if err != nil || wanted(shown) || !servicehelper.HasLBFinalizer(shown) {
+	if err != nil || !cleaningUp(shown) {
 		s.Enqueue(service)
 		return
 	}
@@ -52,8 +54,7 @@ func (s *Services) Run(ctx context.Context) {
 		if quit {
 			return
 		}
-		// The controller retries Services that are being deleted by itself.
-		if shown, err := s.Lister().Services(service.Namespace).Get(service.Name); err == nil && wanted(shown) {
+		if shown, err := s.Lister().Services(service.Namespace).Get(service.Name); err == nil && (wanted(shown) || cleaningUp(shown)) {
 			s.deliver(shown)
 		}
 		s.queue.Done(service)

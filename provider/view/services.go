@@ -76,6 +76,12 @@ func (s *Services) Wanted() []*v1.Service {
 	return served
 }
 
+// Exists reports whether the cache has a Service, and not another one of the same name.
+func (s *Services) Exists(svc *v1.Service) bool {
+	have, err := s.real.Lister().Services(svc.Namespace).Get(svc.Name)
+	return err == nil && have.UID == svc.UID
+}
+
 // Informer implements coreinformers.ServiceInformer.
 func (s *Services) Informer() cache.SharedIndexInformer {
 	return informer{s.real.Informer(), s}

@@ -69,6 +69,10 @@ func wanted(shown *v1.Service) bool {
 	return shown.Spec.Type == v1.ServiceTypeLoadBalancer && shown.DeletionTimestamp == nil
 }
 
+// cleaningUp reports whether a Service, as shown, wants no load balancer any more and still has what
+// was made for it.
+func cleaningUp(shown *v1.Service) bool { return !wanted(shown) && servicehelper.HasLBFinalizer(shown) }
+
 // mustEnsure reports whether a Service, as shown, has to be ensured because its spec has changed or
 // it has lost its finalizer. The service controller's own comparison ignores some of these changes,
 // such as those of the selector or the cluster IPs.

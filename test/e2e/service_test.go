@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -132,4 +133,37 @@ func TestClientsOutsideTheSourceRangesAreRefused(t *testing.T) {
 	wantClosed(t, getTCP, 80, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{cluster.InternetIP + "/32"} })
 	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+}
+
+func TestAClusterIPIsNotGivenAwayWhileProxiesDrain(t *testing.T) {
+	ns := newNamespace(t)
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "20"), servicePort(v1.ProtocolTCP, 80))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	next := &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "next"},
+		Spec:       v1.ServiceSpec{ClusterIP: svc.Spec.ClusterIP, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, 80)}},
+	}
+	services, pods := client.CoreV1().Services(ns), client.CoreV1().Pods(cluster.ProductNamespace)
+
+	deleteService(t, svc)
+	wantAddresses(t, svc, time.Minute)
+	wantClosed(t, getTCP, 80, externalIPs()...)
+	refused := 0
+	eventually(t, 2*time.Minute, "another Service gets the cluster IP", func(ctx context.Context) error {
+		_, err := services.Create(ctx, next, metav1.CreateOptions{})
+		if err != nil {
+			refused++
+			return err
+		}
+		draining, err := pods.List(ctx, ownedBy(svc))
+		if err == nil && len(draining.Items) > 0 {
+			t.Fatalf("it has it while %d proxies forward to it", len(draining.Items))
+		}
+		return err
+	})
+	if refused == 0 {
+		t.Error("the Service did not wait for its proxies")
+	}
 }

@@ -58,6 +58,11 @@ func (m *Manager) Delete(_ context.Context, svc *v1.Service) error {
 	return nil
 }
 
+// NotEnded returns the proxies of the Service: they end at once when they are deleted.
+func (m *Manager) NotEnded(_ context.Context, svc *v1.Service, _ []*v1.Node) ([]*v1.Pod, error) {
+	return m.Pods(svc), nil
+}
+
 func (m *Manager) call(method string) error {
 	if m.Called == nil {
 		return nil

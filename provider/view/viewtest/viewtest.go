@@ -27,6 +27,9 @@ func (q *Queue) EnqueueAfter(service types.NamespacedName, _ time.Duration) { q.
 // Wanted returns Services.
 func (q *Queue) Wanted() []*v1.Service { return q.Services }
 
+// Exists returns true.
+func (q *Queue) Exists(*v1.Service) bool { return true }
+
 // Foreign is what others have in the cluster. The zero value is nothing.
 type Foreign struct {
 	// Pods are pods with host ports, by port.
