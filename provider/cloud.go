@@ -161,7 +161,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
-	orphans := garbage.New(kube, w.all.Lister(), recorder,
+	orphans := garbage.New(kube, settings, w.all.Lister(), w.services.Manages, recorder,
 		firewallKind(fw, settings.ClusterID, lb.Firewall),
 		garbage.KindOf(directManager.Mirrors), garbage.KindOf(proxyManager.DaemonSets), garbage.KindOf(proxyManager.ConfigMaps))
 	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {

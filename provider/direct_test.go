@@ -97,14 +97,15 @@ func TestManualChangesOfAMirrorAreReverted(t *testing.T) {
 				c.Fatal(err)
 			}
 		},
-		"its ports were edited":             edit(func(svc *v1.Service) { svc.Spec.Ports[0].Port = 22 }),
-		"its selector was removed":          edit(func(svc *v1.Service) { svc.Spec.Selector = nil }),
-		"external IPs were added":           edit(func(svc *v1.Service) { svc.Spec.ExternalIPs = []string{"192.0.2.1"} }),
-		"its labels were removed":           edit(func(svc *v1.Service) { svc.Labels = nil }),
-		"its annotations were removed":      edit(func(svc *v1.Service) { svc.Annotations = nil }),
-		"its owner reference was removed":   edit(func(svc *v1.Service) { svc.OwnerReferences = nil }),
-		"its status was cleared":            edit(func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} }),
-		"its type was changed to ClusterIP": edit(func(svc *v1.Service) { svc.Spec.Type, svc.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil }),
+		"its ports were edited":                           edit(func(svc *v1.Service) { svc.Spec.Ports[0].Port = 22 }),
+		"its selector was removed":                        edit(func(svc *v1.Service) { svc.Spec.Selector = nil }),
+		"external IPs were added":                         edit(func(svc *v1.Service) { svc.Spec.ExternalIPs = []string{"192.0.2.1"} }),
+		"its labels were removed":                         edit(func(svc *v1.Service) { svc.Labels = nil }),
+		"its annotations were removed":                    edit(func(svc *v1.Service) { svc.Annotations = nil }),
+		"its owner reference was removed":                 edit(func(svc *v1.Service) { svc.OwnerReferences = nil }),
+		"its labels and its owner reference were removed": edit(func(svc *v1.Service) { svc.Labels, svc.OwnerReferences = nil, nil }),
+		"its status was cleared":                          edit(func(svc *v1.Service) { svc.Status.LoadBalancer = v1.LoadBalancerStatus{} }),
+		"its type was changed to ClusterIP":               edit(func(svc *v1.Service) { svc.Spec.Type, svc.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoTranslatedNodes(t)
@@ -314,6 +315,11 @@ func TestADeletedDirectServiceHasNoResources(t *testing.T) {
 	for name, prepare := range map[string]func(c *cluster){
 		"with all permissions":                 func(*cluster) {},
 		"without permission to delete mirrors": func(c *cluster) { c.forbidMirrors("delete", `User "x" cannot delete resource "services"`) },
+		"after a change to ClusterIP without permission to delete mirrors": func(c *cluster) {
+			c.forbidMirrors("delete", `User "x" cannot delete resource "services"`)
+			c.edit("web", func(svc *v1.Service) { svc.Spec.Type, svc.Status = v1.ServiceTypeClusterIP, v1.ServiceStatus{} })
+			c.eventually("the mirror is empty", func() bool { return len(c.mirror("web").Status.LoadBalancer.Ingress) == 0 })
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := twoTranslatedNodes(t)
@@ -322,10 +328,31 @@ func TestADeletedDirectServiceHasNoResources(t *testing.T) {
 			prepare(c)
 			c.delete("web")
 			c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
-			if c.firewallAllows("web") || name == "with all permissions" && c.mirror("web") != nil {
-				t.Errorf("allowed by the firewall: %v, mirror %v", c.firewallAllows("web"), c.mirror("web"))
+			mirror := c.mirror("web")
+			if c.firewallAllows("web") || name == "with all permissions" && mirror != nil || mirror != nil && len(mirror.Status.LoadBalancer.Ingress) > 0 {
+				t.Errorf("allowed by the firewall: %v, mirror %v", c.firewallAllows("web"), mirror)
 			}
 		})
+	}
+}
+
+func TestAMirrorWithoutItsServiceIsEmptiedAndDeleted(t *testing.T) {
+	c := twoTranslatedNodes(t)
+	stop := c.start()
+	c.serveDirectly(service("web", withDatapath(options.DatapathDirect)))
+	c.serveDirectly(service("kept", withDatapath(options.DatapathDirect), tcp(81)))
+	stop()
+	// All that connects the mirror with its Service is removed, so Kubernetes does not delete it.
+	mirror := c.mirror("web")
+	mirror.Labels, mirror.OwnerReferences = nil, nil
+	must[*v1.Service](c)(c.kube.CoreV1().Services("default").Update(t.Context(), mirror, metav1.UpdateOptions{}))
+	if err := c.kube.Tracker().Delete(v1.SchemeGroupVersion.WithResource("services"), "default", "web"); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	c.eventually("the mirror is deleted", func() bool { return c.mirror("web") == nil })
+	if c.mirror("kept") == nil {
+		t.Error("the mirror of a Service that exists was deleted")
 	}
 }
 

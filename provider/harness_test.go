@@ -21,11 +21,13 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/util/retry"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	managerapp "k8s.io/controller-manager/app"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/firewall/firewalltest"
+	"github.com/hostport-ccm/hostport-ccm/internal/apitest"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/direct"
 	"github.com/hostport-ccm/hostport-ccm/provider/failover/failovertest"
@@ -60,7 +62,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{T: t, kube: fake.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewalltest.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
+	c := &cluster{T: t, kube: apitest.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewalltest.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
 		ClusterID: "tests",
 		Provider:  config.ProviderGCE,
 		LoadBalancer: config.LoadBalancer{
@@ -73,7 +75,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		if err := refuseFinalizers(tracker, action.(clienttesting.PatchAction)); err != nil {
 			return true, nil, err
 		}
-		_, obj, err := clienttesting.ObjectReaction(tracker)(action)
+		_, obj, err := apitest.Reaction(tracker)(action)
 		if err == nil {
 			err = finalize(tracker, obj.(*v1.Service))
 		}
@@ -83,6 +85,9 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		return true, obj, err
 	})
 	c.kube.PrependReactor("delete", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if err := apitest.Check(tracker, action); err != nil {
+			return true, nil, err
+		}
 		name := action.(clienttesting.DeleteAction).GetName()
 		obj, err := tracker.Get(action.GetResource(), action.GetNamespace(), name)
 		if err != nil {
@@ -238,9 +243,15 @@ func (c *cluster) create(svc *v1.Service) {
 // edit updates a Service as a user does.
 func (c *cluster) edit(name string, change func(*v1.Service)) {
 	c.Helper()
-	svc := c.service(name)
-	change(svc)
-	must[*v1.Service](c)(c.kube.CoreV1().Services("default").Update(context.Background(), svc, metav1.UpdateOptions{}))
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		svc := c.service(name)
+		change(svc)
+		_, err := c.kube.CoreV1().Services("default").Update(context.Background(), svc, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		c.Fatal(err)
+	}
 }
 
 func (c *cluster) delete(name string) {

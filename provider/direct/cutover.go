@@ -112,7 +112,7 @@ func (m *Manager) Advance(ctx context.Context, c Cutover, status *v1.LoadBalance
 		if !c.Decision.Direct && len(nodeLocal.Ingress) == 0 {
 			return false, m.DeleteMirror(ctx, svc)
 		}
-		if err := m.patchMirrorStatus(svc, mirror, nodeLocal); err != nil {
+		if err := m.patchMirrorStatus(ctx, svc, mirror, nodeLocal); err != nil {
 			return false, err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -215,28 +216,44 @@ func (m *Manager) MirrorExists(ctx context.Context, svc *v1.Service) (bool, erro
 	return found, err
 }
 
-// DeleteMirror deletes the mirror of a Service. Without the right to delete Services, while the
-// Service stays ours, it clears the mirror's status, which makes kube-proxy stop, and retries
-// later; a mirror of a deleted Service is left to Kubernetes' garbage collector.
+// DeleteMirror empties the status of a Service's mirror, which makes kube-proxy stop although a
+// finalizer may hold the mirror, and deletes it. Without the right to delete Services, it leaves the
+// mirror of a Service that is being deleted to Kubernetes' garbage collector, and while the Service
+// stays ours, it retries later.
 func (m *Manager) DeleteMirror(ctx context.Context, svc *v1.Service) error {
-	err := m.Mirrors.Delete(ctx, svc, plan.Name(svc))
-	mirror, found := m.Mirrors.Cached(svc, plan.Name(svc))
-	if !apierrors.IsForbidden(err) || !found || svc.Spec.Type != v1.ServiceTypeLoadBalancer {
+	mirror, found, err := m.Mirrors.Live(ctx, svc, plan.Name(svc))
+	if err != nil || !found {
 		return err
 	}
-	klog.FromContext(ctx).Info("Cannot delete the mirror of a Service, will retry", "service", klog.KObj(svc), "reason", err.Error())
-	m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
-	return m.patchMirrorStatus(svc, mirror, &v1.LoadBalancerStatus{})
+	if err := m.patchMirrorStatus(ctx, svc, mirror, &v1.LoadBalancerStatus{}); err != nil {
+		return err
+	}
+	err = m.Mirrors.Delete(ctx, svc, plan.Name(svc))
+	deleted := svc.DeletionTimestamp != nil
+	if !apierrors.IsForbidden(err) || !deleted && svc.Spec.Type != v1.ServiceTypeLoadBalancer {
+		return err
+	}
+	klog.FromContext(ctx).Info("Cannot delete the mirror of a Service", "service", klog.KObj(svc), "reason", err.Error())
+	if !deleted {
+		m.queue.EnqueueAfter(nameOf(svc), permissionRetry)
+	}
+	return nil
 }
 
-// patchMirrorStatus writes a mirror's status if it differs.
-func (m *Manager) patchMirrorStatus(svc, mirror *v1.Service, want *v1.LoadBalancerStatus) error {
+// patchMirrorStatus writes a mirror's status if it differs. It writes only to the mirror that was
+// read, or to a later version with the same spec: kube-proxy would serve whatever ports it has.
+func (m *Manager) patchMirrorStatus(ctx context.Context, svc, mirror *v1.Service, want *v1.LoadBalancerStatus) error {
 	if servicehelper.LoadBalancerStatusEqual(&mirror.Status.LoadBalancer, want) {
 		return nil
 	}
-	changed := mirror.DeepCopy()
-	changed.Status.LoadBalancer = *want
-	if _, err := servicehelper.PatchService(m.kube.CoreV1(), mirror, changed); err != nil {
+	_, err := objects.PatchAddresses(ctx, m.kube.CoreV1(), mirror, *want)
+	if apierrors.IsConflict(err) {
+		live, found, liveErr := m.Mirrors.Live(ctx, svc, mirror.Name)
+		if liveErr == nil && found && live.UID == mirror.UID && equality.Semantic.DeepEqual(live.Spec, mirror.Spec) {
+			_, err = objects.PatchAddresses(ctx, m.kube.CoreV1(), live, *want)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("writing the status of the mirror of Service %s/%s: %w", svc.Namespace, svc.Name, err)
 	}
 	return nil

@@ -30,6 +30,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/objects"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
@@ -58,16 +59,19 @@ func KindOf[T metav1.Object](store objects.Store[T]) Kind {
 // Collector deletes orphans.
 type Collector struct {
 	kube     kubernetes.Interface
+	settings plan.Settings
 	services corelisters.ServiceLister
+	manages  func(*v1.Service) bool
 	events   *events.Recorder
 	kinds    []Kind
 	period   time.Duration
 }
 
-// New returns a Collector. services lists all Services of the cluster. kinds are in the order of
-// deletion: what opens a port comes first.
-func New(kube kubernetes.Interface, services corelisters.ServiceLister, recorder *events.Recorder, kinds ...Kind) *Collector {
-	return &Collector{kube: kube, services: services, events: recorder, kinds: kinds, period: period}
+// New returns a Collector. services lists all Services of the cluster, and manages reports whether
+// one is served here or has not been cleaned up. kinds are in the order of deletion: what opens a
+// port comes first.
+func New(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister, manages func(*v1.Service) bool, recorder *events.Recorder, kinds ...Kind) *Collector {
+	return &Collector{kube: kube, settings: settings, services: services, manages: manages, events: recorder, kinds: kinds, period: period}
 }
 
 // Run collects once the caches have synced, and then periodically until ctx is done.
@@ -82,7 +86,7 @@ func (c *Collector) Run(ctx context.Context, synced cache.InformerSynced) {
 	}, c.period, 0.1, true)
 }
 
-// Collect deletes all resources whose Service is gone. A kind that cannot be listed ends it, as a
+// Collect deletes all resources whose Service is gone, and stray mirrors. A kind that cannot be listed ends it, as a
 // port has to be closed before what serves it is deleted. An owner that may exist is left alone and
 // does not prevent the collection of others.
 func (c *Collector) Collect(ctx context.Context) error {
@@ -116,7 +120,7 @@ func (c *Collector) Collect(ctx context.Context) error {
 		}
 		failures = append(failures, err)
 	}
-	return errors.Join(failures...)
+	return errors.Join(append(failures, c.deleteStrayMirrors(ctx, services, existing))...)
 }
 
 // isGone reports whether a Service that is not in the cache certainly does not exist. One of the
@@ -149,8 +153,7 @@ func (c *Collector) delete(ctx context.Context, owner firewall.Owner) error {
 		}
 		if found {
 			deleted = append(deleted, kind.Name)
-			registerMetrics()
-			orphansDeleted.WithLabelValues(kind.Name).Inc()
+			count(kind.Name)
 		}
 	}
 	if len(deleted) > 0 {
@@ -168,5 +171,10 @@ var orphansDeleted = metrics.NewCounterVec(&metrics.CounterOpts{
 	Help:           "Resources deleted whose Service was removed without waiting for its finalizer, by kind.",
 	StabilityLevel: metrics.ALPHA,
 }, []string{"kind"})
+
+func count(kind string) {
+	registerMetrics()
+	orphansDeleted.WithLabelValues(kind).Inc()
+}
 
 var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(orphansDeleted) })

@@ -26,6 +26,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/firewall/firewalltest"
 	"github.com/hostport-ccm/hostport-ccm/firewall/operations"
+	"github.com/hostport-ccm/hostport-ccm/internal/apitest"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/objects"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -65,11 +66,11 @@ func newEnvironment(fatal func(...any), owners ...firewall.Owner) *environment {
 		}
 		stored = append(stored, set.DaemonSet, set.ConfigMap, p.Mirror)
 	}
-	e := &environment{kube: fake.NewClientset(stored...), firewall: fw, sets: sets, cached: services, recorder: record.NewFakeRecorder(100)}
+	e := &environment{kube: apitest.NewClientset(stored...), firewall: fw, sets: sets, cached: services, recorder: record.NewFakeRecorder(100)}
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	reconciler := operations.New(fw, nil)
 	listed := corelisters.NewServiceLister(e.cached)
-	e.Collector = New(e.kube, listed, events.NewRecorder(e.recorder),
+	e.Collector = New(e.kube, settings, listed, func(svc *v1.Service) bool { return svc.Spec.Type == v1.ServiceTypeLoadBalancer }, events.NewRecorder(e.recorder),
 		firewallKind(reconciler, firewall.Managed),
 		KindOf(objects.Mirrors(e.kube, settings, listed)),
 		KindOf(objects.DaemonSets(e.kube, settings, appslisters.NewDaemonSetLister(sets))),
@@ -107,7 +108,10 @@ func firstSet(p *plan.Plan) plan.ProxySet {
 }
 
 func serviceOf(owner firewall.Owner) *v1.Service {
-	return &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: owner.Service.Namespace, Name: owner.Service.Name, UID: owner.UID}}
+	return &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: owner.Service.Namespace, Name: owner.Service.Name, UID: owner.UID},
+		Spec:       v1.ServiceSpec{Type: v1.ServiceTypeLoadBalancer},
+	}
 }
 
 // remaining lists the existing resources: kind, cluster and UID of the owner.

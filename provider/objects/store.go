@@ -161,14 +161,14 @@ func (s Store[T]) Owners() ([]firewall.Owner, error) {
 }
 
 // DeleteAll deletes all objects of an owner, whatever their names, and reports whether there were
-// any. Each is deleted on condition that it is still the object that was read.
+// any that is not being deleted already. Each is deleted on condition that it is still the object that was read.
 func (s Store[T]) DeleteAll(ctx context.Context, owner firewall.Owner) (deleted bool, err error) {
 	all, err := s.list(s.settings.Selector())
 	if err != nil {
 		return false, err
 	}
 	for _, obj := range all {
-		if s.ownerOf(obj) != owner {
+		if s.ownerOf(obj) != owner || obj.GetDeletionTimestamp() != nil {
 			continue
 		}
 		err := s.deleteObject(ctx, obj)

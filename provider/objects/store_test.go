@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"errors"
 	"testing"
 
 	"k8s.io/api/core/v1"
@@ -13,6 +12,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/hostport-ccm/hostport-ccm/internal/apitest"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -51,32 +51,31 @@ func wanted(t *testing.T) *v1.ConfigMap {
 }
 
 func TestEnsureCorrectsAStaleCache(t *testing.T) {
-	old := wanted(t)
-	old.Data = map[string]string{"old": "x"}
+	version := func(cm *v1.ConfigMap, version string) *v1.ConfigMap { cm.ResourceVersion = version; return cm }
+	old := func() *v1.ConfigMap {
+		cm := version(wanted(t), "1")
+		cm.Data = map[string]string{"old": "x"}
+		return cm
+	}
+	current := version(wanted(t), "2")
 	for name, c := range map[string]struct {
 		stored, cached *v1.ConfigMap
 		want           Change
 	}{
 		"missing":                        {nil, nil, Created},
-		"stored, not yet cached":         {wanted(t), nil, Unchanged},
-		"outdated, not yet cached":       {old, nil, Updated},
-		"deleted, still cached":          {nil, old, Created},
-		"stored, with an outdated cache": {wanted(t), old, Unchanged},
-		"stored, with a current cache":   {wanted(t), wanted(t), Unchanged},
+		"stored, not yet cached":         {current, nil, Unchanged},
+		"outdated, not yet cached":       {old(), nil, Updated},
+		"deleted, still cached":          {nil, old(), Created},
+		"outdated, with a current cache": {old(), old(), Updated},
+		"stored, with an outdated cache": {current, old(), Unchanged},
+		"stored, with a current cache":   {current, current, Unchanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stored []runtime.Object
 			if c.stored != nil {
 				stored = append(stored, c.stored.DeepCopy())
 			}
-			kube := fake.NewClientset(stored...)
-			// The server refuses updates that are based on an outdated copy.
-			kube.PrependReactor("update", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
-				if c.stored != nil && c.cached != nil {
-					return true, nil, apierrors.NewConflict(v1.Resource("configmaps"), "x", errors.New("outdated"))
-				}
-				return false, nil, nil
-			})
+			kube := apitest.NewClientset(stored...)
 			var cached []*v1.ConfigMap
 			if c.cached != nil {
 				cached = append(cached, c.cached.DeepCopy())

@@ -122,6 +122,12 @@ func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
 	return updated, true
 }
 
+// MirrorOf reports whether a Service is the mirror of another, whatever labels and owner references
+// it has.
+func MirrorOf(mirror, svc *v1.Service) bool {
+	return IsMirror(mirror) && mirror.Namespace == svc.Namespace && mirror.Name == Name(svc)
+}
+
 // IsMirror reports whether a Service is a mirror, made for any Service.
 func IsMirror(svc *v1.Service) bool {
 	return svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == MirrorClass

@@ -70,9 +70,9 @@ func (s Settings) Selector() labels.Selector {
 }
 
 // Owns reports whether an object has the ownership mark of this Service. For a mirror, its class
-// together with its owner reference are a mark too, as users may edit its labels.
+// together with its name are a mark too, as users may edit its labels and owner references.
 func (s Settings) Owns(svc *v1.Service, obj metav1.Object) bool {
-	if mirror, ok := obj.(*v1.Service); ok && IsMirror(mirror) && metav1.IsControlledBy(mirror, svc) {
+	if mirror, ok := obj.(*v1.Service); ok && MirrorOf(mirror, svc) {
 		return true
 	}
 	have := labels.Set(obj.GetLabels())

@@ -1,20 +1,18 @@
 package view
 
 import (
-	"encoding/json"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
+	"github.com/hostport-ccm/hostport-ccm/internal/apitest"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
@@ -28,28 +26,15 @@ type apiServer struct {
 
 func newAPIServer(t *testing.T, svc *v1.Service) *apiServer {
 	svc.ResourceVersion = "1"
-	s := &apiServer{Clientset: fake.NewClientset(svc), t: t}
-	s.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+	s := &apiServer{Clientset: apitest.NewClientset(svc), t: t}
+	s.PrependReactor("patch", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
 		if during := s.during; during != nil {
 			s.during = nil
 			during()
 		}
-		return s.checkVersion(action.(clienttesting.PatchAction))
+		return false, nil, nil
 	})
 	return s
-}
-
-// checkVersion refuses a patch with an outdated resource version, as the real API server does and
-// client-go's fake does not.
-func (s *apiServer) checkVersion(patch clienttesting.PatchAction) (handled bool, _ runtime.Object, _ error) {
-	var patched metav1.PartialObjectMetadata
-	if err := json.Unmarshal(patch.GetPatch(), &patched); err != nil {
-		return true, nil, err
-	}
-	if patched.ResourceVersion == "" || patched.ResourceVersion == s.live().ResourceVersion {
-		return false, nil, nil
-	}
-	return true, nil, apierrors.NewConflict(v1.Resource("services"), patch.GetName(), nil)
 }
 
 func (s *apiServer) live() *v1.Service {

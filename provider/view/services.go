@@ -82,6 +82,12 @@ func (s *Services) Exists(svc *v1.Service) bool {
 	return err == nil && have.UID == svc.UID
 }
 
+// Manages reports whether we serve a Service, or have not finished cleaning it up.
+func (s *Services) Manages(svc *v1.Service) bool {
+	shown, visible := s.visibility.of(svc)
+	return visible && (wanted(shown) || cleaningUp(shown))
+}
+
 // Informer implements coreinformers.ServiceInformer.
 func (s *Services) Informer() cache.SharedIndexInformer {
 	return informer{s.real.Informer(), s}
