@@ -153,18 +153,6 @@ func TestOnlyTheComponentDirectMayWriteServices(t *testing.T) {
 	}
 }
 
-func TestPolicyForMirrorsNamesTheirClassAndTheServiceAccount(t *testing.T) {
-	policy := named(t, "hostport-ccm-mirrors", of[*admissionv1.ValidatingAdmissionPolicy](t))
-	account := of[*v1.ServiceAccount](t)[0]
-	user := fmt.Sprintf("%q", "system:serviceaccount:"+account.Namespace+":"+account.Name)
-	if got := policy.Spec.Validations[0].Expression; !strings.Contains(got, user) {
-		t.Errorf("it does not allow %s to write: %s", user, got)
-	}
-	if got := policy.Spec.MatchConditions[0].Expression; !strings.Contains(got, fmt.Sprintf("%q", plan.MirrorClass)) {
-		t.Errorf("it does not match class %s: %s", plan.MirrorClass, got)
-	}
-}
-
 func TestEveryPolicyHasABinding(t *testing.T) {
 	bindings := of[*admissionv1.ValidatingAdmissionPolicyBinding](t)
 	for _, policy := range of[*admissionv1.ValidatingAdmissionPolicy](t) {

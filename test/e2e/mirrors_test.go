@@ -39,20 +39,17 @@ func TestDirectMirrorIsRestored(t *testing.T) {
 	})
 
 	services := client.CoreV1().Services(ns)
+	wantWritesRefused(t, mirror)
+	withoutPolicy(t)
 	edited := mirror.DeepCopy()
-	edited.Spec.Ports[0].Port = 10250
-	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("a user may set the mirror's port to the kubelet's: %v", err)
-	}
-	edited = mirror.DeepCopy()
-	edited.Labels, edited.Annotations = nil, nil
-	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) {
+	edited.ResourceVersion, edited.Labels, edited.Annotations, edited.OwnerReferences = "", nil, nil, nil
+	eventually(t, time.Minute, "the mirror's labels and owner are removed", func(ctx context.Context) error {
+		_, err := services.Update(ctx, edited, metav1.UpdateOptions{})
+		return err
+	})
+	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) || !metav1.IsControlledBy(again, svc) {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
-	withoutPolicy(t)
 	edited = mirror.DeepCopy()
 	edited.ResourceVersion, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = "", int32(freePort()), nil
 	eventually(t, time.Minute, "the mirror's ports are edited", func(ctx context.Context) error {
@@ -70,6 +67,89 @@ func TestDirectMirrorIsRestored(t *testing.T) {
 	}
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
+}
+
+// wantWritesRefused checks that the API server refuses what users write to a mirror.
+func wantWritesRefused(t *testing.T, mirror *v1.Service) {
+	t.Helper()
+	services := client.CoreV1().Services(mirror.Namespace)
+	for what, change := range map[string]func(*v1.Service){
+		"set its port to the kubelet's": func(svc *v1.Service) { svc.Spec.Ports[0].Port = 10250 },
+		"remove its labels and owner":   func(svc *v1.Service) { svc.Labels, svc.OwnerReferences = nil, nil },
+		"remove its owner":              func(svc *v1.Service) { svc.OwnerReferences = nil },
+		"add a finalizer":               func(svc *v1.Service) { svc.Finalizers = []string{"example.com/hold"} },
+	} {
+		edited := mirror.DeepCopy()
+		change(edited)
+		if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
+			t.Errorf("a user may %s: %v", what, err)
+		}
+		if _, err := services.UpdateStatus(t.Context(), edited, metav1.UpdateOptions{}); edited.Spec.Ports[0].Port != 10250 && !apierrors.IsForbidden(err) {
+			t.Errorf("a user may %s through the status: %v", what, err)
+		}
+	}
+	created := &v1.Service{ObjectMeta: metav1.ObjectMeta{Name: "forged"}, Spec: v1.ServiceSpec{
+		Type: v1.ServiceTypeLoadBalancer, LoadBalancerClass: mirror.Spec.LoadBalancerClass, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, 10250)},
+	}}
+	if _, err := services.Create(t.Context(), created, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a user may create a mirror: %v", err)
+	}
+	if err := services.Delete(t.Context(), mirror.Name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a user may delete a mirror: %v", err)
+	}
+}
+
+func TestDirectMirrorWithoutItsServiceIsRemoved(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	nodes := cluster.Nodes(cluster.GCE)
+	mirror := wantMirror(t, svc, int32(port), ips(nodes, internalIP)...)
+	ask := func(ctx context.Context) error {
+		_, err := askTCP(ctx, from(nodes[1].Name), nodes[0].InternalIP, port, askHostname)
+		return err
+	}
+	eventually(t, time.Minute, "kube-proxy serves the mirror", ask)
+
+	withoutPolicy(t)
+	t.Cleanup(func() { scaleController(t, replicas) })
+	scaleController(t, 0)
+	stray := mirror.DeepCopy()
+	stray.ResourceVersion, stray.Labels, stray.OwnerReferences = "", nil, nil
+	eventually(t, time.Minute, "the mirror's labels and owner are removed", func(ctx context.Context) error {
+		_, err := client.CoreV1().Services(ns).Update(ctx, stray, metav1.UpdateOptions{})
+		return err
+	})
+	deleteWithoutFinalizers(t, svc)
+	eventually(t, time.Minute, "kube-proxy still serves the mirror", ask)
+	scaleController(t, replicas)
+	eventually(t, 2*time.Minute, "the mirror is removed", func(ctx context.Context) error {
+		_, err := client.CoreV1().Services(ns).Get(ctx, mirror.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is there: %v", err)
+	})
+	eventually(t, time.Minute, "kube-proxy serves it no more", func(ctx context.Context) error {
+		if ask(ctx) == nil {
+			return errors.New("it does")
+		}
+		return nil
+	})
+}
+
+func TestDirectServiceIsDeletedWithoutTheRightToDeleteItsMirror(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	revokeMirrorRights(t, ns)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
+	wantMirror(t, svc, int32(port))
+	wantClosed(t, getTCP, port, externalIPs()...)
+	deleteService(t, svc)
+	wantNothingLeft(t, svc)
 }
 
 // wantMirror waits until a Service's mirror has this first port and exactly these addresses in its

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -45,7 +46,7 @@ func newNamespace(t *testing.T) string {
 func deleteNamespace(t *testing.T, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	defer cancel()
-	if _, err := sandbox.Kubectl(ctx, "-n", name, "delete", "services", "--all", "--timeout=110s"); err != nil {
+	if _, err := sandbox.Kubectl(ctx, "-n", name, "delete", "services", "--selector=app.kubernetes.io/name!="+plan.MirrorName, "--timeout=110s"); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
 	if err := client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
