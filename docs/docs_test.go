@@ -194,7 +194,7 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		{
 			name:      "the proxy's flags",
 			inSources: []string{"../cmd/hostport-nodeproxy/main.go"}, sourcePattern: `fs\.\w+Var\([^,]+, "([\w-]+)"`,
-			page: "reference/flags.md", inPattern: "(?m)^\\| `--(config-file|health-address|sync-period|forward-ipv6|ipv6|version)`",
+			page: "reference/flags.md", inPattern: "(?m)^\\| `--(config-file|health-address|health-token|metrics-address|sync-period|forward-ipv6|ipv6|version)`",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

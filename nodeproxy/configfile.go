@@ -35,8 +35,10 @@ func (f *configFile) load() (c config.Config, changed bool, err error) {
 	}
 	f.data = data
 	c, err = config.Parse(data)
-	if err == nil && c.Has("TCP", f.options.HealthPort) {
-		err = fmt.Errorf("ports: TCP port %d is also the proxy's own of --health-address; choose another there", f.options.HealthPort)
+	for flag, port := range map[string]uint16{"--health-address": f.options.HealthPort, "--metrics-address": f.options.MetricsPort} {
+		if err == nil && c.Has("TCP", port) {
+			err = fmt.Errorf("ports: TCP port %d is also the proxy's own of %s; choose another there", port, flag)
+		}
 	}
 	if f.options.IPv4Only {
 		c = c.Without(config.IPv6)

@@ -1,17 +1,20 @@
 package nodeproxy
 
 import (
+	"crypto/subtle"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
-// Handler serves /readyz (the rules are verified and forwarding is on), /healthz
-// (the sync loop runs) and /metrics.
-func (p *Proxy) Handler() http.Handler {
+// HealthHandler serves /readyz (the rules are verified and forwarding is on) and
+// /healthz (the sync loop runs) to those who have the token.
+func (p *Proxy) HealthHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, p.health.ready())
@@ -19,6 +22,19 @@ func (p *Proxy) Handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, p.health.live(time.Now(), p.liveness()))
 	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got, want := r.Header.Get("Authorization"), config.BearerPrefix+p.token
+		if p.token != "" && subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 0 {
+			http.Error(w, "only the kubelet is answered; metrics have a port of their own", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// MetricsHandler serves /metrics.
+func (p *Proxy) MetricsHandler() http.Handler {
+	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		p.metrics.write(w)

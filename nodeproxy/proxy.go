@@ -25,9 +25,12 @@ import (
 type Options struct {
 	// ConfigFile is the path of the config file.
 	ConfigFile string
-	// HealthPort is the TCP port of the health endpoints. No Service port may be
-	// the same.
-	HealthPort uint16
+	// HealthPort and MetricsPort are the TCP ports of the endpoints. No Service port
+	// may be the same.
+	HealthPort, MetricsPort uint16
+	// HealthToken is what requests for health have to bring as a bearer token. If it is
+	// empty, everybody is answered.
+	HealthToken string
 	// SyncPeriod is the time between two syncs when nothing changes.
 	SyncPeriod time.Duration
 	// IPv4Only ignores the config's IPv6 cluster IP, which other proxies serve.
@@ -41,6 +44,7 @@ const retryDelay = 500 * time.Millisecond
 type Proxy struct {
 	kernel     Kernel
 	syncPeriod time.Duration
+	token      string
 	file       configFile
 	// config is the last valid content of the file, and in force. configErr is the
 	// error of the present content, if it is not valid.
@@ -75,6 +79,7 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 	p := &Proxy{
 		kernel:       kernel,
 		syncPeriod:   options.SyncPeriod,
+		token:        options.HealthToken,
 		file:         configFile{options: options},
 		tables:       map[config.Family]*tables{},
 		unsupported:  map[config.Family]bool{},

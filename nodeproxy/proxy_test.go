@@ -3,7 +3,6 @@ package nodeproxy_test
 import (
 	"encoding/json"
 	"errors"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,7 +46,7 @@ func newTestProxy(t *testing.T, c config.Config) *testProxy {
 func newTestProxyWith(t *testing.T, c config.Config, change func(*nodeproxy.Options, *nodeproxy.Kernel)) *testProxy {
 	t.Helper()
 	p := &testProxy{kernel: nodeproxytest.NewKernel(pod4, pod6), options: nodeproxy.Options{
-		ConfigFile: filepath.Join(t.TempDir(), config.FileName), HealthPort: config.DefaultHealthPort, SyncPeriod: time.Hour,
+		ConfigFile: filepath.Join(t.TempDir(), config.FileName), HealthPort: config.DefaultHealthPort, MetricsPort: config.DefaultMetricsPort, SyncPeriod: time.Hour,
 	}}
 	p.write(t, c)
 	var kernel nodeproxy.Kernel = p.kernel
@@ -73,12 +72,6 @@ func (p *testProxy) write(t *testing.T, c config.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func (p *testProxy) get(path string) (status int, body string) {
-	recorder := httptest.NewRecorder()
-	p.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", path, nil))
-	return recorder.Code, recorder.Body.String()
 }
 
 func (p *testProxy) wantReady(t *testing.T) {
@@ -221,11 +214,8 @@ func TestAnInvalidConfigLeavesTheLastValidOneInForce(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"a Service port is the health port": func(t *testing.T, p *testProxy) {
-			c := web
-			c.Ports = []config.Port{{Protocol: "TCP", Port: config.DefaultHealthPort}}
-			p.write(t, c)
-		},
+		"a Service port is the health port":  func(t *testing.T, p *testProxy) { p.write(t, portOnly(config.DefaultHealthPort)) },
+		"a Service port is the metrics port": func(t *testing.T, p *testProxy) { p.write(t, portOnly(config.DefaultMetricsPort)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newTestProxy(t, web)

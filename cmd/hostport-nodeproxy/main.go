@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -51,10 +52,9 @@ func main() {
 
 // settings are the flags' values.
 type settings struct {
-	proxy         nodeproxy.Options
-	healthAddress string
-	forwardIPv6   bool
-	version       bool
+	proxy                         nodeproxy.Options
+	healthAddress, metricsAddress string
+	forwardIPv6, version          bool
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -83,7 +83,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(exitUsage, err)
 	}
-	if err := serve(proxy, s.healthAddress); err != nil {
+	if err := serve(proxy, s); err != nil {
 		return fail(exitFailure, err)
 	}
 	return exitOK
@@ -97,7 +97,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs := pflag.NewFlagSet("hostport-nodeproxy", pflag.ContinueOnError)
 	fs.SetOutput(out)
 	fs.StringVar(&s.proxy.ConfigFile, "config-file", config.DefaultFile, "path of the config, in JSON; the file can be replaced at any time")
-	fs.StringVar(&s.healthAddress, "health-address", fmt.Sprintf(":%d", config.DefaultHealthPort), "address of /readyz, /healthz and /metrics; its port must not be one of the Service's")
+	fs.StringVar(&s.healthAddress, "health-address", fmt.Sprintf(":%d", config.DefaultHealthPort), "address of /readyz and /healthz; its port must not be one of the Service's")
+	fs.StringVar(&s.proxy.HealthToken, "health-token", "", "bearer token that requests for /readyz and /healthz have to bring; if it is empty, everybody is answered")
+	fs.StringVar(&s.metricsAddress, "metrics-address", fmt.Sprintf(":%d", config.DefaultMetricsPort), "address of /metrics; its port must not be one of the Service's")
 	fs.DurationVar(&s.proxy.SyncPeriod, "sync-period", 2*time.Second, "how often to read the config and verify the rules")
 	fs.BoolVar(&s.forwardIPv6, "forward-ipv6", false, "only switch IPv6 forwarding on in the pod, and exit; needs a privileged container")
 	fs.BoolVar(&ipv6, "ipv6", true, "forward IPv6 if the config has it; false leaves it to other pods, which can")
@@ -115,35 +117,64 @@ func parse(args []string, out io.Writer) (settings, error) {
 	if s.proxy.SyncPeriod < 100*time.Millisecond {
 		return s, fmt.Errorf("--sync-period %s is too short; use 100ms or more", s.proxy.SyncPeriod)
 	}
-	_, port, err := net.SplitHostPort(s.healthAddress)
-	if err != nil {
-		return s, fmt.Errorf("--health-address %q: %w; write it like :%d", s.healthAddress, err, config.DefaultHealthPort)
+	var err error
+	if s.proxy.HealthPort, err = portOf("--health-address", s.healthAddress, config.DefaultHealthPort); err != nil {
+		return s, err
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return s, fmt.Errorf("--health-address %q: the port must be a number from 1 to 65535", s.healthAddress)
+	if s.proxy.MetricsPort, err = portOf("--metrics-address", s.metricsAddress, config.DefaultMetricsPort); err != nil {
+		return s, err
 	}
-	s.proxy.HealthPort = uint16(n)
+	if s.proxy.HealthPort == s.proxy.MetricsPort {
+		return s, fmt.Errorf("--health-address and --metrics-address have the same port %d; choose another for one of them", s.proxy.HealthPort)
+	}
 	return s, nil
 }
 
-// serve runs the proxy and its health endpoints until SIGTERM and the end of the
-// drain time. A second signal ends the process immediately.
-func serve(proxy *nodeproxy.Proxy, address string) error {
+// portOf returns the port of the address in a flag.
+func portOf(flag, address string, example int) (uint16, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, fmt.Errorf("%s %q: %w; write it like :%d", flag, address, err, example)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%s %q: the port must be a number from 1 to 65535", flag, address)
+	}
+	return uint16(n), nil
+}
+
+// serve runs the proxy and its endpoints until SIGTERM and the end of the drain
+// time. A second signal ends the process immediately.
+func serve(proxy *nodeproxy.Proxy, s settings) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	listener, err := net.Listen("tcp", address)
+	health, err := serveHTTP("--health-address", s.healthAddress, proxy.HealthHandler())
 	if err != nil {
-		return fmt.Errorf("serving health on --health-address: %w; choose a free port", err)
+		return err
 	}
-	server := &http.Server{Handler: proxy.Handler(), ReadHeaderTimeout: 5 * time.Second}
-	defer server.Close()
-	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			klog.Background().Error(err, "Health endpoints stopped")
-		}
-	}()
+	defer health.Close()
+	metrics, err := serveHTTP("--metrics-address", s.metricsAddress, proxy.MetricsHandler())
+	if err != nil {
+		return err
+	}
+	defer metrics.Close()
 	proxy.Run(ctx)
 	return nil
+}
+
+// serveHTTP serves the handler at the address in a flag, in the background.
+func serveHTTP(flag, address string, handler http.Handler) (*http.Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serving on %s: %w; choose a free port", flag, err)
+	}
+	const limit = 5 * time.Second
+	server := &http.Server{Handler: handler, ReadTimeout: limit, WriteTimeout: limit, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	go func() {
+		if err := server.Serve(&fairListener{Listener: listener, open: map[netip.Addr]int{}}); !errors.Is(err, http.ErrServerClosed) {
+			klog.Background().Error(err, "An endpoint stopped", "flag", flag)
+		}
+	}()
+	return server, nil
 }

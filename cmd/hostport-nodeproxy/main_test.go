@@ -27,9 +27,12 @@ func TestInvalidInputIsReportedInOneLineThatNamesIt(t *testing.T) {
 		"an unknown flag":                    {service(anySource, clusterIP), []string{"--confg-file=x"}, []string{"--confg-file"}},
 		"an argument that is not a flag":     {service(anySource, clusterIP), []string{"config.json"}, []string{`"config.json"`, "--help"}},
 		"a sync period of 0":                 {service(anySource, clusterIP), []string{"--sync-period=0"}, []string{"--sync-period", "100ms"}},
-		"a health address without a port":    {service(anySource, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10270"}},
+		"a health address without a port":    {service(anySource, clusterIP), []string{"--health-address=localhost"}, []string{"--health-address", ":10271"}},
 		"a health port that is a name":       {service(anySource, clusterIP), []string{"--health-address=:health"}, []string{"--health-address", "1 to 65535"}},
 		"a health port of the Service":       {service(anySource, clusterIP), []string{"--health-address=:80"}, []string{file, "--health-address", "TCP port 80"}},
+		"a metrics address without a port":   {service(anySource, clusterIP), []string{"--metrics-address=localhost"}, []string{"--metrics-address", ":10270"}},
+		"a metrics port of the Service":      {service(anySource, clusterIP), []string{"--metrics-address=:80"}, []string{file, "--metrics-address", "TCP port 80"}},
+		"one port for health and metrics":    {service(anySource, clusterIP), []string{"--metrics-address=:10271"}, []string{"--metrics-address", "--health-address"}},
 		"only IPv6, which a flag leaves out": {service(anySource, "fd00:96::7"), []string{config.WithoutIPv6}, []string{file, "clusterIPs", config.WithoutIPv6}},
 		"no config file":                     {"", []string{"--config-file=/nowhere/config.json"}, []string{"/nowhere/config.json", "ConfigMap"}},
 		"a misspelt field in the config":     {`{"port":[]}`, nil, []string{file, `unknown field "port"`}},
@@ -53,14 +56,14 @@ func TestInvalidInputIsReportedInOneLineThatNamesIt(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	s, err := parse([]string{"--config-file=/a/b", "--health-address=127.0.0.1:99", "--sync-period=5s", "-v=2"}, io.Discard)
+	s, err := parse([]string{"--config-file=/a/b", "--health-address=127.0.0.1:99", "--metrics-address=:98", "--health-token=x", "--sync-period=5s", "-v=2"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.proxy.ConfigFile != "/a/b" || s.proxy.HealthPort != 99 || s.proxy.SyncPeriod != 5*time.Second {
+	if s.proxy.ConfigFile != "/a/b" || s.proxy.HealthPort != 99 || s.proxy.MetricsPort != 98 || s.proxy.HealthToken != "x" || s.proxy.SyncPeriod != 5*time.Second {
 		t.Errorf("settings are %+v", s)
 	}
-	if s, err = parse(nil, io.Discard); err != nil || s.proxy.ConfigFile != config.DefaultFile || s.proxy.HealthPort != config.DefaultHealthPort {
+	if s, err = parse(nil, io.Discard); err != nil || s.proxy.ConfigFile != config.DefaultFile || s.proxy.HealthPort != config.DefaultHealthPort || s.proxy.MetricsPort != config.DefaultMetricsPort {
 		t.Errorf("defaults are %+v, %v", s, err)
 	}
 }

@@ -314,11 +314,15 @@ func (p *proxy) write(config string) {
 	p.check(os.Rename(p.config+".new", p.config))
 }
 
-// get sends a request to the proxy's health endpoint from within the pod.
+// get sends a request to the proxy's endpoints from within the pod.
 func (p *proxy) get(path string) (body string, status int) {
+	address := "127.0.0.1:10271"
+	if path == "/metrics" {
+		address = "127.0.0.1:10270"
+	}
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
 		err = p.on("pod", func() error {
-			conn, err = net.DialTimeout("tcp", "127.0.0.1:10270", time.Second)
+			conn, err = net.DialTimeout("tcp", address, time.Second)
 			return err
 		})
 		return conn, err

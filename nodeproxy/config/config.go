@@ -10,9 +10,15 @@ const FileName = "config.json"
 // directory, because a file that is mounted by itself is never updated.
 const DefaultFile = "/etc/hostport/" + FileName
 
-// DefaultHealthPort is the default port of /readyz, /healthz and /metrics. It
-// must not be a TCP port of the Service, whose packets go to the cluster IP.
-const DefaultHealthPort = 10270
+// The default ports of /metrics, and of /readyz and /healthz. They must not be TCP
+// ports of the Service, whose packets go to the cluster IP.
+const (
+	DefaultMetricsPort = 10270
+	DefaultHealthPort  = 10271
+)
+
+// BearerPrefix precedes the token in the header Authorization of a request for health.
+const BearerPrefix = "Bearer "
 
 // MaxDrainSeconds is the longest drain time. The grace period of all proxy pods
 // is longer. It is the same for all, since a change of it would replace the pods.

@@ -102,14 +102,19 @@ func resources() v1.ResourceRequirements {
 }
 
 func (s Settings) container(svc *v1.Service) v1.Container {
-	health := healthPort(svc)
-	args := []string{fmt.Sprintf("--health-address=:%d", health)}
+	metrics, health := ownPorts(svc)
+	// Other pods do not know the UID of a Service: only those who may read the Service do.
+	args := []string{
+		fmt.Sprintf("--metrics-address=:%d", metrics),
+		fmt.Sprintf("--health-address=:%d", health),
+		"--health-token=" + string(svc.UID),
+	}
 	if !hasIPv6(svc) {
 		args = append(args, proxyconfig.WithoutIPv6)
 	}
 	// A process that hangs does not drain, so it gets a short grace period. A restarted container
 	// finds the pod's rules and connections unchanged.
-	liveness := probe("/healthz", health, 10, 3)
+	liveness := probe(svc, "/healthz", health, 10, 3)
 	liveness.TerminationGracePeriodSeconds = ptr.To[int64](2)
 	return v1.Container{
 		Name:            "proxy",
@@ -117,7 +122,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		ImagePullPolicy: s.ImagePullPolicy,
 		Args:            args,
 		Ports:           containerPorts(svc),
-		ReadinessProbe:  probe("/readyz", health, 1, 2),
+		ReadinessProbe:  probe(svc, "/readyz", health, 1, 2),
 		LivenessProbe:   liveness,
 		// The kernel drops SIGTERM while the first process of a pod has not yet installed a handler,
 		// and it is not sent again before the grace period ends. So a proxy that is stopped right
@@ -136,9 +141,13 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 	}
 }
 
-func probe(url string, port, period, failures int32) *v1.Probe {
+// probe returns a probe that brings the token of the Service's proxies.
+func probe(svc *v1.Service, url string, port, period, failures int32) *v1.Probe {
 	return &v1.Probe{
-		ProbeHandler:     v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: url, Port: intstr.FromInt32(port)}},
+		ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{
+			Path: url, Port: intstr.FromInt32(port),
+			HTTPHeaders: []v1.HTTPHeader{{Name: "Authorization", Value: proxyconfig.BearerPrefix + string(svc.UID)}},
+		}},
 		PeriodSeconds:    period,
 		TimeoutSeconds:   1,
 		FailureThreshold: failures,
@@ -160,16 +169,19 @@ func containerPorts(svc *v1.Service) []v1.ContainerPort {
 	return list
 }
 
-// healthPort returns the first port, from the proxy's default one, that the Service does not use:
-// packets to the Service's ports are forwarded. It is a port of the pod, not of the node.
-func healthPort(svc *v1.Service) int32 {
+// ownPorts returns the first two ports, from the proxy's default ones, that the Service does not
+// use: packets to the Service's ports are forwarded. They are ports of the pod, not of the node.
+func ownPorts(svc *v1.Service) (metrics, health int32) {
 	taken := map[int32]bool{}
 	for _, p := range svc.Spec.Ports {
 		taken[p.Port] = true
 	}
-	port := int32(proxyconfig.DefaultHealthPort)
-	for taken[port] {
-		port++
+	next := func(port int32) int32 {
+		for taken[port] {
+			port++
+		}
+		return port
 	}
-	return port
+	metrics = next(proxyconfig.DefaultMetricsPort)
+	return metrics, next(metrics + 1)
 }

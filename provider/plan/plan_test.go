@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -175,10 +176,11 @@ func TestOnlyTheInitContainerForIPv6IsPrivileged(t *testing.T) {
 		t.Errorf("got %+v", first)
 	}
 	ipv4 := mustProxies(t, service(), options.Default()).DaemonSet.Spec.Template.Spec.Containers[0]
-	if without := ipv4.Args[1:]; !slices.Equal(without, []string{proxyconfig.WithoutIPv6}) {
+	flags := len(spec.Containers[0].Args)
+	if without := ipv4.Args[flags:]; !slices.Equal(without, []string{proxyconfig.WithoutIPv6}) {
 		t.Errorf("a proxy of a Service without IPv6 has the flags %q", ipv4.Args)
 	}
-	ipv4.Args = ipv4.Args[:1]
+	ipv4.Args = ipv4.Args[:flags]
 	if diff := cmp.Diff(ipv4, spec.Containers[0]); diff != "" {
 		t.Errorf("the proxy container differs in more than its flags (-IPv4 +both):\n%s", diff)
 	}
@@ -206,6 +208,31 @@ func TestOptionsApplyToTheProxies(t *testing.T) {
 	}
 }
 
+// proxyFlag returns the rest of the argument that begins with a text.
+func proxyFlag(container v1.Container, begin string) string {
+	for _, arg := range container.Args {
+		if rest, found := strings.CutPrefix(arg, begin); found {
+			return rest
+		}
+	}
+	return ""
+}
+
+func TestTheProbesBringTheTokenOfTheProxy(t *testing.T) {
+	svc := service()
+	container := mustProxies(t, svc, options.Default()).DaemonSet.Spec.Template.Spec.Containers[0]
+	token := proxyFlag(container, "--health-token=")
+	if token != string(svc.UID) || token == "" {
+		t.Errorf("the proxy's token is %q, want the Service's UID %q", token, svc.UID)
+	}
+	want := []v1.HTTPHeader{{Name: "Authorization", Value: "Bearer " + token}}
+	for _, probe := range []*v1.Probe{container.ReadinessProbe, container.LivenessProbe} {
+		if diff := cmp.Diff(want, probe.HTTPGet.HTTPHeaders); diff != "" {
+			t.Errorf("headers of the probe of %s (-want +got):\n%s", probe.HTTPGet.Path, diff)
+		}
+	}
+}
+
 func TestTheDaemonSetIsValidForAnyPorts(t *testing.T) {
 	port := rapid.Custom(func(t *rapid.T) v1.ServicePort {
 		return v1.ServicePort{
@@ -216,7 +243,12 @@ func TestTheDaemonSetIsValidForAnyPorts(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		svc := service(func(svc *v1.Service) {
-			svc.Spec.Ports = append(rapid.SliceOfN(port, 1, 100).Draw(t, "ports"), v1.ServicePort{Port: proxyconfig.DefaultHealthPort})
+			svc.Spec.Ports = rapid.SliceOfN(port, 1, 100).Draw(t, "ports")
+			for _, own := range []int32{proxyconfig.DefaultMetricsPort, proxyconfig.DefaultHealthPort, proxyconfig.DefaultHealthPort + 1} {
+				if rapid.Bool().Draw(t, "a port like the proxy's own") {
+					svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: own})
+				}
+			}
 		})
 		p, err := build(svc, options.Default())
 		if err != nil {
@@ -231,9 +263,14 @@ func TestTheDaemonSetIsValidForAnyPorts(t *testing.T) {
 			}
 			seen[cp.Name] = true
 		}
+		metrics, health := proxyFlag(container, "--metrics-address=:"), proxyFlag(container, "--health-address=:")
+		probe := container.ReadinessProbe.HTTPGet
+		if metrics == health || probe.Port.String() != health || container.LivenessProbe.HTTPGet.Port != probe.Port {
+			t.Fatalf("the port for metrics is %s, that for health %s, the probes' %s", metrics, health, probe.Port.String())
+		}
 		for _, sp := range svc.Spec.Ports {
-			if container.ReadinessProbe.HTTPGet.Port.IntVal == sp.Port {
-				t.Fatalf("the health port %d is a port of the Service", sp.Port)
+			if number := fmt.Sprint(sp.Port); number == health || number == metrics {
+				t.Fatalf("port %d is a port of the Service and the proxy's own", sp.Port)
 			}
 		}
 		if _, err := proxyconfig.Parse([]byte(set.ConfigMap.Data[proxyconfig.FileName])); err != nil {

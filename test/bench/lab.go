@@ -194,9 +194,13 @@ func (p *runningProxy) write(source string) error {
 func (p *runningProxy) await(ctx context.Context, path, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	address := "127.0.0.1:10271"
+	if path == "/metrics" {
+		address = "127.0.0.1:10270"
+	}
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
 		err = p.lab.on("pod", func() error {
-			conn, err = net.DialTimeout("tcp", "127.0.0.1:10270", time.Second)
+			conn, err = net.DialTimeout("tcp", address, time.Second)
 			return err
 		})
 		return conn, err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -149,14 +150,17 @@ func isTimeout(err error) bool {
 	return errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// httpGet makes one request over a new connection.
-func httpGet(ctx context.Context, timeout time.Duration, dial dialler, address string, port int, path string) (status int, body string, err error) {
+// httpGet makes one request over a new connection. The header is pairs of name and value.
+func httpGet(ctx context.Context, timeout time.Duration, dial dialler, address string, port int, path string, header ...string) (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, strconv.Itoa(port))+path, nil)
 	if err != nil {
 		return 0, "", err
+	}
+	for pair := range slices.Chunk(header, 2) {
+		req.Header.Set(pair[0], pair[1])
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {

@@ -26,8 +26,11 @@ import (
 type proxy struct {
 	name, uid, node, ip string
 	// ips are its addresses in all IP families.
-	ips      []string
-	health   int
+	ips []string
+	// health and metricsPort are the ports of its endpoints.
+	health, metricsPort int
+	// token is what requests for its health have to bring.
+	token    string
 	restarts int32
 }
 
@@ -86,10 +89,18 @@ func proxiesOf(ctx context.Context, svc *v1.Service) ([]proxy, error) {
 	var all []proxy
 	for _, pod := range pods.Items {
 		if pod.DeletionTimestamp == nil && isReady(pod) {
+			probe := pod.Spec.Containers[0].ReadinessProbe.HTTPGet
 			p := proxy{
 				name: pod.Name, uid: string(pod.UID), node: pod.Spec.NodeName, ip: pod.Status.PodIP,
-				health:   pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Port.IntValue(),
+				health: probe.Port.IntValue(), token: probe.HTTPHeaders[0].Value,
 				restarts: pod.Status.ContainerStatuses[0].RestartCount,
+			}
+			for _, arg := range pod.Spec.Containers[0].Args {
+				if port, found := strings.CutPrefix(arg, "--metrics-address=:"); found {
+					if p.metricsPort, err = strconv.Atoi(port); err != nil {
+						return nil, err
+					}
+				}
 			}
 			for _, ip := range pod.Status.PodIPs {
 				p.ips = append(p.ips, ip.IP)
@@ -126,7 +137,7 @@ func deletePod(t *testing.T, p proxy) {
 }
 
 func (p proxy) readyz(ctx context.Context) (int, error) {
-	status, _, err := p.get(ctx, p.health, "/readyz")
+	status, _, err := httpGet(ctx, attemptTimeout, from(p.node), p.ip, p.health, "/readyz", "Authorization", p.token)
 	return status, err
 }
 
@@ -148,7 +159,7 @@ func (p proxy) metric(t *testing.T, name string) int {
 
 // metrics returns the proxy's metrics by name and labels.
 func (p proxy) metrics(ctx context.Context) (map[string]int, error) {
-	_, body, err := p.get(ctx, p.health, "/metrics")
+	_, body, err := p.get(ctx, p.metricsPort, "/metrics")
 	values := map[string]int{}
 	for line := range strings.Lines(body) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
