@@ -24,6 +24,7 @@ func TestEveryPathIsMeasuredAndFilled(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		direct.name: "500", proxy.name: "500",
+		"proxy, 2 cluster IPs with an endpoint each":                "500",
 		"proxy, 4 source addresses that nobody routes to the pod":   "0",
 		"proxy, 4 source addresses that the node routes to the pod": "500",
 	} {

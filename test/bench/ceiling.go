@@ -48,6 +48,16 @@ func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) (
 		return all, err
 	}
 	p.stop()
+	const half = "iptables-nft -t nat %s HOSTPORT-PREROUTING -p tcp -m statistic --mode random --probability 0.5 -j DNAT --to-destination " + secondClusterIP
+	if err := l.do("pod", fmt.Sprintf(half, "-I")); err != nil {
+		return all, err
+	}
+	if err := count("proxy, 2 cluster IPs with an endpoint each", proxy); err != nil {
+		return all, err
+	}
+	if err := l.do("pod", fmt.Sprintf(half, "-D")); err != nil {
+		return all, err
+	}
 	const more = "iptables-nft -t nat -I HOSTPORT-POSTROUTING 1 -p tcp -m conntrack --ctstate DNAT -j SNAT --to-source 10.1.%d.5-10.1.%d.8 --random-fully"
 	if err := l.do("pod", fmt.Sprintf(more, 9, 9)); err != nil {
 		return all, err

@@ -26,6 +26,9 @@ const (
 	podIP     = "10.1.0.5"
 	backendIP = "10.2.0.5"
 	clusterIP = "10.96.0.7"
+	// A second cluster IP has an endpoint of its own.
+	secondBackendIP = "10.2.0.6"
+	secondClusterIP = "10.96.0.8"
 	// clients is how many addresses 198.51.100.N, from 2 on, the client has: a single
 	// one has too few ports.
 	clients     = 64
@@ -106,11 +109,12 @@ func (l *lab) configure() error {
 		{"node", l.link("client", nodeIP) + l.link("pod", "10.1.0.1") + l.link("backend", "10.2.0.1")},
 		{"client", "ip link set lo up; ip link set eth0 up; " + addresses.String() + "ip route add default via " + nodeIP},
 		{"pod", "echo 0 > /proc/sys/net/ipv4/ip_forward; " + up(podIP, "10.1.0.1")},
-		{"backend", up(backendIP, "10.2.0.1") + "; echo 65535 > /proc/sys/net/core/somaxconn" + noResets},
+		{"backend", up(backendIP, "10.2.0.1") + "; ip addr add " + secondBackendIP + "/24 dev eth0; echo 65535 > /proc/sys/net/core/somaxconn" + noResets},
 		{"node", "echo 1 > /proc/sys/net/ipv4/ip_forward; " +
 			dnat(nodeIP, "81", backendIP+":"+backendPort) + // as kube-proxy does for a mirror Service
 			dnat(nodeIP, "80", podIP+":80") + // as portmap does for a hostPort
-			dnat(clusterIP, "80", backendIP+":"+backendPort)}, // as kube-proxy does
+			dnat(clusterIP, "80", backendIP+":"+backendPort) + // as kube-proxy does
+			dnat(secondClusterIP, "80", secondBackendIP+":"+backendPort)},
 	} {
 		if err := l.do(step[0], step[1]); err != nil {
 			return err
