@@ -9,19 +9,36 @@ import (
 // AlreadyAllowed reports whether rules, all those of a network, already allow
 // everything that want allows: each of its packets to each of its nodes, by any
 // of the rules. If that cannot be known the answer is false: a deny rule counts
-// for all nodes whatever its targets, and rules that allow by service account,
-// source tag or destination do not count. nodeTags are as in Target.
+// for all nodes whatever its targets, and rules that allow by service account or
+// source tag do not count. nodeTags are as in Target. Each destination of want is
+// decided by itself, so both addresses of a translated pair have to be allowed.
 func AlreadyAllowed(rules []Rule, want Rule, nodeTags [][]string) bool {
 	for _, tags := range nodeTags {
 		effective := effectiveRules(rules, want.Network, tags)
-		for _, source := range want.SourceRanges {
-			prefix, err := netip.ParsePrefix(source)
-			if err != nil || !allowedFrom(prefix.Masked(), Merge(want.Allowed), effective) {
-				return false
+		for _, destination := range distinguished(want, effective) {
+			here := slices.DeleteFunc(slices.Clone(effective), func(r effectiveRule) bool { return !r.appliesToDestination(destination) })
+			for _, source := range want.SourceRanges {
+				prefix, err := netip.ParsePrefix(source)
+				if err != nil || !allowedFrom(prefix.Masked(), Merge(want.Allowed), here) {
+					return false
+				}
 			}
 		}
 	}
 	return true
+}
+
+// distinguished returns the destinations of want, but only one of them if the
+// rules do not tell them apart. An invalid Prefix stands for every destination.
+func distinguished(want Rule, rules []effectiveRule) []netip.Prefix {
+	destinations := parsePrefixes(want.DestinationRanges)
+	if len(destinations) == 0 || len(destinations) < len(want.DestinationRanges) {
+		return []netip.Prefix{{}}
+	}
+	if !slices.ContainsFunc(rules, func(r effectiveRule) bool { return len(r.DestinationRanges) > 0 }) {
+		return destinations[:1]
+	}
+	return destinations
 }
 
 // effectiveRule is a rule that applies to the nodes in question.
@@ -30,6 +47,8 @@ type effectiveRule struct {
 	// sources are the ranges it applies to, unless it applies to anySource.
 	sources   []netip.Prefix
 	anySource bool
+	// destinations are its DestinationRanges.
+	destinations []netip.Prefix
 }
 
 // effectiveRules returns the rules for nodes with these tags in the order in
@@ -41,12 +60,7 @@ func effectiveRules(rules []Rule, network string, tags []string) []effectiveRule
 		if r.Disabled || r.Direction != Ingress || r.Network != network || !denies && !r.appliesTo(tags) {
 			continue
 		}
-		e := effectiveRule{Rule: r}
-		for _, s := range r.SourceRanges {
-			if prefix, err := netip.ParsePrefix(s); err == nil {
-				e.sources = append(e.sources, prefix.Masked())
-			}
-		}
+		e := effectiveRule{Rule: r, sources: parsePrefixes(r.SourceRanges), destinations: parsePrefixes(r.DestinationRanges)}
 		// Clients with the tag or service account may have any address.
 		e.anySource = denies && (len(e.sources) == 0 || len(r.SourceTags)+len(r.SourceServiceAccounts) > 0)
 		effective = append(effective, e)
@@ -57,12 +71,38 @@ func effectiveRules(rules []Rule, network string, tags []string) []effectiveRule
 	return effective
 }
 
+// parsePrefixes leaves out what is no prefix.
+func parsePrefixes(written []string) []netip.Prefix {
+	var parsed []netip.Prefix
+	for _, w := range written {
+		if prefix, err := netip.ParsePrefix(w); err == nil {
+			parsed = append(parsed, prefix.Masked())
+		}
+	}
+	return parsed
+}
+
 // appliesTo reports whether the rule applies to all nodes that have the tags.
 func (r Rule) appliesTo(tags []string) bool {
-	if len(r.DestinationRanges)+len(r.TargetServiceAccounts) > 0 {
+	if len(r.TargetServiceAccounts) > 0 {
 		return false
 	}
 	return len(r.TargetTags) == 0 || slices.ContainsFunc(tags, func(tag string) bool { return slices.Contains(r.TargetTags, tag) })
+}
+
+// appliesToDestination reports whether a rule that allows applies to all of the
+// destination, and a rule that denies to any part of it.
+func (r effectiveRule) appliesToDestination(destination netip.Prefix) bool {
+	denies := len(r.Denied) > 0
+	switch {
+	case len(r.DestinationRanges) == 0:
+		return true
+	case !destination.IsValid() || len(r.destinations) < len(r.DestinationRanges):
+		return denies
+	}
+	return slices.ContainsFunc(r.destinations, func(d netip.Prefix) bool {
+		return denies && d.Overlaps(destination) || d.Bits() <= destination.Bits() && d.Contains(destination.Addr())
+	})
 }
 
 // allowedFrom reports whether the rules allow wanted from all of source. If that

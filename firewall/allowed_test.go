@@ -20,6 +20,12 @@ func deny(priority int64, what Allow, source string) Rule {
 	return Rule{Name: "deny", Network: "vpc", Direction: Ingress, Priority: priority, Denied: []Allow{what}, SourceRanges: []string{source}}
 }
 
+func denyTo(destinations ...string) Rule {
+	r := deny(1000, Allow{"all", 0, 0}, "0.0.0.0/0")
+	r.DestinationRanges = destinations
+	return r
+}
+
 func TestWhatOtherRulesAlreadyAllow(t *testing.T) {
 	edited := func(edit func(*Rule)) []Rule { r := manualRule(); edit(&r); return []Rule{r} }
 	for name, c := range map[string]struct {
@@ -36,7 +42,15 @@ func TestWhatOtherRulesAlreadyAllow(t *testing.T) {
 		"in another network":                     {edited(func(r *Rule) { r.Network = "other" }), false},
 		"for other nodes":                        {edited(func(r *Rule) { r.TargetTags = []string{"db"} }), false},
 		"for service accounts":                   {edited(func(r *Rule) { r.TargetTags, r.TargetServiceAccounts = nil, []string{"x"} }), false},
-		"to some destinations":                   {edited(func(r *Rule) { r.DestinationRanges = []string{"10.0.0.1/32"} }), false},
+		"to one address of a pair":               {edited(func(r *Rule) { r.DestinationRanges = []string{"10.0.0.1/32"} }), false},
+		"to both addresses":                      {edited(func(r *Rule) { r.DestinationRanges = []string{"10.0.0.0/8", "203.0.113.1/32"} }), true},
+		"to each address by another rule":        {[]Rule{edited(func(r *Rule) { r.DestinationRanges = []string{"10.0.0.1/32"} })[0], edited(func(r *Rule) { r.DestinationRanges = []string{"203.0.113.0/24"} })[0]}, true},
+		"to other addresses":                     {edited(func(r *Rule) { r.DestinationRanges = []string{"10.0.0.2/32", "203.0.113.2/32"} }), false},
+		"an address of a load balancer denied":   {[]Rule{manualRule(), denyTo("203.0.113.2/32")}, true},
+		"an internal address denied":             {[]Rule{manualRule(), denyTo("10.0.0.0/24")}, false},
+		"an external address denied":             {[]Rule{manualRule(), denyTo("203.0.113.1/32")}, false},
+		"an unreadable destination denied":       {[]Rule{manualRule(), denyTo("203.0.113.2/32", "here")}, false},
+		"to an unreadable destination":           {edited(func(r *Rule) { r.DestinationRanges = []string{"0.0.0.0/0", "here"} }), false},
 		"from tags only":                         {edited(func(r *Rule) { r.SourceRanges, r.SourceTags = nil, []string{"x"} }), false},
 		"from fewer":                             {edited(func(r *Rule) { r.SourceRanges = []string{"0.0.0.0/1"} }), false},
 		"not all ports":                          {edited(func(r *Rule) { r.Allowed[0].To = 442 }), false},
@@ -65,12 +79,14 @@ type packet struct {
 	protocol string
 	port     uint16
 	to       []string // The node's tags.
+	at       netip.Addr
 }
 
 func (r Rule) matches(p packet, entries []Allow) bool {
 	from := slices.ContainsFunc(r.SourceRanges, func(s string) bool { return netip.MustParsePrefix(s).Contains(p.from) })
 	to := len(r.TargetTags) == 0 || slices.ContainsFunc(r.TargetTags, func(tag string) bool { return slices.Contains(p.to, tag) })
-	return from && to && slices.ContainsFunc(entries, func(a Allow) bool { return a.covers(Allow{p.protocol, p.port, p.port}) })
+	at := len(r.DestinationRanges) == 0 || slices.ContainsFunc(r.DestinationRanges, func(d string) bool { return netip.MustParsePrefix(d).Contains(p.at) })
+	return from && to && at && slices.ContainsFunc(entries, func(a Allow) bool { return a.covers(Allow{p.protocol, p.port, p.port}) })
 }
 
 // allowed evaluates the rules for one packet as the documentation of GCE defines:
@@ -101,10 +117,14 @@ func TestAlreadyAllowedAgreesWithTheEvaluationOfEveryPacket(t *testing.T) {
 		}
 		return a
 	})
+	destination := rapid.SampledFrom([]string{"10.9.0.1/32", "10.9.0.2/32", "10.9.0.0/30", "192.0.2.9/32"})
 	some := rapid.Custom(func(t *rapid.T) Rule {
 		r := Rule{
 			Network: "vpc", Direction: Ingress, Priority: int64(rapid.IntRange(0, 3).Draw(t, "priority")),
 			SourceRanges: rapid.SliceOfN(source, 1, 3).Draw(t, "sources"),
+		}
+		if rapid.IntRange(0, 3).Draw(t, "destinations") == 0 {
+			r.DestinationRanges = rapid.SliceOfN(destination, 1, 2).Draw(t, "destination")
 		}
 		entries := rapid.SliceOfN(entry, 1, 3).Draw(t, "entries")
 		if rapid.IntRange(0, 4).Draw(t, "denies") == 0 {
@@ -118,6 +138,9 @@ func TestAlreadyAllowedAgreesWithTheEvaluationOfEveryPacket(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rules := rapid.SliceOfN(some, 0, 7).Draw(t, "rules")
 		want := Rule{Network: "vpc", SourceRanges: rapid.SliceOfN(source, 1, 2).Draw(t, "from"), TargetTags: []string{"a", "b"}}
+		want.DestinationRanges = rapid.SampledFrom([][]string{nil, {"10.9.0.1/32"}, {"10.9.0.1/32", "10.9.0.2/32"}}).Draw(t, "at")
+		nodes := addressesIn("10.9.0.0/30") // If want has no destinations, these and others.
+		nodes = append(nodes, netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.10"))
 		for _, p := range rapid.SliceOfN(rapid.Uint16Range(1, 5), 1, 2).Draw(t, "ports") {
 			want.Allowed = append(want.Allowed, Allow{"tcp", p, p})
 		}
@@ -126,8 +149,10 @@ func TestAlreadyAllowedAgreesWithTheEvaluationOfEveryPacket(t *testing.T) {
 		for _, to := range nodeTags {
 			for _, from := range slices.Concat(addressesIn("10.0.0.0/28"), addressesIn("192.0.2.0/31")) {
 				for _, a := range want.Allowed {
-					p := packet{from, a.Protocol, a.From, to}
-					all = all && (!want.matches(p, want.Allowed) || allowed(rules, p))
+					for _, at := range nodes {
+						p := packet{from, a.Protocol, a.From, to, at}
+						all = all && (!want.matches(p, want.Allowed) || allowed(rules, p))
+					}
 				}
 			}
 		}

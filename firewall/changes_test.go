@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -51,6 +53,23 @@ func TestOrderAndSplitMakeNoDifference(t *testing.T) {
 	}
 }
 
+func TestLongListsAreDescribedByWhatChanges(t *testing.T) {
+	have, want := wanted(t), wanted(t)
+	have.DestinationRanges, want.DestinationRanges = nil, nil
+	for i := range 20 {
+		have.DestinationRanges = append(have.DestinationRanges, fmt.Sprintf("10.0.0.%d/32", 10+i))
+		want.DestinationRanges = append(want.DestinationRanges, fmt.Sprintf("10.0.0.%d/32", 16+i))
+	}
+	want.DestinationRanges = want.DestinationRanges[:16]
+	text := "destinationRanges +[10.0.0.30/32,10.0.0.31/32] -[10.0.0.10/32,10.0.0.11/32,10.0.0.12/32,10.0.0.13/32 and 2 more]"
+	if differences := Diff(have, want); len(differences) != 1 || differences[0].String() != text {
+		t.Errorf("%v", differences)
+	}
+	if got := have.Summary(); !strings.HasSuffix(got, "to 10.0.0.10/32,10.0.0.11/32,10.0.0.12/32,10.0.0.13/32 and 16 more at tags node") {
+		t.Error(got)
+	}
+}
+
 func TestEachChangeIsDescribedInOneLine(t *testing.T) {
 	want := wanted(t)
 	edited, foreign, old := want, want, want
@@ -63,12 +82,12 @@ func TestEachChangeIsDescribedInOneLine(t *testing.T) {
 		have, want []Rule
 		lines      []string
 	}{
-		"nothing there": {nil, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to tags node"}},
+		"nothing there": {nil, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to 10.0.0.1/32,203.0.113.1/32 at tags node"}},
 		"as wanted":     {[]Rule{foreign, want}, []Rule{want}, nil},
 		"edited":        {[]Rule{edited}, []Rule{want}, []string{"updated firewall rule " + want.Name + ": disabled [true] -> [false], targetTags [] -> [node]"}},
 		"denying":       {[]Rule{denied}, []Rule{want}, []string{"replaced firewall rule " + want.Name + ": denied [all] -> []"}},
 		"not wanted":    {[]Rule{foreign, want, old}, nil, []string{"deleted firewall rule " + want.Name, "deleted firewall rule hostport-old"}},
-		"renamed":       {[]Rule{old}, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to tags node", "deleted firewall rule hostport-old"}},
+		"renamed":       {[]Rule{old}, []Rule{want}, []string{"created firewall rule " + want.Name + ": tcp:80,tcp:443,udp:443 from 0.0.0.0/0 to 10.0.0.1/32,203.0.113.1/32 at tags node", "deleted firewall rule hostport-old"}},
 	} {
 		var lines []string
 		for _, change := range Changes(owner(), c.have, c.want) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Difference is a field in which a rule differs from the wanted one. Values are
@@ -13,9 +14,28 @@ type Difference struct {
 	Have, Want []string
 }
 
-// String returns "targetTags [a] -> [a b]".
+// String returns "targetTags [a] -> [a b]", for long lists only what was added
+// and removed.
 func (d Difference) String() string {
+	if len(d.Have)+len(d.Want) > 2*maxListed {
+		return fmt.Sprintf("%s +[%s] -[%s]", d.Field, abbreviate(without(d.Want, d.Have)), abbreviate(without(d.Have, d.Want)))
+	}
 	return fmt.Sprintf("%s %v -> %v", d.Field, d.Have, d.Want)
+}
+
+// maxListed is how many values of a list messages show.
+const maxListed = 4
+
+// abbreviate returns the values, or some and the number of the others.
+func abbreviate(values []string) string {
+	if len(values) <= maxListed {
+		return strings.Join(values, ",")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(values[:maxListed], ","), len(values)-maxListed)
+}
+
+func without(values, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(others, v) })
 }
 
 // immutable reports whether the Compute API refuses to update the field.

@@ -46,6 +46,13 @@ type Spec struct {
 	// Nodes are the provider IDs of the nodes that receive the traffic. Empty
 	// allows no traffic.
 	Nodes []string
+	// Addresses are those of the nodes to which traffic is allowed, internal and
+	// external ones of both IP families. Without addresses of a family, no
+	// traffic of that family is allowed.
+	Addresses []netip.Addr
+	// NodeSelection identifies how the nodes are selected: Services with the same
+	// value have the same nodes.
+	NodeSelection string
 	// Report changes nothing: the changes that are needed are returned in a
 	// *ManualChangeError.
 	Report bool

@@ -44,7 +44,11 @@ func (c Change) gcloud(project string) string {
 		}
 		return strings.Join(words, " ")
 	}
-	remove, create := command("delete", "--quiet"), command("create", c.Rule.flags(createFields)...)
+	created := createFields
+	if len(c.Rule.DestinationRanges) > 0 { // An empty list is no value for a new rule.
+		created = append(slices.Clone(createFields), FieldDestinationRanges)
+	}
+	remove, create := command("delete", "--quiet"), command("create", c.Rule.flags(created)...)
 	switch c.Action {
 	case Remove:
 		return remove
@@ -60,7 +64,7 @@ func (c Change) gcloud(project string) string {
 	return create
 }
 
-// createFields are the fields that our rules have.
+// createFields are the fields that all our rules have.
 var createFields = []string{FieldNetwork, FieldDirection, FieldPriority, FieldAllowed, FieldSourceRanges, FieldTargetTags, FieldDescription}
 
 // gcloudFlags are the flags for the fields. An empty list is written as a flag

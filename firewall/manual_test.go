@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,22 +10,26 @@ import (
 
 func TestCommandsAreThoseOfGcloud(t *testing.T) {
 	want := wanted(t)
-	edited, denied := want, want
+	edited, denied, old := want, want, want
+	old.DestinationRanges = nil
 	edited.TargetTags, edited.Disabled, edited.SourceTags = nil, true, []string{"x"}
 	denied.Denied = []Allow{{"all", 0, 0}}
 	create := "gcloud compute firewall-rules create " + want.Name + " --project=p --network=vpc --direction=INGRESS '--description=" + want.Description +
-		"' --priority=1000 --allow=tcp:80,tcp:443,udp:443 --source-ranges=0.0.0.0/0 --target-tags=node"
+		"' --priority=1000 --allow=tcp:80,tcp:443,udp:443 --source-ranges=0.0.0.0/0 --destination-ranges=10.0.0.1/32,203.0.113.1/32 --target-tags=node"
 	remove := "gcloud compute firewall-rules delete " + want.Name + " --project=p --quiet"
 	for name, c := range map[string]struct {
 		have, want []Rule
 		commands   []string
 	}{
-		"nothing there":   {nil, []Rule{want}, []string{create}},
-		"edited":          {[]Rule{edited}, []Rule{want}, []string{"gcloud compute firewall-rules update " + want.Name + " --project=p --no-disabled --source-tags= --target-tags=node"}},
-		"denying":         {[]Rule{denied}, []Rule{want}, []string{remove + " && " + create}},
-		"not wanted":      {[]Rule{want}, nil, []string{remove}},
-		"already allowed": {[]Rule{manualRule()}, []Rule{want}, nil},
-		"as it should be": {[]Rule{want}, []Rule{want}, nil},
+		"nothing there":                {nil, []Rule{want}, []string{create}},
+		"edited":                       {[]Rule{edited}, []Rule{want}, []string{"gcloud compute firewall-rules update " + want.Name + " --project=p --no-disabled --source-tags= --target-tags=node"}},
+		"of an older version":          {[]Rule{old}, []Rule{want}, []string{"gcloud compute firewall-rules update " + want.Name + " --project=p --destination-ranges=10.0.0.1/32,203.0.113.1/32"}},
+		"with too many addresses":      {[]Rule{want}, []Rule{old}, []string{"gcloud compute firewall-rules update " + want.Name + " --project=p --destination-ranges="}},
+		"with too many addresses, new": {nil, []Rule{old}, []string{strings.Replace(create, " --destination-ranges=10.0.0.1/32,203.0.113.1/32", "", 1)}},
+		"denying":                      {[]Rule{denied}, []Rule{want}, []string{remove + " && " + create}},
+		"not wanted":                   {[]Rule{want}, nil, []string{remove}},
+		"already allowed":              {[]Rule{manualRule()}, []Rule{want}, nil},
+		"as it should be":              {[]Rule{want}, []Rule{want}, nil},
 	} {
 		changes, err := MissingChanges(owner(), c.have, c.want, target.NodeTags)
 		if diff := cmp.Diff(c.commands, Gcloud("p", changes)); diff != "" || err != nil {

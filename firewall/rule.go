@@ -39,23 +39,39 @@ type Rule struct {
 	Allowed  []Allow
 	// SourceRanges are CIDR ranges of one IP family.
 	SourceRanges []string
+	// DestinationRanges are CIDR ranges of the same family. Empty means every
+	// address of the VMs to which the rule applies.
+	DestinationRanges []string
 	// TargetTags are network tags: the rule applies to VMs that have one of them.
 	// Empty applies to all VMs of the network. Our rules always have some.
 	TargetTags []string
+	// NodeSelection is that of the Service in a rule that Desired returned. It is
+	// not part of a rule of the cloud, and not compared.
+	NodeSelection string
 
 	// Our rules never have the following. They are compared because an edit of
 	// them changes what the rule allows.
 
 	Denied                                       []Allow
-	DestinationRanges, SourceTags                []string
+	SourceTags                                   []string
 	SourceServiceAccounts, TargetServiceAccounts []string
 }
 
 // Summary returns in a few words what the rule allows.
 func (r Rule) Summary() string {
-	return fmt.Sprintf("%s from %s to tags %s", strings.Join(allowStrings(r.Allowed), ","),
-		strings.Join(asSet(r.SourceRanges), ","), strings.Join(asSet(r.TargetTags), ","))
+	destinations := ""
+	if len(r.DestinationRanges) > 0 {
+		destinations = abbreviate(asSet(r.DestinationRanges)) + " at "
+	}
+	return fmt.Sprintf("%s from %s to %stags %s", strings.Join(allowStrings(r.Allowed), ","),
+		strings.Join(asSet(r.SourceRanges), ","), destinations, strings.Join(asSet(r.TargetTags), ","))
 }
+
+// MaxDestinationRanges is the number of destination ranges that our rules have
+// at most. The Compute API documents this limit for the rules of firewall
+// policies, and Google's page on VPC quotas the same for the source ranges of a
+// rule.
+const MaxDestinationRanges = 5000
 
 // Target is what rules apply to.
 type Target struct {
@@ -69,6 +85,11 @@ type Target struct {
 
 // Desired returns the rules that spec needs, at most one per IP family, sorted by name. Their lists
 // are sorted and have no duplicates. A Service without ports, source ranges or nodes needs none.
+//
+// The destination ranges are the nodes' addresses: other VMs with the target tags serve nothing of
+// the Service. Google does not document with which address of a translated pair a destination is
+// compared, so both are named. Only with more than MaxDestinationRanges addresses, rules have no
+// destination ranges.
 func Desired(spec Spec, target Target) ([]Rule, error) {
 	for _, p := range spec.Ports {
 		if !p.valid() {
@@ -86,22 +107,40 @@ func Desired(spec Spec, target Target) ([]Rule, error) {
 	}
 	var rules []Rule
 	for _, family := range []Family{IPv4, IPv6} {
-		ranges := rangesOf(family, spec.SourceRanges)
-		if len(ranges) == 0 {
+		ranges, destinations := rangesOf(family, spec.SourceRanges), rangesOf(family, prefixesOf(spec.Addresses))
+		if len(ranges) == 0 || len(destinations) == 0 {
 			continue
 		}
 		rules = append(rules, Rule{
-			Name:         RuleName(spec.Owner, family),
-			Description:  FormatMark(spec.Owner),
-			Network:      target.Network,
-			Direction:    Ingress,
-			Priority:     defaultPriority,
-			Allowed:      allowsOf(spec.Ports...),
-			SourceRanges: ranges,
-			TargetTags:   slices.Compact(slices.Sorted(slices.Values(target.Tags))),
+			Name:              RuleName(spec.Owner, family),
+			Description:       FormatMark(spec.Owner),
+			Network:           target.Network,
+			Direction:         Ingress,
+			Priority:          defaultPriority,
+			Allowed:           allowsOf(spec.Ports...),
+			SourceRanges:      ranges,
+			DestinationRanges: withinLimit(destinations),
+			NodeSelection:     spec.NodeSelection,
+			TargetTags:        slices.Compact(slices.Sorted(slices.Values(target.Tags))),
 		})
 	}
 	return rules, nil
+}
+
+// withinLimit returns destination ranges, or none if a rule cannot have so many.
+func withinLimit(destinations []string) []string {
+	if len(destinations) > MaxDestinationRanges {
+		return nil
+	}
+	return destinations
+}
+
+func prefixesOf(addresses []netip.Addr) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, a := range addresses {
+		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return prefixes
 }
 
 // valid reports whether a rule can allow the port and nothing else: in a rule,

@@ -29,8 +29,16 @@ func prefixes(written ...string) []netip.Prefix {
 func spec() Spec {
 	return Spec{
 		Owner: owner(), Ports: []Port{{v1.ProtocolTCP, 443}, {v1.ProtocolUDP, 443}, {v1.ProtocolTCP, 80}},
-		SourceRanges: prefixes("0.0.0.0/0"), Nodes: []string{"gce://p/z/n"},
+		SourceRanges: prefixes("0.0.0.0/0"), Nodes: []string{"gce://p/z/n"}, Addresses: addresses("203.0.113.1", "10.0.0.1", "2001:db8::1"),
 	}
+}
+
+func addresses(written ...string) []netip.Addr {
+	var parsed []netip.Addr
+	for _, w := range written {
+		parsed = append(parsed, netip.MustParseAddr(w))
+	}
+	return parsed
 }
 
 var target = Target{Network: "vpc", Tags: []string{"node"}, NodeTags: [][]string{{"node"}}}
@@ -47,10 +55,10 @@ func TestAServiceGetsOneRulePerFamily(t *testing.T) {
 		Description: `{"hostport-ccm.io/cluster-id":"prod","hostport-ccm.io/service":"web/traefik","hostport-ccm.io/service-uid":"0a1b2c3d-0000-4000-8000-000000000001"}`,
 		Network:     "vpc", Direction: "INGRESS", Priority: 1000, TargetTags: []string{"a", "b"},
 		Allowed:      []Allow{{"tcp", 80, 80}, {"tcp", 443, 443}, {"udp", 443, 443}},
-		SourceRanges: []string{"10.0.0.0/8", "192.0.2.0/24"},
+		SourceRanges: []string{"10.0.0.0/8", "192.0.2.0/24"}, DestinationRanges: []string{"10.0.0.1/32", "203.0.113.1/32"},
 	}
 	v6 := v4
-	v6.Name, v6.SourceRanges = "hostport-web-traefik-c3imwm74usp3-v6", []string{"::/0"}
+	v6.Name, v6.SourceRanges, v6.DestinationRanges = "hostport-web-traefik-c3imwm74usp3-v6", []string{"::/0"}, []string{"2001:db8::1/128"}
 	if diff := cmp.Diff([]Rule{v4, v6}, got); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
@@ -58,14 +66,34 @@ func TestAServiceGetsOneRulePerFamily(t *testing.T) {
 
 func TestWhatOpensNothingNeedsNoRule(t *testing.T) {
 	for name, empty := range map[string]func(*Spec){
-		"no ports":         func(s *Spec) { s.Ports = nil },
-		"no source ranges": func(s *Spec) { s.SourceRanges = nil },
-		"no nodes":         func(s *Spec) { s.Nodes = nil },
+		"no ports":                            func(s *Spec) { s.Ports = nil },
+		"no source ranges":                    func(s *Spec) { s.SourceRanges = nil },
+		"no nodes":                            func(s *Spec) { s.Nodes = nil },
+		"no addresses":                        func(s *Spec) { s.Addresses = nil },
+		"no addresses of the clients' family": func(s *Spec) { s.Addresses = addresses("2001:db8::1") },
 	} {
 		s := spec()
 		empty(&s)
 		if rules, err := Desired(s, target); err != nil || len(rules) != 0 {
 			t.Errorf("%s: %v, %v", name, rules, err)
+		}
+	}
+}
+
+func TestOnlyARuleWithMoreAddressesThanItCanHaveHasNone(t *testing.T) {
+	for _, n := range []int{MaxDestinationRanges, MaxDestinationRanges + 1} {
+		s := spec()
+		s.Addresses = nil
+		for i := range n {
+			s.Addresses = append(s.Addresses, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+		}
+		want := n
+		if n > MaxDestinationRanges {
+			want = 0
+		}
+		rules, err := Desired(s, target)
+		if err != nil || len(rules) != 1 || len(rules[0].DestinationRanges) != want {
+			t.Errorf("%d addresses: %d rules, %v", n, len(rules), err)
 		}
 	}
 }

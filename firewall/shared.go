@@ -14,8 +14,8 @@ type Layout string
 const (
 	// PerService gives each Service rules of its own.
 	PerService Layout = "per-service"
-	// Shared puts the ports of Services with equal source ranges and target tags
-	// into the same rules, for projects with many Services and a small quota.
+	// Shared puts the ports of Services with equal source ranges, target tags and
+	// node selections into the same rules, for projects with many Services and a small quota.
 	Shared Layout = "shared"
 )
 
@@ -58,13 +58,21 @@ func SharedRuleChanges(have, want []Rule) []Change {
 		switch {
 		case c.Action == Remove:
 			return 2
-		case i >= 0 && len(subtract(c.Rule.Allowed, have[i].Allowed)) == 0:
+		case i >= 0 && len(subtract(c.Rule.Allowed, have[i].Allowed)) == 0 && c.Rule.isWithinDestinations(have[i]):
 			return 1
 		}
 		return 0
 	}
 	slices.SortStableFunc(steps, func(a, b Change) int { return order(a) - order(b) })
 	return steps
+}
+
+// isWithinDestinations reports whether other has all destinations of the rule.
+func (r Rule) isWithinDestinations(other Rule) bool {
+	if len(r.DestinationRanges) == 0 || len(other.DestinationRanges) == 0 {
+		return len(other.DestinationRanges) == 0
+	}
+	return len(without(r.DestinationRanges, other.DestinationRanges)) == 0
 }
 
 // assignSharedRules keeps the ports of the services for which keep returns true,
@@ -98,10 +106,34 @@ type sharedGroup struct {
 	// existing are the rules of the group, and existingPorts the ports that each of them holds.
 	existing      []Rule
 	existingPorts []map[ownedPort]bool
+	// hasKept has for each existing rule whether it holds ports that are kept.
+	hasKept []bool
 	// wanted are the ports that the rules are to hold. template is one of the rules that the
 	// Services would have in the layout PerService; nil: none is known.
 	wanted   map[ownedPort]bool
 	template *Rule
+	// destinations are the destination ranges of all rules that the Services would have.
+	destinations destinationSet
+}
+
+// destinationSet collects the destination ranges of rules.
+type destinationSet struct {
+	ranges []string
+	// every is true if a rule has every destination.
+	every bool
+}
+
+func (d *destinationSet) add(r Rule) {
+	d.ranges = asSet(slices.Concat(d.ranges, r.DestinationRanges))
+	d.every = d.every || len(r.DestinationRanges) == 0
+}
+
+// list returns the destination ranges for one rule that allows what all of them do.
+func (d destinationSet) list() []string {
+	if d.every {
+		return nil
+	}
+	return withinLimit(d.ranges)
 }
 
 // ownedPort is a port of a Service, which is identified by its serviceHash.
@@ -111,17 +143,19 @@ type ownedPort struct {
 }
 
 func (g *sharedGroup) addExisting(r Rule, mark sharedMark, keep func(service string) bool) {
-	owned := map[ownedPort]bool{}
+	owned, hasKept := map[ownedPort]bool{}, false
 	for service, text := range mark.Ports {
 		ports, _ := parsePorts(text) // Valid, as parseSharedMark has checked.
 		for _, port := range ports {
 			owned[ownedPort{service, port}] = true
 			if keep(service) {
+				hasKept = true
 				g.wanted[ownedPort{service, port}] = true
 			}
 		}
 	}
 	g.existing, g.existingPorts = append(g.existing, r), append(g.existingPorts, owned)
+	g.hasKept = append(g.hasKept, hasKept)
 }
 
 func (g *sharedGroup) addWanted(r Rule) {
@@ -130,6 +164,7 @@ func (g *sharedGroup) addWanted(r Rule) {
 		return // Not made by Desired.
 	}
 	g.template = &r
+	g.destinations.add(r)
 	for _, a := range r.Allowed {
 		for _, port := range portsOf(a) {
 			g.wanted[ownedPort{serviceHash(owner), port}] = true
@@ -212,6 +247,7 @@ func (g *sharedGroup) build(assignments []*ruleAssignment) []Rule {
 		var r Rule
 		if g.template != nil {
 			r = *g.template
+			r.DestinationRanges = g.destinationsFor(i)
 		} else { // All ports are kept ones, of which only the existing rules are known.
 			r = g.existing[min(i, len(g.existing)-1)]
 		}
@@ -234,4 +270,14 @@ func (g *sharedGroup) build(assignments []*ruleAssignment) []Rule {
 		rules = append(rules, r)
 	}
 	return rules
+}
+
+// destinationsFor returns the destination ranges of a rule, the first of which are the existing
+// ones. A rule of a version without destination ranges keeps every destination until the needs of
+// all its Services are known: these may have other nodes.
+func (g *sharedGroup) destinationsFor(rule int) []string {
+	if rule < len(g.existing) && g.hasKept[rule] && len(g.existing[rule].DestinationRanges) == 0 {
+		return nil
+	}
+	return g.destinations.list()
 }

@@ -16,6 +16,7 @@ import (
 // desiredBy returns the rules that a Service would have in the layout PerService.
 func desiredBy(name string, source string, ports ...uint16) []Rule {
 	s := Spec{Owner: Owner{ClusterID: "prod", Service: types.NamespacedName{Namespace: "web", Name: name}, UID: types.UID(name)}, Nodes: []string{"n"}}
+	s.Addresses = addresses("10.0.0.1", "2001:db8::1")
 	s.SourceRanges = []netip.Prefix{netip.MustParsePrefix(source)}
 	for _, p := range ports {
 		s.Ports = append(s.Ports, Port{v1.ProtocolTCP, p})
@@ -27,13 +28,13 @@ func desiredBy(name string, source string, ports ...uint16) []Rule {
 	return rules
 }
 
-// traffic flattens rules to the traffic that they allow: "ranges tags tcp:port".
+// traffic flattens rules to the traffic that they allow: "ranges destinations tags tcp:port".
 func traffic(rules []Rule) map[string]bool {
 	all := map[string]bool{}
 	for _, r := range rules {
 		for _, a := range r.Allowed {
 			for n := int(a.From); n <= int(a.To); n++ {
-				all[fmt.Sprintf("%v %v %s:%d", r.SourceRanges, r.TargetTags, a.Protocol, n)] = true
+				all[fmt.Sprintf("%v %v %v %s:%d", r.SourceRanges, r.DestinationRanges, r.TargetTags, a.Protocol, n)] = true
 			}
 		}
 	}
@@ -77,6 +78,46 @@ func TestSharedRulesAreMarkedAndNamed(t *testing.T) {
 	}
 	if !r.IsSharedLike(desiredBy("c", "0.0.0.0/0", 1)) || r.IsSharedLike(desiredBy("c", "10.0.0.0/8", 1)) {
 		t.Error("rules are shared across source ranges")
+	}
+}
+
+func TestServicesThatSelectOtherNodesHaveOtherSharedRules(t *testing.T) {
+	all, other := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443)
+	other[0].NodeSelection, other[0].DestinationRanges = "pool=edge", []string{"10.0.0.9/32"}
+	rules := AssignSharedRules("prod", nil, slices.Concat(all, other), nil)
+	if len(rules) != 2 {
+		t.Fatalf("rules %v", rules)
+	}
+	if diff := cmp.Diff(traffic(slices.Concat(all, other)), traffic(rules)); diff != "" {
+		t.Errorf("traffic (-want +got):\n%s", diff)
+	}
+}
+
+func TestASharedRuleHasTheDestinationsOfAllItsServices(t *testing.T) {
+	a, b, every := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "0.0.0.0/0", 443), desiredBy("c", "0.0.0.0/0", 443)
+	b[0].DestinationRanges, every[0].DestinationRanges = []string{"10.0.0.2/32"}, nil
+	for name, c := range map[string]struct {
+		wanted []Rule
+		want   []string
+	}{
+		"of two":                       {slices.Concat(a, b), []string{"10.0.0.1/32", "10.0.0.2/32"}},
+		"of one that has every":        {slices.Concat(a, every), nil},
+		"of one that has every, first": {slices.Concat(every, a), nil},
+	} {
+		got := AssignSharedRules("prod", nil, c.wanted, nil)
+		if len(got) != 1 || !slices.Equal(got[0].DestinationRanges, c.want) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestASharedRuleThatGainsDestinationsIsChangedFirst(t *testing.T) {
+	a, b := desiredBy("a", "0.0.0.0/0", 80), desiredBy("b", "10.0.0.0/8", 443, 444)
+	have := AssignSharedRules("prod", nil, slices.Concat(a, b), nil)
+	a[0].DestinationRanges = []string{"10.0.0.1/32", "10.0.0.2/32"}
+	want := AssignSharedRules("prod", have, slices.Concat(a, desiredBy("b", "10.0.0.0/8", 443)), nil)
+	if steps := SharedRuleChanges(have, want); len(steps) != 2 || len(steps[0].Rule.DestinationRanges) != 2 {
+		t.Errorf("steps %v", steps)
 	}
 }
 

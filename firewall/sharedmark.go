@@ -96,13 +96,17 @@ func formatPorts(ports []Port) string { return strings.Join(allowStrings(allowsO
 // of one cluster.
 func serviceHash(owner Owner) string { return shortHash(string(owner.UID))[:8] }
 
-// sharedKey returns the same key for rules of Desired that differ in ports and owners only.
+// sharedKey returns the same key for rules of Desired that differ in ports and owners only. Nodes
+// come and go, so it has the way they are selected instead of the destination ranges.
 func sharedKey(r Rule) string {
 	family := IPv6
 	if prefix, err := netip.ParsePrefix(r.SourceRanges[0]); err == nil && prefix.Addr().Is4() {
 		family = IPv4
 	}
 	text := fmt.Sprintf("%q %q %q", r.Network, r.SourceRanges, r.TargetTags)
+	if r.NodeSelection != "" {
+		text += fmt.Sprintf(" %q", r.NodeSelection)
+	}
 	return fmt.Sprintf("%s-v%d", shortHash(text), family)
 }
 

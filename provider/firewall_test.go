@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
@@ -217,4 +218,52 @@ func TestWhileTheFirewallIsSlowAddressesAreOnlyRemoved(t *testing.T) {
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())
 	}
+}
+
+// destinations returns the destination ranges of a Service's IPv4 rule.
+func (c *cluster) destinations(name string) string {
+	return strings.Join(c.firewall.Rules()[ruleOf(name)].DestinationRanges, " ")
+}
+
+func TestANewNodeIsPublishedOnceTheFirewallAllowsItsAddress(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	unblock := make(chan struct{})
+	c.firewall.FailWith(func(method string, _ firewall.Owner) error {
+		if method == "Ensure" {
+			<-unblock
+		}
+		return nil
+	})
+	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(t.Context(), node("n3", "203.0.113.3"), metav1.CreateOptions{}))
+	c.proxy("web", "n3", ready)
+	c.proxy("web", "n2", notReady)
+	c.publishes("web", "203.0.113.1") // It is reconciled after the node joined.
+	if got := c.destinations("web"); got != "203.0.113.1/32 203.0.113.2/32" {
+		t.Errorf("destinations %s", got)
+	}
+	close(unblock)
+	c.publishes("web", "203.0.113.1", "203.0.113.3")
+	if got := c.destinations("web"); got != "203.0.113.1/32 203.0.113.2/32 203.0.113.3/32" {
+		t.Errorf("destinations %s", got)
+	}
+}
+
+func TestTheFirewallAllowsADeselectedNodeUntilItsProxyIsGone(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	c.editNode("n1", func(n *v1.Node) { n.Labels["pool"] = "a" })
+	c.edit("web", withAnnotation(options.NodeSelector, "pool=a"))
+	c.publishes("web", "203.0.113.1")
+	c.proxy("web", "n2", func(pod *v1.Pod) {
+		pod.DeletionTimestamp, pod.Finalizers = new(metav1.Now()), []string{"tests/kubelet"}
+	})
+	c.settle()
+	if got := c.destinations("web"); got != "203.0.113.1/32 203.0.113.2/32" {
+		t.Errorf("destinations %s", got)
+	}
+	c.removeProxy("web", "n2")
+	c.eventually("the firewall allows n1 alone", func() bool { return c.destinations("web") == "203.0.113.1/32" })
 }

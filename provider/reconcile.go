@@ -162,6 +162,7 @@ func (r *reconciliation) makePlan() (err error) {
 		ForeignPods:  occupying,
 		OtherProxies: r.proxies.OthersWithPortsOf(r.svc),
 		Running:      running,
+		Draining:     publish.Draining(r.proxies.Pods(r.svc)),
 	})
 	if err != nil {
 		return err

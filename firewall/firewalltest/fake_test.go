@@ -23,6 +23,7 @@ func spec() firewall.Spec {
 	return firewall.Spec{
 		Owner: owner(), Ports: []firewall.Port{{Protocol: v1.ProtocolTCP, Port: 80}},
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, Nodes: []string{"gce://p/z/n"},
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")},
 	}
 }
 

@@ -23,7 +23,8 @@ func patchFor(change firewall.Change) *compute.Firewall {
 }
 
 // copyField copies one field. Priority and Disabled are sent even if they are zero, and a field
-// that our rules do not have is cleared. Our rules never have the other fields empty.
+// that our rules do not have is cleared, as are destination ranges that a rule does not have. Our
+// rules never have the other fields empty.
 func copyField(to, from *compute.Firewall, field string) {
 	switch field {
 	case firewall.FieldDescription:
@@ -40,6 +41,10 @@ func copyField(to, from *compute.Firewall, field string) {
 		to.SourceRanges = from.SourceRanges
 	case firewall.FieldTargetTags:
 		to.TargetTags = from.TargetTags
+	case firewall.FieldDestinationRanges:
+		if to.DestinationRanges = from.DestinationRanges; len(to.DestinationRanges) == 0 {
+			to.NullFields = append(to.NullFields, "DestinationRanges")
+		}
 	default: // A field that our rules do not have.
 		to.NullFields = append(to.NullFields, strings.ToUpper(field[:1])+field[1:])
 	}
@@ -50,16 +55,17 @@ func copyField(to, from *compute.Firewall, field string) {
 // network is a partial URL, which GCE resolves in the project of the request.
 func toAPI(rule firewall.Rule) *compute.Firewall {
 	return &compute.Firewall{
-		Name:            rule.Name,
-		Description:     rule.Description,
-		Network:         "global/networks/" + rule.Network,
-		Direction:       rule.Direction,
-		Priority:        rule.Priority,
-		Disabled:        rule.Disabled,
-		Allowed:         allowedOf(rule.Allowed),
-		SourceRanges:    rule.SourceRanges,
-		TargetTags:      rule.TargetTags,
-		ForceSendFields: []string{"Priority", "Disabled"},
+		Name:              rule.Name,
+		Description:       rule.Description,
+		Network:           "global/networks/" + rule.Network,
+		Direction:         rule.Direction,
+		Priority:          rule.Priority,
+		Disabled:          rule.Disabled,
+		Allowed:           allowedOf(rule.Allowed),
+		SourceRanges:      rule.SourceRanges,
+		DestinationRanges: rule.DestinationRanges,
+		TargetTags:        rule.TargetTags,
+		ForceSendFields:   []string{"Priority", "Disabled"},
 	}
 }
 

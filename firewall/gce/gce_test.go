@@ -62,7 +62,16 @@ func testSpec() firewall.Spec {
 		Owner: testOwner(), Ports: []firewall.Port{{Protocol: v1.ProtocolTCP, Port: 80}, {Protocol: v1.ProtocolUDP, Port: 53}},
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("2001:db8::/32")},
 		Nodes:        []string{node("n1"), node("n2")},
+		Addresses:    addresses("10.0.0.1", "10.0.0.2", "203.0.113.1", "203.0.113.2", "2001:db8::1", "2001:db8::2"),
 	}
+}
+
+func addresses(written ...string) []netip.Addr {
+	var parsed []netip.Addr
+	for _, w := range written {
+		parsed = append(parsed, netip.MustParseAddr(w))
+	}
+	return parsed
 }
 
 // rules returns the rules of the simulator as this package reads them.
@@ -183,7 +192,8 @@ func TestOnlyWhatDiffersIsChanged(t *testing.T) {
 		"another range":            {`{"sourceRanges":["2001:db8:1::/48"]}`, "sourceRanges [2001:db8:1::/48] -> [2001:db8::/32]"},
 		"disabled":                 {`{"disabled":true}`, "disabled [true] -> [false]"},
 		"first priority":           {`{"priority":0}`, "priority [0] -> [1000]"},
-		"narrowed by destination":  {`{"destinationRanges":["2001:db8::1/128"]}`, "destinationRanges [2001:db8::1/128] -> []"},
+		"narrowed by destination":  {`{"destinationRanges":["2001:db8::1/128"]}`, "destinationRanges [2001:db8::1/128] -> [2001:db8::1/128 2001:db8::2/128]"},
+		"every destination":        {`{"destinationRanges":null}`, "destinationRanges [] -> [2001:db8::1/128 2001:db8::2/128]"},
 		"widened by source tags":   {`{"sourceTags":["x"]}`, "sourceTags [x] -> []"},
 		"several things at a time": {`{"priority":5,"disabled":true}`, "priority [5] -> [1000], disabled [true] -> [false]"},
 	} {

@@ -28,6 +28,8 @@ func TestTheFakeBehavesLikeTheRealFirewall(outer *testing.T) {
 			s.Ports = rapid.SliceOfN(port, 0, 4).Draw(t, "ports")
 			ranges := rapid.SampledFrom([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("::/0")})
 			s.SourceRanges = rapid.SliceOfN(ranges, 0, 3).Draw(t, "ranges")
+			address := rapid.SampledFrom(addresses("10.0.0.1", "10.0.0.2", "10.0.0.3", "203.0.113.1", "2001:db8::1", "2001:db8::2"))
+			s.Addresses = rapid.SliceOfN(address, 0, 8).Draw(t, "addresses")
 			return s
 		}
 		t.Repeat(map[string]func(*rapid.T){

@@ -30,7 +30,7 @@ func (s *schedule) checkRequired(now gcesim.Snapshot) {
 	}
 	var rules []firewall.Rule
 	for _, rule := range now.Firewalls {
-		in := firewall.Rule{Name: rule.Name, Disabled: rule.Disabled, SourceRanges: rule.SourceRanges, TargetTags: rule.TargetTags}
+		in := firewall.Rule{Name: rule.Name, Disabled: rule.Disabled, SourceRanges: rule.SourceRanges, DestinationRanges: canonical(rule.DestinationRanges), TargetTags: rule.TargetTags}
 		for _, entry := range rule.Allowed {
 			in.Allowed = append(in.Allowed, parseAllows(entry.IPProtocol, entry.Ports)...)
 		}
@@ -70,7 +70,10 @@ func (s *schedule) check() error {
 		if kept, reports := s.frozen[uid]; reports {
 			rules = kept
 		}
-		want = append(want, rules...)
+		for _, r := range rules {
+			r.NodeSelection = "" // It is not in the cloud.
+			want = append(want, r)
+		}
 	}
 	got, err := s.firewall.list(context.Background(), "")
 	if err != nil {

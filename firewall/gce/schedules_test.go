@@ -145,7 +145,7 @@ func newSchedule(seed uint64) (*schedule, error) {
 	}
 	config := gcesim.Config{Settings: gcesim.Settings{OperationLatency: &metav1.Duration{}}}
 	for _, name := range []string{"n1", "n2"} {
-		config.Instances = append(config.Instances, gcesim.Instance{Name: name, Zone: zone, Tags: []string{"node"}})
+		config.Instances = append(config.Instances, gcesim.Instance{Name: name, Zone: zone, Tags: []string{"node"}, Interface: gcesim.Interface{NetworkIP: "10.0.0." + name[1:]}})
 	}
 	var err error
 	if s.sim, err = gcesim.New(config, nil, s.observe); err != nil {
@@ -230,7 +230,7 @@ func (s *schedule) tamper() {
 			continue
 		}
 		s.tampered[rule.Name] = true
-		body := pick(s, "", `{"disabled":true}`, `{"priority":1}`, `{"targetTags":["elsewhere"]}`, `{"sourceTags":["x"]}`, `{"allowed":[{"IPProtocol":"udp"}]}`)
+		body := pick(s, "", `{"disabled":true}`, `{"priority":1}`, `{"targetTags":["elsewhere"]}`, `{"sourceTags":["x"]}`, `{"destinationRanges":null}`, `{"allowed":[{"IPProtocol":"udp"}]}`)
 		method := "PATCH"
 		if body == "" {
 			method = "DELETE"
@@ -261,7 +261,10 @@ func ownerOf(uid types.UID) firewall.Owner {
 // the middle.
 func (s *schedule) edit() {
 	uid := pick[types.UID](s, "u1", "u2")
-	spec := firewall.Spec{Owner: ownerOf(uid), Nodes: []string{node("n1"), node("n2")}}
+	spec := firewall.Spec{Owner: ownerOf(uid), Nodes: []string{node("n1"), node("n2")}, Addresses: addresses("10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2")}
+	if s.rand.IntN(3) == 0 {
+		spec.Addresses, spec.NodeSelection = addresses("10.0.0.1", "2001:db8::1"), "one"
+	}
 	spec.Ports = s.somePorts()
 	for range s.rand.IntN(4) {
 		spec.SourceRanges = append(spec.SourceRanges, netip.MustParsePrefix(pick(s, "0.0.0.0/0", "192.0.2.0/24", "::/0", "2001:db8::/32")))

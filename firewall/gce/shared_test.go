@@ -41,6 +41,7 @@ func portSpec(name string, ports ...uint16) firewall.Spec {
 	s := firewall.Spec{
 		Owner:        firewall.Owner{ClusterID: "prod", Service: types.NamespacedName{Namespace: "web", Name: name}, UID: types.UID(name)},
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, Nodes: []string{node("n1")},
+		Addresses: addresses("10.0.0.1", "2001:db8::1"),
 	}
 	for _, p := range ports {
 		s.Ports = append(s.Ports, firewall.Port{Protocol: v1.ProtocolTCP, Port: p})
@@ -48,8 +49,8 @@ func portSpec(name string, ports ...uint16) firewall.Spec {
 	return s
 }
 
-// traffic flattens our rules to the traffic that they allow: "ranges tags
-// protocol:port".
+// traffic flattens our rules to the traffic that they allow: "ranges
+// destination tags protocol:port".
 func traffic(rules []firewall.Rule) map[string]bool {
 	all := map[string]bool{}
 	for _, r := range rules {
@@ -58,7 +59,9 @@ func traffic(rules []firewall.Rule) map[string]bool {
 		}
 		for _, a := range r.Allowed {
 			for n := int(a.From); n <= int(a.To); n++ {
-				all[fmt.Sprintf("%v %v %s:%d", r.SourceRanges, r.TargetTags, a.Protocol, n)] = true
+				for _, destination := range r.DestinationRanges {
+					all[fmt.Sprintf("%v %s %v %s:%d", r.SourceRanges, destination, r.TargetTags, a.Protocol, n)] = true
+				}
 			}
 		}
 	}
@@ -297,7 +300,7 @@ func TestAChangedTagOfANodeIsDriftOfSharedRules(t *testing.T) {
 	w.wantDrifted(t, "a")
 	w.mustEnsure(t, a)
 	w.wantDrifted(t)
-	if diff := cmp.Diff(map[string]bool{"[0.0.0.0/0] [fresh] tcp:80": true}, traffic(w.rules(t))); diff != "" {
+	if diff := cmp.Diff(map[string]bool{"[0.0.0.0/0] 10.0.0.1/32 [fresh] tcp:80": true}, traffic(w.rules(t))); diff != "" {
 		t.Errorf("traffic (-want +got):\n%s", diff)
 	}
 }

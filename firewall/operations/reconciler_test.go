@@ -19,6 +19,7 @@ func webSpec() firewall.Spec {
 		Ports:        []firewall.Port{{Protocol: "TCP", Port: 80}},
 		SourceRanges: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
 		Nodes:        []string{"gce://p/z/n1"},
+		Addresses:    []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 	}
 }
 

@@ -197,8 +197,8 @@ type GCE struct {
 	// InstanceCacheTTL is how long a list of the VMs is cached. Default: 10 s.
 	InstanceCacheTTL metav1.Duration `json:"instanceCacheTTL,omitzero"`
 	// FirewallLayout is per-service, with firewall rules for each Service, or shared, where Services
-	// with the same source ranges and target tags share rules, for many Services and a small quota. It
-	// can be changed at any time. Default: per-service.
+	// with the same source ranges, target tags and node selection share rules, for many Services and a
+	// small quota. It can be changed at any time. Default: per-service.
 	FirewallLayout firewall.Layout `json:"firewallLayout,omitempty"`
 	// FirewallCheckPeriod is the interval in which all firewall rules are checked for manual changes,
 	// with one list request. Default: 30 s.

@@ -97,6 +97,7 @@ func planFor(owner firewall.Owner) (*plan.Plan, error) {
 	node := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{v1.LabelOSStable: "linux"}},
 		Spec:       v1.NodeSpec{ProviderID: "gce://p/z/n1"},
+		Status:     v1.NodeStatus{Addresses: []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: "10.0.0.1"}}},
 	}
 	return plan.Settings{ClusterID: owner.ClusterID, Namespace: system}.Build(plan.Input{
 		Service: svc, Options: options.Default(), Cluster: snapshot.New([]*v1.Node{node}, nil, nil, nil),

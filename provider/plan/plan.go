@@ -46,6 +46,9 @@ type Input struct {
 	OtherProxies map[snapshot.Port][]*v1.Pod
 	// Running are the names of the nodes where the Service has a proxy or kube-proxy serves it.
 	Running map[string]bool
+	// Draining are the names of the nodes where a proxy of the Service is terminating. It still
+	// forwards.
+	Draining map[string]bool
 }
 
 // Plan is what one Service should have.
@@ -105,8 +108,10 @@ func (s Settings) Build(in Input) (*Plan, error) {
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served),
 		Firewall: firewall.Spec{
-			Owner:        s.Owner(svc),
-			SourceRanges: ranges,
+			Owner:         s.Owner(svc),
+			SourceRanges:  ranges,
+			Addresses:     in.addresses(snapshot.Names(selected)),
+			NodeSelection: nodeSelection(in.Options),
 		},
 		settings:     s,
 		options:      in.Options,

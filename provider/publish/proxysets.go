@@ -51,6 +51,17 @@ func Running(pods []*v1.Pod) map[string]bool {
 	return nodes
 }
 
+// Draining returns the names of the nodes that have a terminating proxy.
+func Draining(pods []*v1.Pod) map[string]bool {
+	nodes := map[string]bool{}
+	for _, pod := range pods {
+		if pod.DeletionTimestamp != nil && pod.Spec.NodeName != "" {
+			nodes[pod.Spec.NodeName] = true
+		}
+	}
+	return nodes
+}
+
 // AnyOnReadyNode reports whether a proxy exists, ready or not, on a node that is Ready. The end of
 // a proxy on another node may never be reported.
 func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -123,9 +124,16 @@ func TestPatchMergesAndUpdateReplaces(t *testing.T) {
 func TestInvalidRulesAreRefused(t *testing.T) {
 	client := service(t, newSim(t, Config{Settings: atOnce}))
 	for name, spoil := range map[string]func(*compute.Firewall){
-		"name with capitals":        func(f *compute.Firewall) { f.Name = "Web" },
-		"name too long":             func(f *compute.Firewall) { f.Name = "a123456789012345678901234567890123456789012345678901234567890123" },
-		"no name":                   func(f *compute.Firewall) { f.Name = "" },
+		"name with capitals": func(f *compute.Firewall) { f.Name = "Web" },
+		"name too long":      func(f *compute.Firewall) { f.Name = "a123456789012345678901234567890123456789012345678901234567890123" },
+		"no name":            func(f *compute.Firewall) { f.Name = "" },
+		"families of source and destination": func(f *compute.Firewall) {
+			f.SourceRanges, f.DestinationRanges = []string{"10.0.0.0/8"}, []string{"2001:db8::1/128"}
+		},
+		"a destination that is none": func(f *compute.Firewall) { f.DestinationRanges = []string{"node1"} },
+		"too many destinations": func(f *compute.Firewall) {
+			f.DestinationRanges = slices.Repeat([]string{"10.0.0.1/32"}, maxDestinationRanges+1)
+		},
 		"mixed families":            func(f *compute.Firewall) { f.SourceRanges = []string{"10.0.0.0/8", "2001:db8::/32"} },
 		"host bits set":             func(f *compute.Firewall) { f.SourceRanges = []string{"10.0.0.1/8"} },
 		"range that is no range":    func(f *compute.Firewall) { f.SourceRanges = []string{"everybody"} },

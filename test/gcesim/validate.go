@@ -152,8 +152,8 @@ func ParsePorts(s string) (from, to uint16, ok bool) {
 }
 
 func checkRanges(rule Firewall) *apiError {
+	v4, all := 0, slices.Concat(rule.SourceRanges, rule.DestinationRanges)
 	for field, ranges := range map[string][]string{"resource.sourceRanges": rule.SourceRanges, "resource.destinationRanges": rule.DestinationRanges} {
-		v4 := 0
 		for i, r := range ranges {
 			prefix, ok := parseRange(r)
 			if !ok {
@@ -163,9 +163,9 @@ func checkRanges(rule Firewall) *apiError {
 				v4++
 			}
 		}
-		if v4 != 0 && v4 != len(ranges) {
-			return invalidField(field, strings.Join(ranges, ","), "IPv4 and IPv6 ranges cannot be mixed in one firewall rule.")
-		}
+	}
+	if v4 != 0 && v4 != len(all) {
+		return invalidField("resource", strings.Join(all, ","), "IPv4 and IPv6 ranges cannot be mixed in one firewall rule.")
 	}
 	if rule.Direction == "EGRESS" && len(rule.SourceTags)+len(rule.SourceServiceAccounts) > 0 {
 		return invalid("sourceTags and sourceServiceAccounts cannot be specified for EGRESS rules.")
@@ -186,6 +186,8 @@ const (
 	maxPorts        = 100 // Not documented by Google, so this is a conservative value.
 	maxTargetTags   = 70
 	maxSourceRanges = 5000
+	// The API documents it for the rules of firewall policies.
+	maxDestinationRanges = 5000
 )
 
 func checkTargets(rule Firewall) *apiError {
@@ -198,6 +200,8 @@ func checkTargets(rule Firewall) *apiError {
 		return invalid("Too many target tags: %d, the limit is %d.", len(rule.TargetTags), maxTargetTags)
 	case len(rule.SourceRanges) > maxSourceRanges:
 		return invalid("Too many source ranges: %d, the limit is %d.", len(rule.SourceRanges), maxSourceRanges)
+	case len(rule.DestinationRanges) > maxDestinationRanges:
+		return invalid("Too many destination ranges: %d, the limit is %d.", len(rule.DestinationRanges), maxDestinationRanges)
 	}
 	for _, tag := range slices.Concat(rule.SourceTags, rule.TargetTags) {
 		if !namePattern.MatchString(tag) {

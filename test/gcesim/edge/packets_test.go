@@ -74,7 +74,35 @@ func TestPacketsAreFilteredAndTranslatedAsByComputeEngine(t *testing.T) {
 	w.check(t, "deny wins a tie", "net", externalA+":80", "")
 	send(t, sim, "DELETE", "/no", "")
 
+	send(t, sim, "PATCH", "/web", `{"sourceRanges":["0.0.0.0/0"]}`)
+	w.checkDestinations(t, sim)
 	w.checkAddressChange(t, sim)
+}
+
+// checkDestinations checks that a rule that allows has to name both addresses of a VM, and that for
+// one that denies one is enough.
+func (w *world) checkDestinations(t *testing.T, sim *gcesim.Sim) {
+	t.Helper()
+	for _, c := range []struct{ what, destinations, want string }{
+		{"only the internal address", `"` + internalA + `"`, ""},
+		{"only the external address", `"` + externalA + `/32"`, ""},
+		{"the addresses of another VM", `"` + internalB + `","` + externalB + `"`, ""},
+		{"both addresses", `"` + internalA + `/32","` + externalA + `/32"`, client},
+		{"ranges with both addresses", `"10.0.0.0/8","203.0.113.0/24"`, client},
+	} {
+		send(t, sim, "PATCH", "/web", `{"destinationRanges":[`+c.destinations+`]}`)
+		w.check(t, c.what, "net", externalA+":80", c.want)
+	}
+	for _, c := range []struct{ what, destination, want string }{
+		{"the internal address denied", internalA, ""},
+		{"the external address denied", externalA, ""},
+		{"another VM denied", externalB, client},
+	} {
+		send(t, sim, "POST", "", `{"name":"no","denied":[{"IPProtocol":"all"}],"destinationRanges":["`+c.destination+`"]}`)
+		w.check(t, c.what, "net", externalA+":80", c.want)
+		send(t, sim, "DELETE", "/no", "")
+	}
+	send(t, sim, "PATCH", "/web", `{"destinationRanges":null}`)
 }
 
 func TestIPv6PacketsAreFilteredAndNotTranslated(t *testing.T) {
@@ -108,6 +136,10 @@ func TestIPv6PacketsAreFilteredAndNotTranslated(t *testing.T) {
 	w.check(t, "another client allowed", "net", served, "")
 	send(t, sim, "PATCH", "/web", `{"sourceRanges":["2001:db8:51:100::/64"]}`)
 	w.check(t, "the client's range allowed", "net", served, client6)
+	send(t, sim, "PATCH", "/web", `{"destinationRanges":["`+unknown6+`/128"]}`)
+	w.check(t, "another destination", "net", served, "")
+	send(t, sim, "PATCH", "/web", `{"destinationRanges":["`+external6+`/128"]}`)
+	w.check(t, "the VM's address", "net", served, client6)
 	send(t, sim, "DELETE", "/web", "")
 	w.check(t, "closed again", "net", served, "")
 }

@@ -217,7 +217,7 @@ func (f family) ranges(written []string) []netip.Prefix {
 }
 
 // targets returns the addresses of the VMs to which the rule applies: all of the network, or those
-// with one of its tags.
+// with one of its tags, that are within its destination ranges.
 func (f family) targets(rule gcesim.Firewall, instances []gcesim.Instance, network string) []netip.Prefix {
 	var written []string
 	for _, in := range instances {
@@ -226,12 +226,35 @@ func (f family) targets(rule gcesim.Firewall, instances []gcesim.Instance, netwo
 			continue
 		}
 		for _, nic := range in.Interfaces() {
-			if nic.Network == network {
-				written = append(written, nic.NetworkIP, nic.ExternalIPv6)
+			if nic.Network != network {
+				continue
+			}
+			if f.isDestination(rule, nic.NetworkIP, nic.NatIP) {
+				written = append(written, nic.NetworkIP)
+			}
+			if f.isDestination(rule, nic.ExternalIPv6) {
+				written = append(written, nic.ExternalIPv6)
 			}
 		}
 	}
 	return f.ranges(written)
+}
+
+// isDestination reports whether the rule applies to packets to a VM that has this address, or this
+// pair of an internal and an external address, of which the external one may be empty. It is not
+// documented with which address of a pair Compute Engine compares destination ranges. The worse case
+// holds here: a rule that allows has to name both, for a rule that denies one is enough.
+func (f family) isDestination(rule gcesim.Firewall, addresses ...string) bool {
+	if len(rule.DestinationRanges) == 0 {
+		return true
+	}
+	ranges, named, all := f.ranges(rule.DestinationRanges), 0, f.ranges(addresses)
+	for _, address := range all {
+		if slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(address.Addr()) }) {
+			named++
+		}
+	}
+	return named > 0 && (named == len(all) || len(rule.Denied) > 0)
 }
 
 // protocol renders the match of protocol and ports.

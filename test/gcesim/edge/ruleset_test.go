@@ -22,6 +22,9 @@ func TestRulesAreInComputeEnginesOrderOfEvaluation(t *testing.T) {
 		{Name: "out", Direction: "EGRESS", Network: networkURL, Denied: tcp("3")},
 		{Name: "by-tag", Direction: "INGRESS", Network: networkURL, SourceTags: []string{"db"}, Allowed: tcp("4")},
 		{Name: "no-target", Direction: "INGRESS", Network: networkURL, SourceRanges: anywhere, TargetTags: []string{"nobody"}, Allowed: tcp("5")},
+		{Name: "to-a", Priority: 1500, Direction: "INGRESS", Network: networkURL, SourceRanges: anywhere, DestinationRanges: []string{"10.0.0.0/30", "203.0.113.1/32"}, Allowed: tcp("6")},
+		{Name: "not-to-a", Priority: 1600, Direction: "INGRESS", Network: networkURL, SourceRanges: anywhere, DestinationRanges: []string{"203.0.113.1"}, Denied: tcp("6")},
+		{Name: "to-half-of-a", Priority: 1700, Direction: "INGRESS", Network: networkURL, SourceRanges: anywhere, DestinationRanges: []string{"203.0.113.1"}, Allowed: tcp("6")},
 		{Name: "six", Priority: 2000, Direction: "INGRESS", Network: networkURL, SourceRanges: []string{"::/0"}, TargetTags: []string{"node"},
 			Allowed: []gcesim.FirewallMatch{{IPProtocol: "icmp"}, {IPProtocol: "all"}, {IPProtocol: "ipip"}}},
 	}
@@ -33,6 +36,8 @@ func TestRulesAreInComputeEnginesOrderOfEvaluation(t *testing.T) {
 		`meta nfproto ipv4 ip daddr { 10.0.0.1/32, 10.0.0.2/32, 10.0.0.4/32 } meta l4proto tcp th dport { 22-22 } counter accept comment "first"`,
 		`ip saddr { 198.51.100.0/24 } ip daddr { 10.0.0.2/32 } meta l4proto tcp th dport { 80-99 } counter drop comment "denied"`,
 		`meta nfproto ipv4 ip daddr { 10.0.0.1/32, 10.0.0.2/32 } meta l4proto tcp th dport { 80-80 } counter accept comment "later"`,
+		`meta nfproto ipv4 ip daddr { 10.0.0.1/32, 10.0.0.2/32 } meta l4proto tcp th dport { 6-6 } counter accept comment "to-a"`,
+		`meta nfproto ipv4 ip daddr { 10.0.0.1/32 } meta l4proto tcp th dport { 6-6 } counter drop comment "not-to-a"`,
 		`meta nfproto ipv6 ip6 daddr { 2001:db8::1/128 } meta l4proto ipv6-icmp counter accept comment "six"`,
 		`meta nfproto ipv6 ip6 daddr { 2001:db8::1/128 } counter accept comment "six"`,
 		`meta nfproto ipv6 ip6 daddr { 2001:db8::1/128 } meta l4proto 4 counter accept comment "six"`,
