@@ -21,12 +21,12 @@ const (
 	firewallPermissionRetry = 5 * time.Minute
 )
 
-// ensureFirewall makes the firewall allow what the plan needs. It reports whether new addresses may
-// be published: false while the outcome is not known or the operation failed. If an administrator
+// ensureFirewall makes the firewall allow what spec needs. It reports whether new addresses may be
+// published: false while the outcome is not known or the operation failed. If an administrator
 // has to change the firewall, they may be published, as rules may exist that cannot be seen from
 // here.
-func (r *reconciliation) ensureFirewall(ctx context.Context) (allowed bool) {
-	result, err := r.firewall.Ensure(ctx, r.plan.Firewall, r.options.Firewall)
+func (r *reconciliation) ensureFirewall(ctx context.Context, spec firewall.Spec) (allowed bool) {
+	result, err := r.firewall.Ensure(ctx, spec, r.options.Firewall)
 	for _, line := range result.Changes {
 		if result.Repaired {
 			r.events.Normal(r.svc, events.FirewallRepaired, "the firewall had been changed by others: "+line)

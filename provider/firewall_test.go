@@ -2,6 +2,7 @@ package provider
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -200,8 +201,8 @@ func TestWhileTheFirewallIsSlowAddressesAreOnlyRemoved(t *testing.T) {
 		}
 		return nil
 	})
-	c.edit("web", tcp(443))
-	c.serves("web", "443/TCP")
+	c.edit("web", func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"} })
+	c.eventually("the proxies have the source range", func() bool { return strings.Contains(fmt.Sprint(c.configMap("web").Data), "198.51.100.0/24") })
 	c.proxy("web", "n2", notReady)
 	c.publishes("web", "203.0.113.1")
 	// It is reconciled after that status.
@@ -214,7 +215,7 @@ func TestWhileTheFirewallIsSlowAddressesAreOnlyRemoved(t *testing.T) {
 	close(unblock)
 	c.publishes("web", "203.0.113.2")
 	c.publishes("new", "203.0.113.1")
-	c.eventually("an event reports the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "443") == 1 })
+	c.eventually("an event reports the change", func() bool { return c.countEvents("Normal FirewallChanged web:", "198.51.100.0/24") == 1 })
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())
 	}

@@ -94,6 +94,7 @@ type directManager interface {
 // firewallReconciler opens and closes ports. *operations.Reconciler is one.
 type firewallReconciler interface {
 	Ensure(ctx context.Context, spec firewall.Spec, mode firewall.Mode) (operations.Result, error)
+	MayAllow(owner firewall.Owner, ports []firewall.Port) bool
 	Delete(ctx context.Context, owner firewall.Owner, mode firewall.Mode) error
 }
 

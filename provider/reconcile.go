@@ -43,11 +43,12 @@ type reconciliation struct {
 // run performs the steps that make everything a Service should have:
 //  1. plan: which nodes and ports, from a snapshot of the cluster;
 //  2. conditions: the ports that the Service does not get;
-//  3. datapath: proxies or kube-proxy;
-//  4. proxies: DaemonSets and ConfigMaps;
-//  5. firewall, after the proxies have been created; it does not wait for them to be ready;
-//  6. status: the addresses that serve, from what is observed;
-//  7. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
+//  3. firewall: close the ports that the Service loses; they are served until that is done;
+//  4. datapath: proxies or kube-proxy;
+//  5. proxies: DaemonSets and ConfigMaps;
+//  6. firewall: allow the others, after the proxies have been created, ready or not;
+//  7. status: the addresses that serve, from what is observed;
+//  8. cutover: give the published nodes to kube-proxy, and delete what is not needed any more.
 //
 // It returns the status to publish. After an error the controller retries.
 func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error) {
@@ -64,6 +65,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	if r.plan.Service == nil {
 		return r.withdrawAll(ctx)
 	}
+	closed := r.closeLostPorts(ctx)
 	if err := r.decideDatapath(ctx); err != nil {
 		unavailable := (*plan.DirectUnavailableError)(nil)
 		switch {
@@ -78,7 +80,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	if err := r.ensureProxies(ctx); err != nil {
 		return nil, err
 	}
-	allowed := r.ensureFirewall(ctx)
+	allowed := closed && r.ensureFirewall(ctx, r.plan.Firewall)
 	cutover := r.cutover()
 	directNodes := r.direct.NodesToServe(cutover)
 	status := r.status(cutover.Sets, directNodes)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,8 @@ type Reconciler struct {
 type appliedState struct {
 	// request is the mode and the spec, as text.
 	request string
+	// ports are those that the rules allow.
+	ports []firewall.Port
 	// err is nil or a *firewall.ManualChangeError.
 	err error
 	// stale means that it has to be applied again.
@@ -104,6 +107,13 @@ func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewa
 	r.operations.start(ctx, spec.Owner, func() outcome { return r.apply(ctx, spec, mode, request) })
 	current, err := r.wait(ctx, spec.Owner)
 	return Result{Changes: append(previous.Changes, current.Changes...), Repaired: current.Repaired}, err
+}
+
+// MayAllow reports whether rules of owner may allow any of the ports: if one is in the applied state,
+// or no state has been applied. An administrator may have to make the rules equal to it.
+func (r *Reconciler) MayAllow(owner firewall.Owner, ports []firewall.Port) bool {
+	applied := r.lastApplied(owner.UID)
+	return slices.ContainsFunc(ports, func(p firewall.Port) bool { return applied.request == "" || slices.Contains(applied.ports, p) })
 }
 
 // wait returns the outcome of the Service's operation, or an *InProgressError
@@ -146,11 +156,11 @@ func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewal
 	var manual *firewall.ManualChangeError
 	switch {
 	case errors.As(o.err, &manual):
-		r.applied[spec.Owner.UID] = appliedState{request: request, err: manual, stale: manual.Cause != nil}
+		r.applied[spec.Owner.UID] = appliedState{request: request, ports: spec.Ports, err: manual, stale: manual.Cause != nil}
 	case o.err != nil:
 		delete(r.applied, spec.Owner.UID)
 	default:
-		r.applied[spec.Owner.UID] = appliedState{request: request}
+		r.applied[spec.Owner.UID] = appliedState{request: request, ports: spec.Ports}
 	}
 	return o
 }

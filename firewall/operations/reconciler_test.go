@@ -234,3 +234,35 @@ func TestOrphansAreDeletedUnlessAnAdministratorDeletesRules(t *testing.T) {
 		t.Errorf("rules %v", rules)
 	}
 }
+
+func TestAPortMayBeAllowedUntilAStateWithoutItIsApplied(t *testing.T) {
+	fw := &firewalltest.Fake{}
+	r := newReconciler(fw, time.Minute)
+	spec := webSpec()
+	port80, port443 := firewall.Port{Protocol: "TCP", Port: 80}, firewall.Port{Protocol: "TCP", Port: 443}
+	want := func(when string, may80, may443 bool) {
+		t.Helper()
+		if got80, got443 := r.MayAllow(spec.Owner, []firewall.Port{port80}), r.MayAllow(spec.Owner, []firewall.Port{port443}); got80 != may80 || got443 != may443 {
+			t.Errorf("%s: 80 %v, 443 %v", when, got80, got443)
+		}
+		if r.MayAllow(spec.Owner, nil) {
+			t.Errorf("%s: no port may be allowed", when)
+		}
+	}
+	want("after a start", true, true)
+	if err := ensure(r, spec, firewall.Managed); err != nil {
+		t.Fatal(err)
+	}
+	want("with port 80 applied", true, false)
+	fw.FailWith(func(string, firewall.Owner) error { return errors.New("503") })
+	spec.Ports = []firewall.Port{port443}
+	if err := ensure(r, spec, firewall.Managed); err == nil {
+		t.Fatal("no error")
+	}
+	want("after a failure", true, true)
+	fw.FailWith(nil)
+	if err := ensure(r, spec, firewall.Managed); err != nil {
+		t.Fatal(err)
+	}
+	want("with port 443 applied", false, true)
+}

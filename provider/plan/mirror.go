@@ -34,10 +34,6 @@ var notForExternalDNS = map[string]string{
 func (s Settings) mirror(svc *v1.Service) *v1.Service {
 	labels := s.labels(svc)
 	labels[LabelName] = MirrorName
-	ports := snapshot.ServicePorts(svc)
-	for i := range ports {
-		ports[i].NodePort = 0
-	}
 	return &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: svc.Namespace, Name: Name(svc), Labels: labels, Annotations: maps.Clone(notForExternalDNS),
@@ -50,7 +46,7 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 			LoadBalancerClass:             ptr.To(MirrorClass),
 			AllocateLoadBalancerNodePorts: ptr.To(false),
 			Selector:                      maps.Clone(svc.Spec.Selector),
-			Ports:                         ports,
+			Ports:                         mirrorPorts(svc),
 			LoadBalancerSourceRanges:      mirrorRanges(svc),
 			ExternalTrafficPolicy:         svc.Spec.ExternalTrafficPolicy,
 			InternalTrafficPolicy:         svc.Spec.InternalTrafficPolicy,
@@ -62,6 +58,14 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 			TrafficDistribution:           svc.Spec.TrafficDistribution,
 		},
 	}
+}
+
+func mirrorPorts(svc *v1.Service) []v1.ServicePort {
+	ports := snapshot.ServicePorts(svc)
+	for i := range ports {
+		ports[i].NodePort = 0
+	}
+	return ports
 }
 
 // noClient is a range of each IP family that no client is in.

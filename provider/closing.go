@@ -1,0 +1,51 @@
+package provider
+
+import (
+	"context"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/hostport-ccm/hostport-ccm/firewall"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
+)
+
+// closeLostPorts makes the firewall stop allowing the ports that the Service loses, before anything
+// of ours stops serving them: without that, whatever listens on the nodes could be reached. It
+// reports whether that is done. If not, the plan keeps the ports that are served, and no others.
+// Only a managed firewall is waited for.
+func (r *reconciliation) closeLostPorts(ctx context.Context) (closed bool) {
+	served := r.servedPorts()
+	lost := served.Difference(sets.New(snapshot.PortsOf(r.plan.Service)...))
+	if r.options.Firewall != firewall.Managed || !r.firewall.MayAllow(r.plan.Firewall.Owner, firewallPorts(lost)) {
+		return true
+	}
+	// Ports that the Service gains are allowed later, after its proxies have them.
+	narrowed, keeps := r.plan.Firewall, firewallPorts(served)
+	narrowed.Ports = slices.DeleteFunc(slices.Clone(narrowed.Ports), func(p firewall.Port) bool { return !slices.Contains(keeps, p) })
+	if r.ensureFirewall(ctx, narrowed) {
+		return true
+	}
+	r.plan.ServeOnly(served)
+	return false
+}
+
+// servedPorts returns the ports that proxies or kube-proxy, by the mirror, serve now.
+func (r *reconciliation) servedPorts() sets.Set[snapshot.Port] {
+	served := sets.New[snapshot.Port]()
+	for _, ds := range r.proxies.Cached(r.svc) {
+		served.Insert(snapshot.HostPorts(ds.Spec.Template.Spec)...)
+	}
+	if r.current.Mirror != nil {
+		served.Insert(snapshot.PortsOf(r.current.Mirror)...)
+	}
+	return served
+}
+
+func firewallPorts(ports sets.Set[snapshot.Port]) []firewall.Port {
+	var list []firewall.Port
+	for port := range ports {
+		list = append(list, firewall.Port{Protocol: port.Protocol, Port: uint16(port.Number)})
+	}
+	return list
+}
