@@ -100,17 +100,18 @@ func (s Settings) Build(in Input) (*Plan, error) {
 		return nil, err
 	}
 	occupied := in.occupiedNodes(served)
+	serving := slices.DeleteFunc(slices.Clone(selected), func(n *v1.Node) bool {
+		return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0
+	})
 	p := &Plan{
-		Nodes: slices.DeleteFunc(slices.Clone(selected), func(n *v1.Node) bool {
-			return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0
-		}),
+		Nodes:     serving,
 		Service:   served,
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served),
 		Firewall: firewall.Spec{
 			Owner:         s.Owner(svc),
 			SourceRanges:  ranges,
-			Addresses:     in.addresses(snapshot.Names(selected)),
+			Addresses:     in.addresses(snapshot.Names(serving)),
 			NodeSelection: nodeSelection(in.Options),
 		},
 		settings:     s,
