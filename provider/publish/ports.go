@@ -35,6 +35,23 @@ func Ports(svc *v1.Service, conflicts []plan.Conflict) []v1.PortStatus {
 	return list
 }
 
+// maxPortEntries limits how often a status repeats ports: 10,000 take at most 0.8 MB with an error
+// each. etcd refuses requests of more than 1.5 MiB (--max-request-bytes), and so every later change.
+const maxPortEntries = 10_000
+
+// portsOfEntry returns the ports of the address with an index. Addresses beyond maxPortEntries have
+// none; where kube-proxy serves the Service by its own status, the first, which shows that they are
+// for kube-proxy: see direct.Manager.Current.
+func (in Input) portsOfEntry(index int) []v1.PortStatus {
+	switch {
+	case (index+1)*len(in.Ports) <= maxPortEntries:
+		return in.Ports
+	case len(in.Direct) > 0 && in.IPMode.Direct != "":
+		return in.Ports[:1]
+	}
+	return nil
+}
+
 // Conditions returns a Service's conditions with LoadBalancerPortsError as the conflicts require. A
 // Service that never had a conflict does not get the condition.
 func Conditions(previous []metav1.Condition, conflicts []plan.Conflict, now time.Time) []metav1.Condition {

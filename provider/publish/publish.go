@@ -41,7 +41,7 @@ type Input struct {
 	MaxNodes int
 	// IPMode is returned by IPModes.
 	IPMode IPMode
-	// Ports go with every address; nil if there is nothing to report about them.
+	// Ports go with every address, see portsOfEntry; nil if there is nothing to report about them.
 	Ports []v1.PortStatus
 	// Now is compared with the times in Sets.
 	Now time.Time
@@ -204,8 +204,8 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 	})
 	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
 	var list []v1.LoadBalancerIngress
-	for _, a := range all {
-		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode, Ports: in.Ports})
+	for i, a := range all {
+		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode, Ports: in.portsOfEntry(i)})
 	}
 	return list
 }
