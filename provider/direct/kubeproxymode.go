@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
@@ -115,14 +116,27 @@ func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, un
 	case err != nil:
 		return "", configMap + " cannot be read", fmt.Errorf("reading %s: %w", configMap, err)
 	}
-	if mode, unknownReason = parseMode(found.Data[kubeProxyConfigKey]); unknownReason != "" {
+	info, err := k.kube.Discovery().ServerVersion()
+	if err != nil {
+		return "", "the version of Kubernetes cannot be read", fmt.Errorf("reading the version of Kubernetes: %w", err)
+	}
+	kubernetesVersion, err := version.ParseGeneric(info.GitVersion)
+	if err != nil {
+		return "", fmt.Sprintf("the version of Kubernetes is not valid: %s", options.Quote(info.GitVersion)), nil
+	}
+	if mode, unknownReason = parseMode(found.Data[kubeProxyConfigKey], kubernetesVersion); unknownReason != "" {
 		unknownReason = configMap + " " + unknownReason
 	}
 	return mode, unknownReason, nil
 }
 
-// parseMode reads a KubeProxyConfiguration. Its default mode on Linux is iptables.
-func parseMode(text string) (mode config.KubeProxyMode, unknownReason string) {
+// nftablesByDefault is the first version of Kubernetes in which kube-proxy may choose nftables if no
+// mode is set, as the source of kube-proxy 1.37.2 announces.
+var nftablesByDefault = version.MustParseGeneric("1.40")
+
+// parseMode reads a KubeProxyConfiguration. Without a mode, kube-proxy runs in mode iptables on
+// Linux before nftablesByDefault; from then on its mode is not known.
+func parseMode(text string, kubernetes *version.Version) (mode config.KubeProxyMode, unknownReason string) {
 	var written struct {
 		Kind string
 		Mode config.KubeProxyMode
@@ -132,6 +146,9 @@ func parseMode(text string) (mode config.KubeProxyMode, unknownReason string) {
 	}
 	switch written.Mode {
 	case "":
+		if kubernetes.AtLeast(nftablesByDefault) {
+			return "", fmt.Sprintf("sets no mode, and the default differs from Kubernetes %s on", nftablesByDefault)
+		}
 		return config.KubeProxyIPTables, ""
 	case config.KubeProxyIPTables, config.KubeProxyNFTables, config.KubeProxyIPVS:
 		return written.Mode, ""

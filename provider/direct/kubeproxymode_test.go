@@ -10,6 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -57,6 +59,23 @@ func TestTheModeOfKubeProxyIsRead(t *testing.T) {
 				t.Errorf("got %q, %q", mode, unknown)
 			}
 		})
+	}
+}
+
+func TestAnEmptyModeIsNotKnownWhereTheDefaultMayBeNFTables(t *testing.T) {
+	for version, want := range map[string]config.KubeProxyMode{
+		"v1.37.2": config.KubeProxyIPTables, "v1.39.0-gke.1": config.KubeProxyIPTables, "v1.40.0": "", "v1.40.0-alpha.1": "", "v2.0.0": "",
+	} {
+		kube := fake.NewClientset(inMode(""))
+		kube.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: version}
+		k := NewKubeProxyMode(kube, "")
+		if _, err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mode, unknown := k.Get()
+		if mode != want || strings.Contains(unknown, "sets no mode") != (want == "") {
+			t.Errorf("Kubernetes %s: got %q, %q", version, mode, unknown)
+		}
 	}
 }
 
