@@ -60,9 +60,14 @@ func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options, 
 		AutomountServiceAccountToken:  ptr.To(false),
 		EnableServiceLinks:            ptr.To(false),
 		TerminationGracePeriodSeconds: ptr.To[int64](gracePeriod),
-		PriorityClassName:             o.PriorityClassName,
-		Tolerations:                   o.Tolerations,
-		SecurityContext:               &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},
+		// The kernel drops SIGTERM for the first process of a PID namespace while that has no handler
+		// (pid_namespaces(7)), and the kubelet does not send it again before the grace period ends. On a
+		// busy node, a proxy that is stopped while it starts would keep its host ports, and its Service,
+		// for an hour. With a shared namespace, the first process is that of the sandbox.
+		ShareProcessNamespace: ptr.To(true),
+		PriorityClassName:     o.PriorityClassName,
+		Tolerations:           o.Tolerations,
+		SecurityContext:       &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}},
 		Affinity: &v1.Affinity{NodeAffinity: &v1.NodeAffinity{
 			RequiredDuringSchedulingIgnoredDuringExecution: snapshot.NodeSelector(o.NodeSelector, without...),
 		}},
@@ -124,9 +129,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		Ports:           containerPorts(svc),
 		ReadinessProbe:  probe(svc, "/readyz", health, 1, 2),
 		LivenessProbe:   liveness,
-		// The kernel drops SIGTERM while the first process of a pod has not yet installed a handler,
-		// and it is not sent again before the grace period ends. So a proxy that is stopped right
-		// after its start would keep its host ports for that long.
+		// A proxy that is stopped before it has installed a handler for SIGTERM ends without draining.
 		Lifecycle: &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}},
 		Resources: resources(),
 		SecurityContext: &v1.SecurityContext{

@@ -313,3 +313,11 @@ func TestOwnsRecognizesClusterAndService(t *testing.T) {
 		t.Error("an object of another cluster, of another Service, or without labels counts as owned")
 	}
 }
+
+// Otherwise SIGTERM is lost while the proxy starts.
+func TestAProxyIsNotTheFirstProcessOfItsPIDNamespace(t *testing.T) {
+	ds := mustProxies(t, service(), options.Default()).DaemonSet
+	if shared := ds.Spec.Template.Spec.ShareProcessNamespace; shared == nil || !*shared {
+		t.Errorf("shareProcessNamespace is %v", shared)
+	}
+}
