@@ -69,8 +69,7 @@ func (r Rule) Summary() string {
 
 // MaxDestinationRanges is the number of destination ranges that our rules have
 // at most. The Compute API documents this limit for the rules of firewall
-// policies, and Google's page on VPC quotas the same for the source ranges of a
-// rule.
+// policies; for VPC firewall rules it has not been compared with a document.
 const MaxDestinationRanges = 5000
 
 // Target is what rules apply to.

@@ -23,10 +23,9 @@ type ReservedPorts struct {
 // Sources: https://kubernetes.io/docs/reference/networking/ports-and-protocols/;
 // cilium/cilium, Documentation/operations/system_requirements.rst; projectcalico/calico,
 // felix/config/config_params.go; rancher/rke2-docs, docs/install/requirements.md, which lists the
-// ports of Canal, Calico, Cilium and Flannel too; https://docs.k3s.io/cli/agent, --lb-server-port;
-// kubernetes/kubernetes, cluster/addons/dns/nodelocaldns/nodelocaldns.yaml;
-// https://docs.cloud.google.com/kubernetes-engine/docs/how-to/network-policy, on the metadata
-// server; https://docs.siderolabs.com/talos, on KubePrism and the ingress firewall.
+// ports of Canal, Calico, Cilium and Flannel too; kubernetes/kubernetes,
+// cluster/addons/dns/nodelocaldns/nodelocaldns.yaml. Those of DHCP, of GKE's metadata server, of the
+// load balancer of K3s and of Talos Linux have not been compared with a document.
 var DefaultReservedPorts = []ReservedPorts{
 	{"22/TCP", "SSH"},
 	{"53", "DNS: resolvers and DNS caches on the nodes"},
