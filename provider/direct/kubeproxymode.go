@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
@@ -19,10 +20,12 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
-// The ConfigMap in which kubeadm stores the configuration of all kube-proxies.
+// The ConfigMap in which kubeadm stores the configuration of all kube-proxies, and the label that it
+// gives to their pods.
 const (
 	kubeProxyConfigMap = "kube-proxy"
 	kubeProxyConfigKey = "config.conf"
+	kubeProxyPods      = "k8s-app=kube-proxy"
 )
 
 const (
@@ -83,16 +86,21 @@ func (k *KubeProxyMode) Get() (mode config.KubeProxyMode, unknownReason string) 
 
 // Refresh reads the mode and reports whether it differs from the last one. On an error, or when the
 // mode is missing for the first time, the last known mode is kept: an API server that has just
-// started may not yet return existing objects.
+// started may not yet return existing objects. It is also kept while pods of kube-proxy are older
+// than the configuration, as they run with the one before; without a last known mode, the mode is
+// not known until they are replaced.
 func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
 	if k.configured != "" {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, modeTimeout)
 	defer cancel()
-	mode, reason, err := k.read(ctx)
+	mode, reason, outdated, err := k.read(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if outdated != "" && mode != k.mode {
+		mode, reason = k.mode, outdated
+	}
 	if err == nil && mode == "" && k.mode != "" && !k.missing {
 		k.missing, err = true, errors.New(reason)
 	}
@@ -104,30 +112,58 @@ func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
 	return before != mode, err
 }
 
-// read returns the mode, or the reason why it is not known. An error is temporary.
-func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, unknownReason string, err error) {
+// read returns the mode in the ConfigMap, or the reason why it is not known. outdated is empty if all
+// pods of kube-proxy were created after the last change of the ConfigMap, else it says what to do. An
+// error is temporary.
+func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, unknownReason, outdated string, err error) {
 	found, err := k.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeProxyConfigMap, metav1.GetOptions{})
 	const configMap = "ConfigMap " + metav1.NamespaceSystem + "/" + kubeProxyConfigMap
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", "there is no " + configMap, nil
+		return "", "there is no " + configMap, "", nil
 	case apierrors.IsForbidden(err):
-		return "", "hostport-ccm may not read " + configMap, nil
+		return "", "hostport-ccm may not read " + configMap, "", nil
 	case err != nil:
-		return "", configMap + " cannot be read", fmt.Errorf("reading %s: %w", configMap, err)
+		return "", configMap + " cannot be read", "", fmt.Errorf("reading %s: %w", configMap, err)
 	}
 	info, err := k.kube.Discovery().ServerVersion()
 	if err != nil {
-		return "", "the version of Kubernetes cannot be read", fmt.Errorf("reading the version of Kubernetes: %w", err)
+		return "", "the version of Kubernetes cannot be read", "", fmt.Errorf("reading the version of Kubernetes: %w", err)
 	}
 	kubernetesVersion, err := version.ParseGeneric(info.GitVersion)
 	if err != nil {
-		return "", fmt.Sprintf("the version of Kubernetes is not valid: %s", options.Quote(info.GitVersion)), nil
+		return "", fmt.Sprintf("the version of Kubernetes is not valid: %s", options.Quote(info.GitVersion)), "", nil
 	}
 	if mode, unknownReason = parseMode(found.Data[kubeProxyConfigKey], kubernetesVersion); unknownReason != "" {
-		unknownReason = configMap + " " + unknownReason
+		return "", configMap + " " + unknownReason, "", nil
 	}
-	return mode, unknownReason, nil
+	pods, err := k.kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: kubeProxyPods})
+	if err != nil {
+		return "", "the pods of kube-proxy cannot be read", "", fmt.Errorf("reading the pods of kube-proxy: %w", err)
+	}
+	if pod := outdatedPod(found, pods.Items); pod != "" {
+		outdated = fmt.Sprintf("pod %s is older than the last change of %s (kubectl -n %s rollout restart daemonset kube-proxy)", pod, configMap, metav1.NamespaceSystem)
+	}
+	return mode, "", outdated, nil
+}
+
+// outdatedPod returns the name of a pod that was created before the last change of a ConfigMap that
+// it reads when it starts, or the empty string. The API server records the times of changes in
+// managedFields, truncated to seconds like those of creation. Pods that have ended do not count.
+func outdatedPod(read *v1.ConfigMap, pods []v1.Pod) string {
+	changed := read.CreationTimestamp.Time
+	for _, entry := range read.ManagedFields {
+		if entry.Time != nil && entry.Time.After(changed) {
+			changed = entry.Time.Time
+		}
+	}
+	for _, pod := range pods {
+		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+		if !ended && pod.CreationTimestamp.Time.Before(changed) {
+			return pod.Name
+		}
+	}
+	return ""
 }
 
 // nftablesByDefault is the first version of Kubernetes in which kube-proxy may choose nftables if no

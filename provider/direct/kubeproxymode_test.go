@@ -79,6 +79,62 @@ func TestAnEmptyModeIsNotKnownWhereTheDefaultMayBeNFTables(t *testing.T) {
 	}
 }
 
+func TestAModeCountsWhenThePodsOfKubeProxyAreReplaced(t *testing.T) {
+	at := func(second int64) metav1.Time { return metav1.Unix(1_700_000_000+second, 0) }
+	write := func(mode string, times ...int64) *v1.ConfigMap {
+		m := inMode(mode)
+		m.CreationTimestamp = at(0)
+		for _, second := range times {
+			m.ManagedFields = append(m.ManagedFields, metav1.ManagedFieldsEntry{Manager: "m", Time: new(at(second))})
+		}
+		return m
+	}
+	pod := func(name string, created int64, phase v1.PodPhase) *v1.Pod {
+		return &v1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: name, Labels: map[string]string{"k8s-app": "kube-proxy"}, CreationTimestamp: at(created)},
+			Status:     v1.PodStatus{Phase: phase},
+		}
+	}
+	other := pod("other", 1, v1.PodRunning)
+	other.Labels = nil
+	// The fake would replace the times of managedFields.
+	written := write("iptables", 5)
+	kube := fake.NewClientset(pod("one", 5, v1.PodRunning), pod("two", 7, v1.PodRunning), pod("ended", 1, v1.PodFailed), other)
+	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) { return true, written, nil })
+	refresh := func(k *KubeProxyMode, want config.KubeProxyMode, reason string) {
+		t.Helper()
+		if _, err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if mode, unknown := k.Get(); mode != want || !strings.Contains(unknown, reason) {
+			t.Errorf("got %q, %q, want %q, %q", mode, unknown, want, reason)
+		}
+	}
+	replace := func(name string) {
+		t.Helper()
+		pods := kube.CoreV1().Pods("kube-system")
+		if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pods.Create(t.Context(), pod(name, 20, v1.PodPending), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := NewKubeProxyMode(kube, "")
+	refresh(k, config.KubeProxyIPTables, "")
+	written = write("ipvs", 5, 10, 3)
+	refresh(k, config.KubeProxyIPTables, "")
+	refresh(NewKubeProxyMode(kube, ""), "", "rollout restart daemonset kube-proxy")
+	replace("one")
+	refresh(k, config.KubeProxyIPTables, "")
+	replace("two")
+	refresh(k, config.KubeProxyIPVS, "")
+	refresh(NewKubeProxyMode(kube, ""), config.KubeProxyIPVS, "")
+	// Any other change of the configuration leaves the mode as it is.
+	written = write("ipvs", 30)
+	refresh(k, config.KubeProxyIPVS, "")
+}
+
 func TestTheLastKnownModeIsUsedWhileTheAPIServerFails(t *testing.T) {
 	kube := fake.NewClientset(inMode("nftables"))
 	failure := apierrors.NewServiceUnavailable("down")
