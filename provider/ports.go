@@ -31,32 +31,15 @@ func (r *reconciliation) heldPorts() map[snapshot.Port]map[types.UID]map[string]
 	return held
 }
 
-// occupants returns the Services for which kube-proxy takes packets to the Service's ports. In mode
-// nftables it does not take them where a proxy of the Service has its host port, as the rules of
-// host ports come first.
+// occupants returns the Services for which kube-proxy takes packets to the Service's ports, also
+// where a proxy of the Service has its host port: kube-proxy's rules come first, in mode nftables at
+// least once it was restarted.
 func (r *reconciliation) occupants() map[snapshot.Port][]snapshot.Occupant {
-	hostPortsFirst := r.direct.Environment().KubeProxy == config.KubeProxyNFTables
-	served, list := r.proxies.ServedPorts(r.svc), map[snapshot.Port][]snapshot.Occupant{}
+	list := map[snapshot.Port][]snapshot.Occupant{}
 	for _, port := range snapshot.PortsOf(r.svc) {
-		ours := map[string]bool{}
-		for node, ports := range served {
-			if hostPortsFirst && ports[port] {
-				ours[node] = true
-			}
-		}
 		for _, o := range r.cluster.Occupants(port) {
-			switch {
-			case o.Service.UID == r.svc.UID:
-			case o.Node != "" || len(ours) == 0:
-				if !ours[o.Node] {
-					list[port] = append(list[port], o)
-				}
-			default:
-				for _, node := range r.cluster.Nodes {
-					if !ours[node.Name] {
-						list[port] = append(list[port], snapshot.Occupant{Service: o.Service, Field: o.Field, Node: node.Name})
-					}
-				}
+			if o.Service.UID != r.svc.UID {
+				list[port] = append(list[port], o)
 			}
 		}
 	}
@@ -65,8 +48,8 @@ func (r *reconciliation) occupants() map[snapshot.Port][]snapshot.Occupant {
 
 // foreignPods returns the foreign pods that have ports of the Service. A pod that asks for a port
 // that is already served on its node does not have it. Where a proxy is ready, the kubelet rejects
-// the pod. Where kube-proxy serves, the pod runs, and is shadowed; but in mode nftables it has the
-// port, as the rules of host ports come before those of kube-proxy.
+// the pod. Where kube-proxy serves, the pod runs, and is shadowed; but in mode nftables it may have
+// the port: of the pod's rules and kube-proxy's, those whose base chain was made last come first.
 func (r *reconciliation) foreignPods() (occupying, shadowed map[snapshot.Port][]*v1.Pod) {
 	served, mode := r.proxies.ServedPorts(r.svc), r.direct.Environment().KubeProxy
 	occupying, shadowed = map[snapshot.Port][]*v1.Pod{}, map[snapshot.Port][]*v1.Pod{}

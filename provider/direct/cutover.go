@@ -46,8 +46,8 @@ type Cutover struct {
 //     there are proxies (mirrorDelay), only those that it serves now.
 //   - On the way to proxies these are the nodes that it serves now, each until its proxies are ready.
 //   - A node where a foreign pod has a port is left out. In mode nftables, where the rules of host
-//     ports come before kube-proxy's, so is a node that is not served yet and where a proxy of another
-//     Service, which gave up the port, is still draining.
+//     ports may come before kube-proxy's, so is a node that is not served yet and where a proxy of
+//     another Service, which gave up the port, is still draining.
 func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 	join := c.Decision.Direct
 	if join && c.Decision.Mirror != nil && c.HasProxies {
