@@ -128,6 +128,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		Namespace:       lb.Namespace,
 		ProxyImage:      lb.ProxyImage,
 		ImagePullPolicy: lb.ImagePullPolicy,
+		UserNamespaces:  lb.UserNamespaces,
 		Reserved:        lb.Reserved(),
 	}
 	w, err := newWatches(kube, settings, shared, lb.Classes)

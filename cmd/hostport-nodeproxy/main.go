@@ -101,7 +101,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.proxy.HealthToken, "health-token", "", "bearer token that requests for /readyz and /healthz have to bring; if it is empty, everybody is answered")
 	fs.StringVar(&s.metricsAddress, "metrics-address", fmt.Sprintf(":%d", config.DefaultMetricsPort), "address of /metrics; its port must not be one of the Service's")
 	fs.DurationVar(&s.proxy.SyncPeriod, "sync-period", 2*time.Second, "how often to read the config and verify the rules")
-	fs.BoolVar(&s.forwardIPv6, "forward-ipv6", false, "only switch IPv6 forwarding on in the pod, and exit; needs a privileged container")
+	fs.BoolVar(&s.forwardIPv6, "forward-ipv6", false, "only switch IPv6 forwarding on in the pod, and exit; needs a writable /proc/sys")
 	fs.BoolVar(&ipv6, "ipv6", true, "forward IPv6 if the config has it; false leaves it to other pods, which can")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)

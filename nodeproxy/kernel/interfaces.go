@@ -124,13 +124,14 @@ func checkIPv6() error {
 		return errors.New("the Service has an IPv6 cluster IP, but this kernel or pod has no IPv6; remove IPv6 from the Service's ipFamilies")
 	case err == nil && !on:
 		return errors.New("the Service has an IPv6 cluster IP, but IPv6 forwarding is off in this pod and cannot be switched on without privilege; " +
-			"let the privileged init container that sets net.ipv6.conf.all.forwarding=1 run, or remove IPv6 from the Service's ipFamilies")
+			"let the init container that sets net.ipv6.conf.all.forwarding=1 run, or remove IPv6 from the Service's ipFamilies")
 	}
 	return err
 }
 
 // ForwardIPv6 switches IPv6 forwarding on in this network namespace if it is
-// off. This needs a writable /proc/sys, as a privileged container has.
+// off. This needs a writable /proc/sys, as a privileged container has, or one
+// with procMount Unmasked in a user namespace.
 func ForwardIPv6() error {
 	on, err := isOn(forwardingIPv6)
 	if err == nil && !on {

@@ -64,6 +64,11 @@ type LoadBalancer struct {
 	PriorityClassName string `json:"priorityClassName,omitempty"`
 	// Tolerations of the proxy pods, in addition to those of every DaemonSet. Default: none.
 	Tolerations []v1.Toleration `json:"tolerations,omitempty"`
+	// UserNamespaces runs the proxies in user namespaces of their pods: root in a proxy is nobody on the
+	// node, and no container is privileged. All nodes that serve need Kubernetes 1.33, Linux 6.3,
+	// containerd 2.0 or CRI-O 1.25, and runc 1.2 or crun 1.9, and nothing may be mounted over parts of
+	// their /proc, as on nodes that are containers. A change replaces the proxies. Default: false.
+	UserNamespaces bool `json:"userNamespaces,omitempty"`
 	// Addresses selects which addresses of a node are published: external, internal, or
 	// external-or-internal; see the annotation of that name. Default: external for provider gce,
 	// external-or-internal for provider none.

@@ -56,7 +56,12 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options, without
 }
 
 func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options, without []string) v1.PodSpec {
+	var hostUsers *bool // nil means true
+	if s.UserNamespaces {
+		hostUsers = ptr.To(false)
+	}
 	return v1.PodSpec{
+		HostUsers:                     hostUsers,
 		AutomountServiceAccountToken:  ptr.To(false),
 		EnableServiceLinks:            ptr.To(false),
 		TerminationGracePeriodSeconds: ptr.To[int64](gracePeriod),
@@ -81,11 +86,18 @@ func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options, 
 	}
 }
 
-// initContainers enable IPv6 forwarding for a Service with IPv6, which takes a privileged
-// container. It exits before the proxy starts.
+// initContainers enable IPv6 forwarding for a Service with IPv6, and exit before the proxy starts.
+// That takes a writable /proc/sys. Only a privileged container has one, or one in a user namespace:
+// there the API server admits procMount Unmasked, and the kernel lets its root change the settings of
+// the pod's network namespace alone.
 func (s Settings) initContainers(svc *v1.Service) []v1.Container {
 	if !hasIPv6(svc) {
 		return nil
+	}
+	security := &v1.SecurityContext{Privileged: ptr.To(true), ReadOnlyRootFilesystem: ptr.To(true)}
+	if s.UserNamespaces {
+		security = leastPrivilege("NET_ADMIN")
+		security.ProcMount = ptr.To(v1.UnmaskedProcMount)
 	}
 	return []v1.Container{{
 		Name:            "forward-ipv6",
@@ -93,8 +105,17 @@ func (s Settings) initContainers(svc *v1.Service) []v1.Container {
 		ImagePullPolicy: s.ImagePullPolicy,
 		Args:            []string{"--forward-ipv6"},
 		Resources:       resources(),
-		SecurityContext: &v1.SecurityContext{Privileged: ptr.To(true), ReadOnlyRootFilesystem: ptr.To(true)},
+		SecurityContext: security,
 	}}
+}
+
+// leastPrivilege returns the rights of a container with some capabilities alone.
+func leastPrivilege(capabilities ...v1.Capability) *v1.SecurityContext {
+	return &v1.SecurityContext{
+		AllowPrivilegeEscalation: ptr.To(false),
+		ReadOnlyRootFilesystem:   ptr.To(true),
+		Capabilities:             &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: capabilities},
+	}
 }
 
 func hasIPv6(svc *v1.Service) bool { return slices.Contains(svc.Spec.IPFamilies, v1.IPv6Protocol) }
@@ -130,13 +151,9 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 		ReadinessProbe:  probe(svc, "/readyz", health, 1, 2),
 		LivenessProbe:   liveness,
 		// A proxy that is stopped before it has installed a handler for SIGTERM ends without draining.
-		Lifecycle: &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}},
-		Resources: resources(),
-		SecurityContext: &v1.SecurityContext{
-			AllowPrivilegeEscalation: ptr.To(false),
-			ReadOnlyRootFilesystem:   ptr.To(true),
-			Capabilities:             &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_ADMIN", "NET_RAW"}},
-		},
+		Lifecycle:       &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}},
+		Resources:       resources(),
+		SecurityContext: leastPrivilege("NET_ADMIN", "NET_RAW"),
 		VolumeMounts: []v1.VolumeMount{
 			{Name: "config", MountPath: configDir, ReadOnly: true},
 			{Name: "run", MountPath: "/run"},

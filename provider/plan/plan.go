@@ -25,6 +25,8 @@ type Settings struct {
 	Namespace       string
 	ProxyImage      string
 	ImagePullPolicy v1.PullPolicy
+	// UserNamespaces gives each proxy pod a user namespace of its own.
+	UserNamespaces bool
 	// Reserved ports are never given to a Service.
 	Reserved config.Reserved
 }

@@ -162,6 +162,36 @@ func TestProxiesHaveTheLeastPrivilege(t *testing.T) {
 	}
 }
 
+func TestNoContainerIsPrivilegedInAUserNamespace(t *testing.T) {
+	dual := service(func(svc *v1.Service) {
+		svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
+		svc.Spec.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
+	})
+	before := mustProxies(t, dual, options.Default()).DaemonSet
+	t.Cleanup(func() { settings.UserNamespaces = false })
+	settings.UserNamespaces = true
+	after := mustProxies(t, dual, options.Default()).DaemonSet
+	spec := after.Spec.Template.Spec
+	if spec.HostUsers == nil || *spec.HostUsers {
+		t.Error("the pod has no user namespace")
+	}
+	want := &v1.SecurityContext{
+		AllowPrivilegeEscalation: new(false),
+		ReadOnlyRootFilesystem:   new(true),
+		Capabilities:             &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_ADMIN"}},
+		ProcMount:                new(v1.UnmaskedProcMount),
+	}
+	if diff := cmp.Diff(want, spec.InitContainers[0].SecurityContext); diff != "" {
+		t.Errorf("security context of the init container differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(before.Spec.Template.Spec.Containers, spec.Containers); diff != "" {
+		t.Errorf("the proxy's container differs (-without +with a user namespace):\n%s", diff)
+	}
+	if before.Annotations[AnnotationSpecHash] == after.Annotations[AnnotationSpecHash] {
+		t.Error("the change replaces no proxies")
+	}
+}
+
 func TestOnlyTheInitContainerForIPv6IsPrivileged(t *testing.T) {
 	dual := service(func(svc *v1.Service) {
 		svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}

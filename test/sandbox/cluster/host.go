@@ -35,6 +35,8 @@ mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock
 mount --bind %q /var/lib
 mount --bind %q /var/log
+mkdir /run/proc
+mount -t proc proc /run/proc
 %s
 hostname %s
 : > %q
@@ -51,7 +53,8 @@ exec sleep infinity`, c.hostDir(host, "lib"), c.hostDir(host, "log"), maskSysctl
 
 // maskSysctls returns shell lines that mount files with the kernel settings that a kubelet
 // requires, so that it does not change those of the machine, which are not per namespace. (The list
-// is from the kubelet's container manager.)
+// is from the kubelet's container manager.) Pods with a user namespace can mount /proc nevertheless:
+// the kernel only requires that some procfs of the node is not covered, as at /run/proc.
 func maskSysctls(dir string) string {
 	var b strings.Builder
 	for file, value := range map[string]string{
