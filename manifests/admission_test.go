@@ -1,9 +1,10 @@
 package manifests
 
 import (
-	"context"
 	"fmt"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -12,16 +13,9 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/version"
-	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
-	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
-	celconfig "k8s.io/apiserver/pkg/apis/cel"
-	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/cel/environment"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
@@ -31,84 +25,65 @@ import (
 
 const admissionName = "hostport-ccm-admission"
 
-// oldestKubernetes is the oldest version whose API server accepts the policy.
-var oldestKubernetes = version.MajorMinor(1, 30)
-
-// compile compiles a policy as the API server does when somebody writes it: see compilePolicy in
-// k8s.io/apiserver/pkg/admission/plugin/policy/validating.
-func compile(t *testing.T, p *admissionv1.ValidatingAdmissionPolicy) validating.Validator {
+// defaultSettings returns the settings of the policy in settings.yaml.
+func defaultSettings(t *testing.T) map[string]string {
 	t.Helper()
-	const mode = environment.NewExpressions
-	compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(oldestKubernetes))
+	return maps.Clone(named(t, admissionName, of[*v1.ConfigMap](t)).Data)
+}
+
+// replacedSetting is the part of a path in a policy that kustomize replaces by a setting.
+var replacedSetting = regexp.MustCompile(`^spec\.(variables|matchConditions)\.\[name=([\w-]+)\]\.expression$`)
+
+// admissionPolicy compiles the policy with some settings, as kustomize writes them into it.
+func admissionPolicy(t *testing.T, settings map[string]string) validating.Validator {
+	t.Helper()
+	p := named(t, admissionName, of[*admissionv1.ValidatingAdmissionPolicy](t)).DeepCopy()
+	text, err := os.ReadFile("components/admission/kustomization.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	withParams := cel.OptionalVariableDeclarations{HasParams: true}
-	for _, v := range p.Spec.Variables {
-		if result := compiler.CompileAndStoreVariable(&validating.Variable{Name: v.Name, Expression: v.Expression}, withParams, mode); result.Error != nil {
-			t.Fatalf("variable %s: %v", v.Name, result.Error)
+	var file struct {
+		Replacements []struct {
+			Source  struct{ FieldPath string }
+			Targets []struct {
+				FieldPaths []string
+				Options    struct {
+					Delimiter string
+					Index     int
+				}
+			}
 		}
 	}
-	var conditions, validations, messages []cel.ExpressionAccessor
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	expressions := map[string]*string{}
+	for i := range p.Spec.Variables {
+		expressions["variables "+p.Spec.Variables[i].Name] = &p.Spec.Variables[i].Expression
+	}
 	for i := range p.Spec.MatchConditions {
-		conditions = append(conditions, (*matchconditions.MatchCondition)(&p.Spec.MatchConditions[i]))
+		expressions["matchConditions "+p.Spec.MatchConditions[i].Name] = &p.Spec.MatchConditions[i].Expression
 	}
-	for _, v := range p.Spec.Validations {
-		validations = append(validations, &validating.ValidationCondition{Expression: v.Expression})
-		messages = append(messages, &validating.MessageExpressionCondition{MessageExpression: v.MessageExpression})
+	replaced := map[string]string{}
+	for _, r := range file.Replacements {
+		key := strings.TrimPrefix(r.Source.FieldPath, "data.")
+		target := r.Targets[0]
+		path := replacedSetting.FindStringSubmatch(target.FieldPaths[0])
+		expression := expressions[strings.Join(path[1:], " ")]
+		parts := strings.Split(*expression, target.Options.Delimiter)
+		parts[target.Options.Index] = settings[key]
+		*expression, replaced[key] = strings.Join(parts, target.Options.Delimiter), settings[key]
 	}
-	return validating.NewValidator(
-		compiler.CompileCondition(validations, withParams, mode),
-		matchconditions.NewMatcher(compiler.CompileCondition(conditions, withParams, mode), p.Spec.FailurePolicy, "policy", "validate", p.Name),
-		compiler.CompileCondition(nil, withParams, mode),
-		compiler.CompileCondition(messages, withParams, mode),
-		p.Spec.FailurePolicy, nil)
-}
-
-func admissionPolicy(t *testing.T) *admissionv1.ValidatingAdmissionPolicy {
-	t.Helper()
-	return named(t, admissionName, of[*admissionv1.ValidatingAdmissionPolicy](t))
-}
-
-func admissionSettings(t *testing.T) *v1.ConfigMap {
-	t.Helper()
-	return named(t, admissionName, of[*v1.ConfigMap](t)).DeepCopy()
-}
-
-// refusals returns the messages with which a policy refuses that old becomes svc; old is nil for a
-// new Service.
-func refusals(t *testing.T, v validating.Validator, settings *v1.ConfigMap, old, svc *v1.Service) []string {
-	t.Helper()
-	kind, resource := v1.SchemeGroupVersion.WithKind("Service"), v1.SchemeGroupVersion.WithResource("services")
-	operation, before := admission.Create, runtime.Object(nil)
-	if old != nil {
-		operation, before = admission.Update, old
+	if diff := cmp.Diff(settings, replaced); diff != "" {
+		t.Fatalf("settings that kustomize writes into the policy (-want +got):\n%s", diff)
 	}
-	attributes := &admission.VersionedAttributes{
-		Attributes:    admission.NewAttributesRecord(svc, before, kind, svc.Namespace, svc.Name, resource, "", operation, nil, false, &user.DefaultInfo{}),
-		VersionedKind: kind,
-	}
-	attributes.VersionedObject.Set(svc)
-	if old != nil {
-		attributes.VersionedOldObject.Set(old)
-	}
-	result := v.Validate(context.Background(), resource, attributes, settings, nil, celconfig.RuntimeCELCostBudget, nil)
-	var messages []string
-	for _, d := range result.Decisions {
-		if d.Evaluation == validating.EvalError {
-			t.Fatalf("evaluation failed: %s", d.Message)
-		}
-		if d.Action == validating.ActionDeny {
-			messages = append(messages, d.Message)
-		}
-	}
-	return messages
+	return compile(t, p)
 }
 
 // admissionConfig is a cloud config, and the settings of the policy that are equal to it.
 type admissionConfig struct {
 	lb       config.LoadBalancer
-	settings *v1.ConfigMap
+	settings map[string]string
 }
 
 // admissionConfigs returns the default, and a strict config.
@@ -121,14 +96,13 @@ func admissionConfigs(t *testing.T) map[string]admissionConfig {
 		}
 		return cfg.LoadBalancer
 	}
-	strict := admissionSettings(t)
-	strict.Data = map[string]string{
+	strict := map[string]string{
 		"classes": "both", "firewall": "report", "nodePortRange": "20000-20100", "reservedPorts": "22/TCP SSH\n53 DNS: resolvers and DNS caches on the nodes\n\n7000-7001/UDP\n",
 		"maxDrainSeconds": "60", "maxPorts": "3", "priorityClassNames": "edge", "directNamespaces": "network x", "firewallNamespaces": "",
 		"ports": "80/TCP ingress\n443-445 ingress apps\n",
 	}
 	return map[string]admissionConfig{
-		"default": {parse(""), admissionSettings(t)},
+		"default": {parse(""), defaultSettings(t)},
 		"strict": {parse(`, firewall: report, nodePortRange: 20000-20100, reservedPorts: ["22/TCP", "53", "7000-7001/UDP"], policy: {
 			maxDrainSeconds: 60, maxPorts: 3, priorityClassNames: [edge], directNamespaces: [network, x], firewallNamespaces: [],
 			ports: [{ports: [80/TCP], namespaces: [ingress]}, {ports: [443-445], namespaces: [ingress, apps]}]}`), strict},
@@ -170,20 +144,21 @@ var admissionValues = map[string][]string{
 }
 
 func TestTheAdmissionPolicyRefusesWhatTheControllerRefuses(t *testing.T) {
-	validator, cases := compile(t, admissionPolicy(t)), 0
+	cases := 0
 	for _, annotation := range options.Known() {
 		if len(admissionValues[annotation]) == 0 {
 			t.Errorf("there are no cases of annotation %s", annotation)
 		}
 	}
 	for name, c := range admissionConfigs(t) {
+		validator := admissionPolicy(t, c.settings)
 		p := policy.Policy{Defaults: options.Default(), Limits: c.lb.Policy}
 		p.Defaults.Firewall = c.lb.Firewall
 		check := func(svc *v1.Service) {
 			t.Helper()
 			cases++
 			want := controllerRefusals(p, c.lb.Reserved(), svc)
-			got := refusals(t, validator, c.settings, nil, svc)
+			got := refusals(t, validator, nil, serviceWrite{svc: svc})
 			if (len(got) == 0) != (want == "") {
 				t.Errorf("config %s, annotations %.200q, ports %v in %s:\npolicy:     %.300q\ncontroller: %.300s", name, fmt.Sprint(svc.Annotations), svc.Spec.Ports, svc.Namespace, got, want)
 			}
@@ -252,7 +227,8 @@ func controllerRefusals(p policy.Policy, reserved config.Reserved, svc *v1.Servi
 
 // The policy may be less strict where CEL cannot read what a user writes, never stricter.
 func TestTheAdmissionPolicyLeavesSomeFaultsToTheController(t *testing.T) {
-	validator, c := compile(t, admissionPolicy(t)), admissionConfigs(t)["default"]
+	c := admissionConfigs(t)["default"]
+	validator := admissionPolicy(t, c.settings)
 	p := policy.Policy{Defaults: options.Default(), Limits: c.lb.Policy}
 	for annotation, values := range map[string][]string{
 		options.Tolerations: {"{}", "[{operator: Exists}]", `[{"key": "a b"}]`, "[" + strings.Repeat("{key: a},", 51) + "]"},
@@ -265,7 +241,7 @@ func TestTheAdmissionPolicyLeavesSomeFaultsToTheController(t *testing.T) {
 			if _, err := p.Admit(svc); err == nil {
 				t.Errorf("the controller admits %.100q", value)
 			}
-			if got := refusals(t, validator, c.settings, nil, svc); len(got) > 0 {
+			if got := refusals(t, validator, nil, serviceWrite{svc: svc}); len(got) > 0 {
 				t.Errorf("the policy refuses %.100q: list it with what both refuse", value)
 			}
 		}
@@ -273,13 +249,13 @@ func TestTheAdmissionPolicyLeavesSomeFaultsToTheController(t *testing.T) {
 }
 
 func TestTheAdmissionPolicyRefusesNoSelectorThatTheControllerReads(t *testing.T) {
-	validator, settings := compile(t, admissionPolicy(t)), admissionSettings(t)
+	validator := admissionPolicy(t, defaultSettings(t))
 	part := rapid.SampledFrom([]string{"a", "in", "notin", "b.c/d", "1", "-", "_", ".", "/", "=", "==", "!=", "!", "(", ")", ",", ">", "<", " ", "\t", "\n", "é"})
 	rapid.Check(t, func(r *rapid.T) {
 		value := strings.Join(rapid.SliceOfN(part, 0, 9).Draw(r, "parts"), "")
 		svc := admissionService("apps", map[string]string{options.NodeSelector: value})
 		if _, err := options.Parse(svc.Annotations, options.Default()); err == nil {
-			if got := refusals(t, validator, settings, nil, svc); len(got) > 0 {
+			if got := refusals(t, validator, nil, serviceWrite{svc: svc}); len(got) > 0 {
 				r.Fatalf("%q: %s", value, got)
 			}
 		}
@@ -287,7 +263,7 @@ func TestTheAdmissionPolicyRefusesNoSelectorThatTheControllerReads(t *testing.T)
 }
 
 func TestTheAdmissionPolicyChecksOnlyWhatARequestWrites(t *testing.T) {
-	validator, settings := compile(t, admissionPolicy(t)), admissionSettings(t)
+	settings := defaultSettings(t)
 	bad := map[string]string{options.MaxNodes: "many", options.Prefix + "x": "y"}
 	old := admissionService("apps", bad, v1.ServicePort{Port: 53}, v1.ServicePort{Port: 80})
 	edit := func(change func(*v1.Service)) *v1.Service { svc := old.DeepCopy(); change(svc); return svc }
@@ -329,25 +305,20 @@ func TestTheAdmissionPolicyChecksOnlyWhatARequestWrites(t *testing.T) {
 		"the finalizers of a Service with a fault": {old, edit(func(svc *v1.Service) { svc.Finalizers = []string{"a/b"} }), "both", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			settings.Data["classes"] = c.classes
-			if got := refusals(t, validator, settings, c.old, c.svc); len(got) != c.refused {
+			settings["classes"] = c.classes
+			validator := admissionPolicy(t, settings)
+			if got := refusals(t, validator, nil, serviceWrite{old: c.old, svc: c.svc}); len(got) != c.refused {
 				t.Errorf("got %q, want %d messages", got, c.refused)
 			}
 		})
 	}
 }
 
-func TestTheAdmissionPolicyRefusesNothingWithEmptySettings(t *testing.T) {
-	empty := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: admissionName}}
-	if got := refusals(t, compile(t, admissionPolicy(t)), empty, nil, admissionService("apps", map[string]string{options.DrainSeconds: "300"}, v1.ServicePort{Port: 53})); len(got) > 0 {
-		t.Errorf("got %q", got)
-	}
-}
-
 // The API server refuses what costs too much to evaluate.
 func TestTheAdmissionPolicyCanBeEvaluatedForManyPorts(t *testing.T) {
-	validator, settings := compile(t, admissionPolicy(t)), admissionSettings(t)
-	settings.Data["maxPorts"], settings.Data["ports"] = "65535", strings.Repeat("1-70 ingress apps\n", 30)
+	settings := defaultSettings(t)
+	settings["maxPorts"], settings["ports"] = "65535", strings.Repeat("1-70 ingress apps\n", 30)
+	validator := admissionPolicy(t, settings)
 	for _, n := range []int32{200, 5000} {
 		var ports, others []v1.ServicePort
 		for i := range n {
@@ -355,7 +326,7 @@ func TestTheAdmissionPolicyCanBeEvaluatedForManyPorts(t *testing.T) {
 			others = append(others, v1.ServicePort{Port: 17000 + i, Protocol: v1.ProtocolTCP})
 		}
 		for _, old := range []*v1.Service{nil, admissionService("apps", nil, others...)} {
-			if got := refusals(t, validator, settings, old, admissionService("apps", nil, ports...)); len(got) > 0 {
+			if got := refusals(t, validator, nil, serviceWrite{old: old, svc: admissionService("apps", nil, ports...)}); len(got) > 0 {
 				t.Errorf("%d ports: got %q", n, got)
 			}
 		}
@@ -363,7 +334,7 @@ func TestTheAdmissionPolicyCanBeEvaluatedForManyPorts(t *testing.T) {
 }
 
 func TestTheSettingsOfTheAdmissionPolicyAreTheDefaults(t *testing.T) {
-	lb, data := admissionConfigs(t)["default"].lb, admissionSettings(t).Data
+	lb, data := admissionConfigs(t)["default"].lb, defaultSettings(t)
 	var reserved strings.Builder
 	for _, entry := range config.DefaultReservedPorts {
 		fmt.Fprintln(&reserved, entry.Ports, entry.Reason)
@@ -371,6 +342,7 @@ func TestTheSettingsOfTheAdmissionPolicyAreTheDefaults(t *testing.T) {
 	want := map[string]string{
 		"classes": string(lb.Classes), "firewall": string(firewall.Managed), "nodePortRange": lb.NodePortRange, "reservedPorts": reserved.String(),
 		"maxDrainSeconds": fmt.Sprint(lb.Policy.MaxDrainSeconds), "maxPorts": fmt.Sprint(lb.Policy.MaxPorts),
+		"priorityClassNames": "*", "directNamespaces": "*", "firewallNamespaces": "*", "ports": "",
 	}
 	if diff := cmp.Diff(want, data); diff != "" {
 		t.Errorf("settings (-default +settings.yaml):\n%s", diff)

@@ -37,7 +37,8 @@ func TestKustomizationsNameExactlyTheFilesThatExist(t *testing.T) {
 				Path, Patch string
 				Target      struct{ Kind, Name string }
 			}
-			Images []struct{ Name, NewTag string }
+			Images       []struct{ Name, NewTag string }
+			Replacements []any // read by the test of the component admission
 		}
 		if err := yaml.UnmarshalStrict(read(t, path), &k); err != nil {
 			t.Errorf("%s: %v", path, err)

@@ -9,51 +9,14 @@ import (
 	v1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/version"
-	"k8s.io/apiserver/pkg/admission"
-	"k8s.io/apiserver/pkg/admission/plugin/cel"
-	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
-	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
-	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/cel/environment"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
-
-// mirrorPolicy is the policy for mirrors, compiled as the API server compiles it: see compilePolicy
-// in k8s.io/apiserver/pkg/admission/plugin/policy/validating.
-func mirrorPolicy(t *testing.T) (*admissionv1.ValidatingAdmissionPolicy, validating.Validator) {
-	t.Helper()
-	policies := of[*admissionv1.ValidatingAdmissionPolicy](t)
-	policy := policies[slices.IndexFunc(policies, func(p *admissionv1.ValidatingAdmissionPolicy) bool { return p.Name == "hostport-ccm-mirrors" })]
-	// The first version whose API server has this API.
-	compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(version.MajorMinor(1, 30)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	optional, mode := cel.OptionalVariableDeclarations{HasAuthorizer: true}, environment.NewExpressions
-	for _, v := range policy.Spec.Variables {
-		if result := compiler.CompileAndStoreVariable(&validating.Variable{Name: v.Name, Expression: v.Expression}, optional, mode); result.Error != nil {
-			t.Fatalf("variable %s: %v", v.Name, result.Error)
-		}
-	}
-	var conditions, validations []cel.ExpressionAccessor
-	for i := range policy.Spec.MatchConditions {
-		conditions = append(conditions, (*matchconditions.MatchCondition)(&policy.Spec.MatchConditions[i]))
-	}
-	for _, v := range policy.Spec.Validations {
-		validations = append(validations, &validating.ValidationCondition{Expression: v.Expression})
-	}
-	matcher := matchconditions.NewMatcher(compiler.CompileCondition(conditions, optional, mode), policy.Spec.FailurePolicy, "policy", "validate", policy.Name)
-	none := compiler.CompileCondition(nil, optional, mode)
-	return policy, validating.NewValidator(compiler.CompileCondition(validations, optional, mode), matcher, none, none, policy.Spec.FailurePolicy, nil)
-}
 
 // The users of the tests. Of the ServiceAccounts, only ours has a role of the manifests.
 var (
@@ -72,8 +35,7 @@ func serviceAccount(namespace, name string) user.Info {
 // rbac grants a ServiceAccount the rules of our role, and the group of administrators everything.
 func rbac(t *testing.T, account user.Info) authorizer.AuthorizerFunc {
 	t.Helper()
-	roles := of[*rbacv1.ClusterRole](t)
-	role := roles[slices.IndexFunc(roles, func(r *rbacv1.ClusterRole) bool { return r.Name == "hostport-ccm" })]
+	role := named(t, "hostport-ccm", of[*rbacv1.ClusterRole](t))
 	return func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
 		granted := slices.ContainsFunc(role.Rules, func(rule rbacv1.PolicyRule) bool {
 			return slices.Contains(rule.APIGroups, a.GetAPIGroup()) && slices.Contains(rule.Resources, a.GetResource()) && slices.Contains(rule.Verbs, a.GetVerb())
@@ -105,10 +67,15 @@ func newMirror(t *testing.T) *v1.Service {
 	return p.Mirror
 }
 
-func TestOnlyHostportCCMWritesMirrors(t *testing.T) {
-	policy, validator := mirrorPolicy(t)
-	ccm := serviceAccount("renamed-namespace", "renamed-account")
-	authz := rbac(t, ccm)
+// mirrorWrite is a write, and who may do it.
+type mirrorWrite struct {
+	write   func(*testing.T) (old, svc *v1.Service)
+	allowed []user.Info
+}
+
+// mirrorWrites returns writes to mirrors and to other Services; ccm is hostport-ccm.
+func mirrorWrites(t *testing.T, ccm user.Info, everybody []user.Info) map[string]mirrorWrite {
+	t.Helper()
 	edit := func(change func(*v1.Service)) func(*testing.T) (old, svc *v1.Service) {
 		return func(t *testing.T) (old, svc *v1.Service) {
 			old = newMirror(t)
@@ -117,12 +84,8 @@ func TestOnlyHostportCCMWritesMirrors(t *testing.T) {
 			return old, svc
 		}
 	}
-	everybody := []user.Info{ccm, editor, admin, impersonator, collector, namespaces, manager}
 	kubernetes := []user.Info{ccm, collector, namespaces, manager}
-	cases := map[string]struct {
-		write   func(*testing.T) (old, svc *v1.Service)
-		allowed []user.Info
-	}{
+	writes := map[string]mirrorWrite{
 		"creates a mirror":             {func(t *testing.T) (old, svc *v1.Service) { return nil, newMirror(t) }, []user.Info{ccm}},
 		"deletes a mirror":             {func(t *testing.T) (old, svc *v1.Service) { return newMirror(t), nil }, kubernetes},
 		"removes owner references":     {edit(func(s *v1.Service) { s.OwnerReferences = nil }), kubernetes},
@@ -163,25 +126,29 @@ func TestOnlyHostportCCMWritesMirrors(t *testing.T) {
 	}
 	mirror := newMirror(t)
 	for key := range mirror.Labels {
-		cases["removes label "+key] = struct {
-			write   func(*testing.T) (old, svc *v1.Service)
-			allowed []user.Info
-		}{edit(func(s *v1.Service) { delete(s.Labels, key) }), []user.Info{ccm}}
+		writes["removes label "+key] = mirrorWrite{edit(func(s *v1.Service) { delete(s.Labels, key) }), []user.Info{ccm}}
 	}
 	for key := range mirror.Annotations {
-		cases["changes annotation "+key] = struct {
-			write   func(*testing.T) (old, svc *v1.Service)
-			allowed []user.Info
-		}{edit(func(s *v1.Service) { s.Annotations[key] = "dns" }), []user.Info{ccm}}
+		writes["changes annotation "+key] = mirrorWrite{edit(func(s *v1.Service) { s.Annotations[key] = "dns" }), []user.Info{ccm}}
 	}
-	for name, c := range cases {
+	return writes
+}
+
+func TestOnlyHostportCCMWritesMirrors(t *testing.T) {
+	policy := named(t, "hostport-ccm-mirrors", of[*admissionv1.ValidatingAdmissionPolicy](t))
+	validator := compile(t, policy)
+	ccm := serviceAccount("renamed-namespace", "renamed-account")
+	authz := rbac(t, ccm)
+	everybody := []user.Info{ccm, editor, admin, impersonator, collector, namespaces, manager}
+	for name, c := range mirrorWrites(t, ccm, everybody) {
 		for _, who := range everybody {
 			for _, subresource := range []string{"", "status"} {
 				old, svc := c.write(t)
 				if subresource != "" && (old == nil || svc == nil) {
 					continue
 				}
-				if got, want := allows(t, validator, authz, who, subresource, old, svc), slices.Contains(c.allowed, who); got != want {
+				write := serviceWrite{user: who, subresource: subresource, old: old, svc: svc}
+				if got, want := len(refusals(t, validator, authz, write)) == 0, slices.Contains(c.allowed, who); got != want {
 					t.Errorf("%s %s (%q): allowed %t, want %t", who.GetName(), name, subresource, got, want)
 				}
 			}
@@ -191,38 +158,4 @@ func TestOnlyHostportCCMWritesMirrors(t *testing.T) {
 	if !slices.Equal(rules.Resources, []string{"services", "services/status"}) || len(rules.Operations) != 3 || *policy.Spec.FailurePolicy != admissionv1.Fail {
 		t.Errorf("it applies to %v %v, and fails with %s", rules.Operations, rules.Resources, *policy.Spec.FailurePolicy)
 	}
-}
-
-// allows reports whether a policy allows a user that old becomes svc; old is nil for a new Service,
-// svc for a deleted one.
-func allows(t *testing.T, v validating.Validator, authz authorizer.AuthorizerFunc, who user.Info, subresource string, old, svc *v1.Service) bool {
-	t.Helper()
-	kind, resource := v1.SchemeGroupVersion.WithKind("Service"), v1.SchemeGroupVersion.WithResource("services")
-	operation, object, oldObject := admission.Update, runtime.Object(svc), runtime.Object(old)
-	if old == nil {
-		operation, oldObject = admission.Create, nil
-	}
-	if svc == nil {
-		operation, object = admission.Delete, nil
-	}
-	attributes := &admission.VersionedAttributes{
-		Attributes:    admission.NewAttributesRecord(object, oldObject, kind, "default", "web", resource, subresource, operation, nil, false, who),
-		VersionedKind: kind,
-	}
-	if svc != nil {
-		attributes.VersionedObject.Set(svc)
-	}
-	if old != nil {
-		attributes.VersionedOldObject.Set(old)
-	}
-	result := v.Validate(t.Context(), resource, attributes, nil, nil, celconfig.RuntimeCELCostBudget, authz)
-	for _, d := range result.Decisions {
-		if d.Evaluation == validating.EvalError {
-			t.Errorf("evaluation failed: %s", d.Message)
-		}
-		if d.Action == validating.ActionDeny {
-			return false
-		}
-	}
-	return true
 }
