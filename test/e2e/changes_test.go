@@ -17,11 +17,12 @@ import (
 // The Service is at the limits of what the API server accepts: names of 63 characters, 100 ports.
 // It has no node ports.
 func TestServiceAtTheLimitsIsServedAndChangesWithoutReplacingItsProxies(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	newBackend(t, ns, "one")
 	newBackend(t, ns, "two")
 	var ports []v1.ServicePort
-	for i := range int32(100) {
+	for i := range 100 {
 		ports = append(ports, servicePort(v1.ProtocolTCP, 20000+i))
 		ports[i].Name = fmt.Sprintf("p%062d", i)
 	}
@@ -47,9 +48,11 @@ func TestServiceAtTheLimitsIsServedAndChangesWithoutReplacingItsProxies(t *testi
 }
 
 func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
+	t.Parallel()
+	first, second, third, fourth := freePort(), freePort(), freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, first))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
 	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
@@ -57,19 +60,19 @@ func TestServiceLeavesTypeLoadBalancerAndComesBackWithOtherPorts(t *testing.T) {
 	})
 	editService(t, svc, func(s *v1.Service) {
 		s.Spec.Type = v1.ServiceTypeLoadBalancer
-		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 81), servicePort(v1.ProtocolUDP, 54)}
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, second), servicePort(v1.ProtocolUDP, third)}
 	})
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 81, externalIPs()...)
-	wantOpen(t, getUDP, "web", 54, externalIPs()...)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", second, externalIPs()...)
+	wantOpen(t, getUDP, "web", third, externalIPs()...)
+	wantClosed(t, getTCP, first, externalIPs()...)
 	// One port is removed, others get another number or protocol.
 	editService(t, svc, func(s *v1.Service) {
-		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 54), servicePort(v1.ProtocolUDP, 82)}
+		s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, third), servicePort(v1.ProtocolUDP, fourth)}
 	})
-	wantOpen(t, getTCP, "web", 54, externalIPs()...)
-	wantOpen(t, getUDP, "web", 82, externalIPs()...)
-	wantClosed(t, getTCP, 81, externalIPs()...)
-	wantRule(t, svc, "tcp:54", "udp:82")
+	wantOpen(t, getTCP, "web", third, externalIPs()...)
+	wantOpen(t, getUDP, "web", fourth, externalIPs()...)
+	wantClosed(t, getTCP, second, externalIPs()...)
+	wantRule(t, svc, fmt.Sprintf("tcp:%d", third), fmt.Sprintf("udp:%d", fourth))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 }

@@ -14,21 +14,22 @@ import (
 const maxConnectionsPerClient = "hostport-ccm.io/max-connections-per-client"
 
 func TestAClientGetsAtMostItsLimitOfConnections(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", withAnnotation(maxConnectionsPerClient, "5"), servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", withAnnotation(maxConnectionsPerClient, "5"), servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	addresses := externalIPs()
 	before := proxies(t, svc)
 
-	held := openLiveConns(t, 5, addresses[0], 80)
-	wantClosed(t, getTCP, 80, addresses[0])
-	wantOpen(t, getTCP, "web", 80, addresses[1:]...)
-	wantOpen(t, protocols[0].getFrom(cluster.Internet2), "web", 80, addresses[0])
+	held := openLiveConns(t, 5, addresses[0], port)
+	wantClosed(t, getTCP, port, addresses[0])
+	wantOpen(t, getTCP, "web", port, addresses[1:]...)
+	wantOpen(t, protocols[0].getFrom(cluster.Internet2), "web", port, addresses[0])
 	held.wantAlive(t)
 
 	editService(t, svc, func(svc *v1.Service) { delete(svc.Annotations, maxConnectionsPerClient) })
-	wantOpen(t, getTCP, "web", 80, addresses[0])
+	wantOpen(t, getTCP, "web", port, addresses[0])
 	held.wantAlive(t)
 	wantUnchanged(t, svc, before)
 }

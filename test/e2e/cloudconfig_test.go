@@ -5,10 +5,13 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
@@ -43,52 +46,50 @@ func setFirewallLayout(t *testing.T, layout string) (restore func()) {
 func changeCloudConfig(t *testing.T, change func(string) string) (restore func()) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	name, original := cloudConfig(t)
-	changed := change(original)
-	if changed == original {
-		t.Fatalf("the change does not apply to the cloud-config:\n%s", original)
-	}
-	write := func(content string) error {
-		m, err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		for key := range m.Data {
-			m.Data[key] = content
-		}
-		_, err = client.CoreV1().ConfigMaps(cluster.ProductNamespace).Update(ctx, m, metav1.UpdateOptions{})
-		return errors.Join(err, restartController(ctx))
-	}
-	if err := write(changed); err != nil {
+	original, err := editCloudConfig(ctx, change)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return sync.OnceFunc(func() {
-		if err := write(original); err != nil {
+		if _, err := editCloudConfig(ctx, func(string) string { return original }); err != nil {
 			t.Errorf("restore the cloud-config: %v", err)
 		}
 	})
 }
 
-func cloudConfig(t *testing.T) (name, content string) {
-	t.Helper()
-	d, err := client.AppsV1().Deployments(cluster.ProductNamespace).Get(t.Context(), "hostport-ccm", metav1.GetOptions{})
+// inUserNamespaces returns a cloud-config with which proxies run in user namespaces.
+func inUserNamespaces(content string) string {
+	return strings.Replace(content, "\nloadBalancer:\n", "\nloadBalancer:\n  userNamespaces: true\n", 1)
+}
+
+// editCloudConfig changes the cloud-config, restarts the controller manager, and returns the
+// cloud-config from before.
+func editCloudConfig(ctx context.Context, change func(string) string) (before string, err error) {
+	d, err := client.AppsV1().Deployments(cluster.ProductNamespace).Get(ctx, "hostport-ccm", metav1.GetOptions{})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	for _, volume := range d.Spec.Template.Spec.Volumes {
-		if volume.ConfigMap == nil {
-			continue
-		}
-		m, err := client.CoreV1().ConfigMaps(d.Namespace).Get(t.Context(), volume.ConfigMap.Name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, content := range m.Data {
-			return m.Name, content
+	volumes := d.Spec.Template.Spec.Volumes
+	i := slices.IndexFunc(volumes, func(v v1.Volume) bool { return v.ConfigMap != nil })
+	if i < 0 {
+		return "", errors.New("the controller manager has no cloud-config")
+	}
+	maps := client.CoreV1().ConfigMaps(cluster.ProductNamespace)
+	m, err := maps.Get(ctx, volumes[i].ConfigMap.Name, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	for key := range m.Data { // There is one.
+		before = m.Data[key]
+		m.Data[key] = change(before)
+		if m.Data[key] == before {
+			return "", fmt.Errorf("the change does not apply to the cloud-config:\n%s", before)
 		}
 	}
-	t.Fatal("the controller manager has no cloud-config")
-	return "", ""
+	if _, err := maps.Update(ctx, m, metav1.UpdateOptions{}); err != nil {
+		return "", err
+	}
+	return before, restartController(ctx)
 }
 
 func restartController(ctx context.Context) error {

@@ -20,12 +20,13 @@ import (
 )
 
 func TestRestartedControllerRewritesNothing(t *testing.T) {
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	newBackend(t, ns, "later")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	before, rule := versions(t, svc), ruleNames(t, svc)
 	if err := sim.ForgetRequests(t.Context()); err != nil {
 		t.Fatal(err)
@@ -33,15 +34,15 @@ func TestRestartedControllerRewritesNothing(t *testing.T) {
 
 	killController(t)
 	// The new Service is served after the existing ones were reconciled.
-	later := newService(t, ns, "later", nil, servicePort(v1.ProtocolTCP, 8080))
+	later := newService(t, ns, "later", nil, servicePort(v1.ProtocolTCP, another))
 	wantAddresses(t, later, 2*time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "later", 8080, externalIPs()...)
+	wantOpen(t, getTCP, "later", another, externalIPs()...)
 
 	if diff := cmp.Diff(before, versions(t, svc)); diff != "" {
 		t.Errorf("objects were rewritten after a restart (-before +after):\n%s", diff)
 	}
 	wantNoWrites(t, rule)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
 
 // versions returns, by object, what changes when hostport-ccm writes a Service or an object made

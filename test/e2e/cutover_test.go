@@ -20,7 +20,7 @@ import (
 func TestDirectCutoverTakesUDPFlowsFromProxies(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	backend := newPod(t, ns, "web", "node1")
-	svc := newService(t, ns, "web", withDatapath(options.DatapathProxy), servicePort(v1.ProtocolUDP, int32(port)))
+	svc := newService(t, ns, "web", withDatapath(options.DatapathProxy), servicePort(v1.ProtocolUDP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getUDP, "web", port, externalIPs()...)
 	all := newFlows(t, port, externalIPs()...)
@@ -32,7 +32,7 @@ func TestDirectCutoverTakesUDPFlowsFromProxies(t *testing.T) {
 
 func TestDirectCutoverAndBackUnderNewConnections(t *testing.T) {
 	cutOverAndBack(t, cluster.Nodes(cluster.GCE), externalIP, func(svc *v1.Service) {
-		wantMirror(t, svc, svc.Spec.Ports[0].Port, addressesOf(cluster.Nodes(cluster.GCE), internalIP)...)
+		wantMirror(t, svc, int(svc.Spec.Ports[0].Port), addressesOf(cluster.Nodes(cluster.GCE), internalIP)...)
 	}, awaitNoMirror)
 }
 
@@ -54,7 +54,7 @@ func cutOverAndBack(t *testing.T, nodes []cluster.Node, address func(cluster.Nod
 	t.Helper()
 	ns, port, all := newNamespace(t), freePort(), addressesOf(nodes, address)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", func(s *v1.Service) { withDatapath(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", func(s *v1.Service) { withDatapath(options.DatapathProxy)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
 

@@ -154,12 +154,13 @@ func (d datapath) v4or6(v4, v6 string) string {
 
 var portsUsed atomic.Int32
 
-// freePort returns a port that no other test of this process uses.
-func freePort() int { return 7000 + int(portsUsed.Add(1)) }
+// freePort returns a port that no other test of this process uses. No two are adjacent, which
+// hostport-ccm would write into firewall rules as a range.
+func freePort() int { return 21000 + 2*int(portsUsed.Add(1)) }
 
 // bothProtocols returns Service ports of a number for TCP and UDP.
 func bothProtocols(port int) []v1.ServicePort {
-	return []v1.ServicePort{servicePort(v1.ProtocolTCP, int32(port)), servicePort(v1.ProtocolUDP, int32(port))}
+	return []v1.ServicePort{servicePort(v1.ProtocolTCP, port), servicePort(v1.ProtocolUDP, port)}
 }
 
 // wantBothOpen waits until backends answer a host at every address over TCP and UDP.

@@ -108,39 +108,50 @@ func wantAnswer(t *testing.T, node cluster.Node, address string, port int) {
 }
 
 func TestPortIsServedUntilTheFirewallHasClosedIt(t *testing.T) {
+	node := cluster.Nodes(cluster.GCE)[0]
+	type losing struct {
+		svc        *v1.Service
+		kept, lost int
+	}
+	var all []losing
 	for _, d := range datapathsOf(v1.IPv4Protocol) {
-		t.Run(d.name, func(t *testing.T) {
-			ns, kept, lost, node := newNamespace(t), freePort(), freePort(), cluster.Nodes(cluster.GCE)[0]
-			newBackend(t, ns, "web")
-			listenOnNode(t, ns, node.Name, lost)
-			svc := d.newService(t, ns, onNode(node.Name), servicePort(v1.ProtocolTCP, int32(kept)), servicePort(v1.ProtocolTCP, int32(lost)))
-			wantAddresses(t, svc, time.Minute, node.ExternalIP)
-			wantOpen(t, getTCP, "web", lost, node.ExternalIP)
-			// Long enough for proxies to terminate meanwhile.
-			setOperationLatency(t, 10*time.Second)
-			t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
-			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
-			eventually(t, time.Minute, "the firewall has closed the port", func(ctx context.Context) error {
-				if name, err := quickly(getTCP)(ctx, node.ExternalIP, lost); err == nil && name == node.Name {
-					t.Errorf("the server on %s was reached", node.Name)
-				}
-				rules, err := rulesOf(ctx, svc)
-				if err == nil && (len(rules) != 1 || strings.Contains(fmt.Sprint(rules[0].Allowed), fmt.Sprint(lost))) {
-					err = fmt.Errorf("the rules are %+v", rules)
-				}
-				return err
-			})
-			wantClosed(t, getTCP, lost, node.ExternalIP)
-			setOperationLatency(t, 50*time.Millisecond)
-			openManually(t, lost, "0.0.0.0/0")
-			eventually(t, time.Minute, "nothing of ours has the port", func(ctx context.Context) error {
-				name, err := getTCP(ctx, node.ExternalIP, lost)
-				if err == nil && name != node.Name {
-					err = fmt.Errorf("%q answered", name)
-				}
-				return err
-			})
-			wantOpen(t, getTCP, "web", kept, node.ExternalIP)
+		ns, kept, lost := newNamespace(t), freePort(), freePort()
+		newBackend(t, ns, "web")
+		listenOnNode(t, ns, node.Name, lost)
+		svc := d.newService(t, ns, onNode(node.Name), servicePort(v1.ProtocolTCP, kept), servicePort(v1.ProtocolTCP, lost))
+		wantAddresses(t, svc, time.Minute, node.ExternalIP)
+		wantOpen(t, getTCP, "web", lost, node.ExternalIP)
+		all = append(all, losing{svc, kept, lost})
+	}
+	// Long enough for proxies to terminate meanwhile.
+	setOperationLatency(t, 10*time.Second)
+	t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
+	for _, l := range all {
+		editService(t, l.svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
+	}
+	for _, l := range all {
+		eventually(t, time.Minute, "the firewall has closed the port", func(ctx context.Context) error {
+			if name, err := quickly(getTCP)(ctx, node.ExternalIP, l.lost); err == nil && name == node.Name {
+				t.Errorf("the server on %s was reached", node.Name)
+			}
+			rules, err := rulesOf(ctx, l.svc)
+			if err == nil && (len(rules) != 1 || strings.Contains(fmt.Sprint(rules[0].Allowed), fmt.Sprint(l.lost))) {
+				err = fmt.Errorf("the rules are %+v", rules)
+			}
+			return err
 		})
+		wantClosed(t, getTCP, l.lost, node.ExternalIP)
+	}
+	setOperationLatency(t, 50*time.Millisecond)
+	for _, l := range all {
+		openManually(t, l.lost, "0.0.0.0/0")
+		eventually(t, time.Minute, "nothing of ours has the port", func(ctx context.Context) error {
+			name, err := getTCP(ctx, node.ExternalIP, l.lost)
+			if err == nil && name != node.Name {
+				err = fmt.Errorf("%q answered", name)
+			}
+			return err
+		})
+		wantOpen(t, getTCP, "web", l.kept, node.ExternalIP)
 	}
 }

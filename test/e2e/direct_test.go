@@ -22,13 +22,14 @@ import (
 )
 
 func TestDirectLocalPreservesTheClientAddress(t *testing.T) {
+	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	with, without := endpointNodes(t, ns, cluster.GCE)
 	svc := newService(t, ns, "web", directLocal, bothProtocols(port)...)
 	published := ips(with, externalIP)
 	wantAddresses(t, svc, time.Minute, published...)
-	wantMirror(t, svc, int32(port), ips(with, internalIP)...)
+	wantMirror(t, svc, port, ips(with, internalIP)...)
 	wantClient(t, port, published...)
 	wantClosed(t, getTCP, port, ips(without, externalIP)...)
 	wantNoProxies(t, svc)
@@ -91,6 +92,7 @@ func endpointNodes(t *testing.T, namespace string, profile cluster.Profile) (wit
 }
 
 func TestDirectExcludesANodeWhosePodHasTheHostPort(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	nodes := cluster.Nodes(cluster.GCE)

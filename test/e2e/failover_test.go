@@ -19,19 +19,20 @@ import (
 
 func TestFailedNodeIsWithdrawnBeforeKubernetesNotices(t *testing.T) {
 	node := nodeWithoutController(t)
-	svc := newWeb(t)
+	svc, _ := newWeb(t)
+	another := freePort()
 	powerCycle(t, node, func() {
 		waitWithdrawnWhileReady(t, svc, node)
 		wantNodeEvent(t, node, "LoadBalancerNodeDown")
-		wantRolloutWithout(t, svc, node)
+		wantRolloutWithout(t, svc, another, node)
 	})
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	wantOpen(t, getTCP, "web", another, externalIPs()...)
 }
 
-// wantRolloutWithout changes the port, which replaces the proxies, and checks that the other nodes
-// serve the new one although one node is off.
-func wantRolloutWithout(t *testing.T, svc *v1.Service, off cluster.Node) {
+// wantRolloutWithout gives the Service another port, which replaces the proxies, and checks that the
+// other nodes serve it although one node is off.
+func wantRolloutWithout(t *testing.T, svc *v1.Service, port int, off cluster.Node) {
 	t.Helper()
 	eventually(t, 3*time.Minute, "Kubernetes notices that "+off.Name+" is off", func(ctx context.Context) error {
 		live, err := client.CoreV1().Nodes().Get(ctx, off.Name, metav1.GetOptions{})
@@ -40,8 +41,8 @@ func wantRolloutWithout(t *testing.T, svc *v1.Service, off cluster.Node) {
 		}
 		return err
 	})
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, 443)} })
-	wantOpen(t, getTCP, "web", 443, externalIPs(off.Name)...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, port)} })
+	wantOpen(t, getTCP, "web", port, externalIPs(off.Name)...)
 	wantAddresses(t, svc, time.Minute, externalIPs(off.Name)...)
 }
 
@@ -53,7 +54,7 @@ func isNodeReady(node *v1.Node) bool {
 
 func TestFailedNodeOfTheLeaderIsWithdrawnBeforeKubernetesNotices(t *testing.T) {
 	node := leadersNode(t)
-	svc := newWeb(t)
+	svc, _ := newWeb(t)
 	powerCycle(t, node, func() { waitWithdrawnWhileReady(t, svc, node) })
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 }
@@ -82,7 +83,7 @@ func waitWithdrawnWhileReady(t *testing.T, svc *v1.Service, node cluster.Node) {
 }
 
 func TestControllerWithoutNetworkWithdrawsNoAddress(t *testing.T) {
-	svc := newWeb(t)
+	svc, _ := newWeb(t)
 	from := leadersNode(t)
 	before, err := leader(t.Context())
 	if err != nil {

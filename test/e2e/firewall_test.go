@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,24 +21,25 @@ import (
 )
 
 func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	const other = "manually-created"
 	insertRule(t, &compute.Firewall{
 		Name: other, Description: "not yours", TargetTags: []string{cluster.NodeTag},
 		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"7777"}}},
 	})
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	rule := ruleNames(t, svc)[0]
 
 	deleteRule(t, rule)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	wantEvent(t, svc, "FirewallRepaired", "created", rule)
 
 	asAdministrator(t, http.MethodPatch, "/"+rule, `{"targetTags":["elsewhere"]}`)
 	wantEvent(t, svc, "FirewallRepaired", rule, "targetTags", "elsewhere", cluster.NodeTag)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 
 	deleteService(t, svc)
 	wantNothingLeft(t, svc)
@@ -45,8 +47,8 @@ func TestDeletedFirewallRuleIsRestoredAndOtherRulesAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(state.Firewalls) != 1 || state.Firewalls[0].Name != other || state.Firewalls[0].Description != "not yours" {
-		t.Errorf("rules %+v", state.Firewalls)
+	if !slices.ContainsFunc(state.Firewalls, func(f gcesim.Firewall) bool { return f.Name == other && f.Description == "not yours" }) {
+		t.Errorf("rule %s was changed or deleted, the rules are %+v", other, state.Firewalls)
 	}
 }
 
@@ -87,11 +89,13 @@ func asAdministrator(t *testing.T, method, path, body string) {
 var gcloudCommand = regexp.MustCompile(`gcloud compute firewall-rules [a-z]+ \S+(?: (?:--[-\w./:=,@%+]+|'(?:[^']|'\\'')*'))+`)
 
 func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
+	t.Parallel()
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"}
-	}, servicePort(v1.ProtocolTCP, 80))
+	}, servicePort(v1.ProtocolTCP, port))
 	run := func(verb string) {
 		message := wantEvent(t, svc, "LoadBalancerManualChange", "gcloud compute firewall-rules "+verb)
 		command := strings.TrimRight(gcloudCommand.FindString(message), ".,:;")
@@ -100,20 +104,20 @@ func TestInReportModeTheCommandInTheEventOpensThePort(t *testing.T) {
 		}
 	}
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	run("create")
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, another)) })
 	run("update")
-	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	wantOpen(t, getTCP, "web", another, externalIPs()...)
 	deleteService(t, svc)
 	run("delete")
 	wantNothingLeft(t, svc)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 }
 
 func TestExhaustedFirewallQuotaIsReportedAndRecoveredFrom(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	limit := func(n int) {
 		if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{FirewallQuota: &n}); err != nil {
@@ -122,27 +126,28 @@ func TestExhaustedFirewallQuotaIsReportedAndRecoveredFrom(t *testing.T) {
 	}
 	limit(0)
 	t.Cleanup(func() { limit(100) })
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantEvent(t, svc, "FirewallQuotaExceeded", "Quota 'FIREWALLS' exceeded")
 	if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
 		t.Errorf("addresses %v are published although the port is closed (%v)", got, err)
 	}
 	limit(100)
 	wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
 
 func TestServicesShareAFirewallRuleAndReturnToTheirOwn(t *testing.T) {
+	first, second, third := freePort(), freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "one")
 	newBackend(t, ns, "two")
 	newBackend(t, ns, "three")
-	one := newService(t, ns, "one", nil, servicePort(v1.ProtocolTCP, 80))
-	two := newService(t, ns, "two", nil, servicePort(v1.ProtocolTCP, 8081))
-	three := newService(t, ns, "three", nil, servicePort(v1.ProtocolTCP, 8082))
-	wantOpen(t, getTCP, "one", 80, externalIPs()...)
-	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
-	wantOpen(t, getTCP, "three", 8082, externalIPs()...)
+	one := newService(t, ns, "one", nil, servicePort(v1.ProtocolTCP, first))
+	two := newService(t, ns, "two", nil, servicePort(v1.ProtocolTCP, second))
+	three := newService(t, ns, "three", nil, servicePort(v1.ProtocolTCP, third))
+	wantOpen(t, getTCP, "one", first, externalIPs()...)
+	wantOpen(t, getTCP, "two", second, externalIPs()...)
+	wantOpen(t, getTCP, "three", third, externalIPs()...)
 
 	restore := setFirewallLayout(t, "shared")
 	t.Cleanup(restore)
@@ -153,28 +158,28 @@ func TestServicesShareAFirewallRuleAndReturnToTheirOwn(t *testing.T) {
 		}
 		return err
 	})
-	wantOpen(t, getTCP, "one", 80, externalIPs()...)
-	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "one", first, externalIPs()...)
+	wantOpen(t, getTCP, "two", second, externalIPs()...)
 	editService(t, three, func(s *v1.Service) { s.Annotations = map[string]string{"hostport-ccm.io/firewall": "report"} })
 	remove := func(svc *v1.Service) {
 		deleteService(t, svc)
 		wantNothingLeft(t, svc)
 	}
 	remove(one)
-	wantClosed(t, getTCP, 80, externalIPs()...)
-	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
-	wantOpen(t, getTCP, "three", 8082, externalIPs()...)
+	wantClosed(t, getTCP, first, externalIPs()...)
+	wantOpen(t, getTCP, "two", second, externalIPs()...)
+	wantOpen(t, getTCP, "three", third, externalIPs()...)
 	remove(three)
-	eventually(t, time.Minute, "port 8082 is in no rule", func(ctx context.Context) error {
+	eventually(t, time.Minute, "a deleted Service's port is in no rule", func(ctx context.Context) error {
 		state, err := sim.State(ctx)
 		for _, rule := range state.Firewalls {
-			if err == nil && strings.Contains(fmt.Sprint(rule.Allowed), "8082") {
+			if err == nil && strings.Contains(fmt.Sprint(rule.Allowed), fmt.Sprint(third)) {
 				err = fmt.Errorf("rule %s has it: %v", rule.Name, rule.Allowed)
 			}
 		}
 		return err
 	})
 	restore()
-	wantRule(t, two, "tcp:8081")
-	wantOpen(t, getTCP, "two", 8081, externalIPs()...)
+	wantRule(t, two, fmt.Sprintf("tcp:%d", second))
+	wantOpen(t, getTCP, "two", second, externalIPs()...)
 }

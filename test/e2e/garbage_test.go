@@ -21,11 +21,12 @@ import (
 )
 
 func TestOrphansOfAServiceAreGarbageCollected(t *testing.T) {
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	newBackend(t, ns, "kept")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	kept := newService(t, ns, "kept", nil, servicePort(v1.ProtocolTCP, 8081))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
+	kept := newService(t, ns, "kept", nil, servicePort(v1.ProtocolTCP, another))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantAddresses(t, kept, time.Minute, externalIPs()...)
 	// Another cluster has the same clusterID, but another UID.
@@ -33,7 +34,7 @@ func TestOrphansOfAServiceAreGarbageCollected(t *testing.T) {
 	theirs.Service.Namespace, theirs.Service.Name = svc.Namespace, svc.Name
 	insertRule(t, &compute.Firewall{
 		Name: "another-clusters", Description: firewall.FormatMark(theirs), TargetTags: []string{"another"},
-		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{"80"}}}, SourceRanges: []string{"0.0.0.0/0"},
+		Allowed: []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: []string{fmt.Sprint(port)}}}, SourceRanges: []string{"0.0.0.0/0"},
 	})
 
 	t.Cleanup(func() { scaleController(t, replicas) })
@@ -44,10 +45,10 @@ func TestOrphansOfAServiceAreGarbageCollected(t *testing.T) {
 	}
 	scaleController(t, replicas)
 	eventually(t, 2*time.Minute, "the orphans are deleted", func(ctx context.Context) error {
-		return errors.Join(hasNoOrphansBut(ctx, svc, "another-clusters"), isClosed(ctx, getTCP, externalIPs()[0], 80))
+		return errors.Join(hasNoOrphansBut(ctx, svc, "another-clusters"), isClosed(ctx, getTCP, externalIPs()[0], port))
 	})
 	wantEvent(t, svc, "OrphanedResourcesDeleted")
-	wantOpen(t, getTCP, "kept", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "kept", another, externalIPs()...)
 }
 
 // deleteWithoutFinalizers deletes a Service after it has removed its finalizers.

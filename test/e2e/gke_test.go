@@ -46,18 +46,20 @@ func TestGKENodesAreInitialisedByTheOtherController(t *testing.T) {
 }
 
 func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
+	t.Parallel()
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "ours")
-	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, 80))
-	theirs := newService(t, ns, "theirs", nil, servicePort(v1.ProtocolTCP, 80))
+	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, port))
+	theirs := newService(t, ns, "theirs", nil, servicePort(v1.ProtocolTCP, port))
 	wantServedByUs(t, ours, time.Minute)
-	wantOpen(t, getTCP, "ours", 80, externalIPs()...)
+	wantOpen(t, getTCP, "ours", port, externalIPs()...)
 	wantServedByThem(t, theirs)
 
 	before := version(t, theirs)
-	editService(t, ours, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
-	wantOpen(t, getTCP, "ours", 443, externalIPs()...)
-	wantRule(t, ours, "tcp:80,443")
+	editService(t, ours, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, another)) })
+	wantOpen(t, getTCP, "ours", another, externalIPs()...)
+	wantRule(t, ours, fmt.Sprintf("tcp:%d,%d", port, another))
 	if after := version(t, theirs); after != before {
 		t.Errorf("Service theirs was written: %s, before %s", after, before)
 	}
@@ -65,7 +67,7 @@ func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
 	wantProxies(t, ours, 2*len(externalIPs()))
 	wantAddresses(t, ours, time.Minute, externalIPs()...)
 	before = version(t, ours)
-	editService(t, theirs, func(s *v1.Service) { s.Spec.Ports[0].Port = 8081 })
+	editService(t, theirs, func(s *v1.Service) { s.Spec.Ports[0].Port = int32(freePort()) })
 	wantServedByThem(t, theirs)
 	deleteService(t, theirs)
 	wantNothingLeft(t, theirs)
@@ -73,11 +75,11 @@ func TestGKEServicesOfBothKindsAreServedSideBySide(t *testing.T) {
 	if after := version(t, ours); after != before {
 		t.Errorf("Service ours was written: %s, before %s", after, before)
 	}
-	wantOpen(t, getTCP, "ours", 80, externalIPs()...)
+	wantOpen(t, getTCP, "ours", port, externalIPs()...)
 
 	deleteService(t, ours)
 	wantNothingLeft(t, ours)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	// The other controller records this event for each Service that it handles.
 	if got := reasons(t, ours); slices.Contains(got, "EnsuringLoadBalancer") {
 		t.Errorf("the other controller served Service ours: %v", got)
@@ -91,7 +93,7 @@ func ofOurClass(s *v1.Service) { s.Spec.LoadBalancerClass = ptr.To("hostport-ccm
 func TestGKEDeletionWaitsForCleanupWithoutTheStandardFinalizer(t *testing.T) {
 	ns := newNamespace(t)
 	newBackend(t, ns, "ours")
-	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, 80))
+	ours := newService(t, ns, "ours", ofOurClass, servicePort(v1.ProtocolTCP, freePort()))
 	wantServedByUs(t, ours, time.Minute)
 	stopSimulator(t)
 	deleteService(t, ours)
@@ -106,9 +108,10 @@ func TestGKEDeletionWaitsForCleanupWithoutTheStandardFinalizer(t *testing.T) {
 }
 
 func TestGKEServiceMovesBetweenControllersAndLeavesNoOrphans(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", ofOurClass, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", ofOurClass, servicePort(v1.ProtocolTCP, port))
 	wantServedByUs(t, svc, time.Minute)
 	changeClass := func(class func(*v1.Service)) {
 		editService(t, svc, func(s *v1.Service) { s.Spec.Type, s.Spec.LoadBalancerClass = v1.ServiceTypeClusterIP, nil })
@@ -121,11 +124,11 @@ func TestGKEServiceMovesBetweenControllersAndLeavesNoOrphans(t *testing.T) {
 	}
 	changeClass(func(*v1.Service) {})
 	wantServedByThem(t, svc)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 
 	changeClass(ofOurClass)
 	wantServedByUs(t, svc, time.Minute)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	deleteService(t, svc)
 	wantNothingLeft(t, svc)
 	wantNoForeignBalancer(t, svc)
@@ -141,12 +144,13 @@ func hasNoStandardFinalizer(ctx context.Context, svc *v1.Service) error {
 
 // Services of both kinds are created, changed and deleted in random order without waiting.
 func TestGKEAnyOrderLeaksNothing(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	ns := newNamespace(t)
 	live, gone := map[string]*v1.Service{}, []*v1.Service{}
-	for i := range int32(24) {
+	for i := range 24 {
 		names := slices.Sorted(maps.Keys(live))
 		switch act := random.IntN(4); {
 		case act < 2 || len(names) == 0:

@@ -18,7 +18,7 @@ func TestTheHealthPortAnswersTheKubeletAndNoOtherPod(t *testing.T) {
 	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	// That the proxies are ready shows that the kubelet is answered.
 	all := proxies(t, svc)

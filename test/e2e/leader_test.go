@@ -20,12 +20,16 @@ import (
 )
 
 func TestStandbyContinuesUnfinishedWorkAndRepeatsNoFinishedWork(t *testing.T) {
+	if err := waitForCleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	port, added := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	make := func(name string, port int32) *v1.Service {
+	make := func(name string, port int) *v1.Service {
 		return newService(t, ns, name, func(s *v1.Service) { s.Spec.Selector = map[string]string{"app": "web"} }, servicePort(v1.ProtocolTCP, port))
 	}
-	kept, edited, deleted := make("kept", 80), make("edited", 81), make("deleted", 82)
+	kept, edited, deleted := make("kept", freePort()), make("edited", port), make("deleted", freePort())
 	for _, svc := range []*v1.Service{kept, edited, deleted} {
 		wantAddresses(t, svc, time.Minute, externalIPs()...)
 	}
@@ -39,12 +43,14 @@ func TestStandbyContinuesUnfinishedWorkAndRepeatsNoFinishedWork(t *testing.T) {
 	setOperationLatency(t, 5*time.Second)
 	t.Cleanup(func() { setOperationLatency(t, 50*time.Millisecond) })
 
+	last := 0
 	var made []*v1.Service
-	for i := range int32(3) {
-		made = append(made, make(fmt.Sprint("made", i), 90+i))
+	for i := range 3 {
+		last = freePort()
+		made = append(made, make(fmt.Sprint("made", i), last))
 	}
 	deleteService(t, deleted)
-	editService(t, edited, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
+	editService(t, edited, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, added)) })
 	eventually(t, time.Minute, "the work has begun", func(ctx context.Context) error {
 		writes, err := acceptedWrites(ctx)
 		if err == nil && len(writes) < len(made)+2 {
@@ -58,10 +64,10 @@ func TestStandbyContinuesUnfinishedWorkAndRepeatsNoFinishedWork(t *testing.T) {
 	for _, svc := range append(made, kept) {
 		wantAddresses(t, svc, 2*time.Minute, externalIPs()...)
 	}
-	wantRule(t, edited, "tcp:81,443")
+	wantRule(t, edited, fmt.Sprintf("tcp:%d,%d", port, added))
 	wantNothingLeft(t, deleted)
-	wantOpen(t, getTCP, "web", 443, externalIPs()...)
-	wantOpen(t, getTCP, "web", 92, externalIPs()...)
+	wantOpen(t, getTCP, "web", added, externalIPs()...)
+	wantOpen(t, getTCP, "web", last, externalIPs()...)
 	wantNoWrites(t, keptRules)
 	if diff := cmp.Diff(before, versions(t, kept)); diff != "" {
 		t.Errorf("what was finished before was written again (-before +after):\n%s", diff)

@@ -32,7 +32,7 @@ func TestDatapathLiveConnections(t *testing.T) {
 			svc := d.newService(t, ns, func(s *v1.Service) {
 				withAnnotation(drainSeconds, strconv.Itoa(int(drainTime.Seconds())))(s)
 				inAllFamilies(s)
-			}, servicePort(v1.ProtocolTCP, int32(port)))
+			}, servicePort(v1.ProtocolTCP, port))
 			all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
 			wantAddresses(t, svc, time.Minute, all...)
 			wantOpen(t, getTCP, "web", port, all...)
@@ -71,13 +71,16 @@ type replacement struct {
 	deleted, done time.Time
 }
 
-// replaceProxies replaces ten proxies. The connections through each must last for the drain time;
-// new ones take their places.
+// replaceProxies replaces ten proxies, and one per node in mode nftables, which differs little. The
+// connections through each must last for the drain time; new ones take their places.
 func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]liveConns) {
 	t.Helper()
 	var replacements []replacement
-	nodes := cluster.Nodes(cluster.GCE)
-	for i := range 10 {
+	nodes, count := cluster.Nodes(cluster.GCE), 10
+	if sandbox.KubeProxyMode() == cluster.NFTables {
+		count = len(nodes)
+	}
+	for i := range count {
 		node := nodes[i%len(nodes)]
 		own := addressesOf([]cluster.Node{node}, externalIP)
 		others := slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return n.Name == node.Name })
@@ -161,7 +164,7 @@ func inSameFamily(address string, nodes []cluster.Node) string {
 func disturbDirect(t *testing.T, svc *v1.Service, port int, live map[string]liveConns) {
 	t.Helper()
 	nodes := cluster.Nodes(cluster.GCE)
-	restored := func() *v1.Service { return wantMirror(t, svc, int32(port), addressesOf(nodes, internalIP)...) }
+	restored := func() *v1.Service { return wantMirror(t, svc, port, addressesOf(nodes, internalIP)...) }
 	mirror, another := restored(), freePort()
 	type event struct {
 		what string
@@ -173,9 +176,9 @@ func disturbDirect(t *testing.T, svc *v1.Service, port int, live map[string]live
 	}
 	events = append(events,
 		event{"its mirror lost its status", func() { emptyStatus(t, mirror) }},
-		event{"its mirror was deleted", func() { deleteService(t, mirror) }},
+		event{"its mirror was deleted", func() { deleteMirror(t, mirror) }},
 		event{"it got another port", func() {
-			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
+			editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, another)) })
 		}},
 		event{"it got source ranges", func() { editService(t, svc, onlyFrom(internetIPs()...)) }},
 		event{"it lost its source ranges", func() {
@@ -185,7 +188,7 @@ func disturbDirect(t *testing.T, svc *v1.Service, port int, live map[string]live
 		event{"its mirror was missing for a while", func() {
 			scaleController(t, 0)
 			t.Cleanup(func() { scaleController(t, replicas) })
-			deleteService(t, mirror)
+			deleteMirror(t, mirror)
 			eventually(t, time.Minute, "no new connection is possible", func(ctx context.Context) error {
 				return isClosed(ctx, getTCP, externalIPs()[0], port)
 			})
@@ -203,9 +206,17 @@ func disturbDirect(t *testing.T, svc *v1.Service, port int, live map[string]live
 	}
 }
 
-func emptyStatus(t *testing.T, svc *v1.Service) {
+func emptyStatus(t *testing.T, mirror *v1.Service) {
 	t.Helper()
-	if _, err := client.CoreV1().Services(svc.Namespace).Patch(t.Context(), svc.Name, types.MergePatchType, []byte(`{"status": null}`), metav1.PatchOptions{}, "status"); err != nil {
+	services := asHostportCCM(t).CoreV1().Services(mirror.Namespace)
+	if _, err := services.Patch(t.Context(), mirror.Name, types.MergePatchType, []byte(`{"status": null}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func deleteMirror(t *testing.T, mirror *v1.Service) {
+	t.Helper()
+	if err := asHostportCCM(t).CoreV1().Services(mirror.Namespace).Delete(t.Context(), mirror.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,12 +4,14 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
@@ -20,16 +22,26 @@ import (
 // Engine.
 var (
 	sandbox *cluster.Cluster
+	config  *rest.Config
 	client  kubernetes.Interface
 	sim     gcesim.AdminClient
 )
 
+// userNamespaces is a flag: in mode nftables, all tests run with it.
+var userNamespaces = flag.Bool("user-namespaces", false, "run proxies in user namespaces")
+
 func TestMain(m *testing.M) {
+	flag.Parse()
 	if err := connect(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if err := waitForCleanup(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		status = 1
+	}
+	os.Exit(status)
 }
 
 func connect() error {
@@ -40,8 +52,7 @@ func connect() error {
 	if !sandbox.Running() {
 		return cluster.ErrNotRunning
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", sandbox.Kubeconfig())
-	if err != nil {
+	if config, err = clientcmd.BuildConfigFromFlags("", sandbox.Kubeconfig()); err != nil {
 		return err
 	}
 	config.QPS, config.Burst = 50, 100
@@ -51,7 +62,22 @@ func connect() error {
 	sim = cluster.Simulator()
 	// The Service of `make demo` uses a port that the tests need.
 	_, err = sandbox.Kubectl(context.Background(), "delete", "namespace", "demo", "--ignore-not-found", "--timeout=120s")
+	if err == nil && *userNamespaces {
+		_, err = editCloudConfig(context.Background(), inUserNamespaces)
+	}
 	return err
+}
+
+// asHostportCCM returns a client with the rights of hostport-ccm, the only one that may write mirrors.
+func asHostportCCM(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	impersonating := rest.CopyConfig(config)
+	impersonating.Impersonate.UserName = "system:serviceaccount:" + cluster.ProductNamespace + ":hostport-ccm"
+	client, err := kubernetes.NewForConfig(impersonating)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
 }
 
 // eventually waits until try succeeds, also while a test cleans up. Limits are for machines much

@@ -20,12 +20,13 @@ import (
 )
 
 func TestDirectMirrorIsRestored(t *testing.T) {
+	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	internal := ips(cluster.Nodes(cluster.GCE), internalIP)
-	mirror := wantMirror(t, svc, int32(port), internal...)
+	mirror := wantMirror(t, svc, port, internal...)
 	if !metav1.IsControlledBy(mirror, svc) || *mirror.Spec.LoadBalancerClass != plan.MirrorClass || mirror.Spec.Ports[0].NodePort != 0 ||
 		mirror.Annotations["external-dns.alpha.kubernetes.io/controller"] != plan.ManagedBy {
 		t.Errorf("the mirror is not owned, not hidden, or has node ports: %+v", mirror)
@@ -38,31 +39,28 @@ func TestDirectMirrorIsRestored(t *testing.T) {
 		return err
 	})
 
-	services := client.CoreV1().Services(ns)
 	wantWritesRefused(t, mirror)
-	withoutPolicy(t)
+	services := asHostportCCM(t).CoreV1().Services(ns)
 	edited := mirror.DeepCopy()
 	edited.ResourceVersion, edited.Labels, edited.Annotations, edited.OwnerReferences = "", nil, nil, nil
-	eventually(t, time.Minute, "the mirror's labels and owner are removed", func(ctx context.Context) error {
-		_, err := services.Update(ctx, edited, metav1.UpdateOptions{})
-		return err
-	})
-	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) || !metav1.IsControlledBy(again, svc) {
+	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if again := wantMirror(t, svc, port, internal...); again.UID != mirror.UID || len(again.Annotations) != len(mirror.Annotations) || !metav1.IsControlledBy(again, svc) {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
 	edited = mirror.DeepCopy()
 	edited.ResourceVersion, edited.Spec.Ports[0].Port, edited.Spec.AllocateLoadBalancerNodePorts = "", int32(freePort()), nil
-	eventually(t, time.Minute, "the mirror's ports are edited", func(ctx context.Context) error {
-		_, err := services.Update(ctx, edited, metav1.UpdateOptions{})
-		return err
-	})
-	if again := wantMirror(t, svc, int32(port), internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
+	if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if again := wantMirror(t, svc, port, internal...); again.UID != mirror.UID || again.Spec.Ports[0].NodePort != 0 {
 		t.Errorf("the edited mirror was not restored but became %+v", again)
 	}
 	if err := services.Delete(t.Context(), mirror.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if again := wantMirror(t, svc, int32(port), internal...); again.UID == mirror.UID {
+	if again := wantMirror(t, svc, port, internal...); again.UID == mirror.UID {
 		t.Error("the mirror was not deleted")
 	}
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
@@ -102,25 +100,23 @@ func wantWritesRefused(t *testing.T, mirror *v1.Service) {
 func TestDirectMirrorWithoutItsServiceIsRemoved(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	nodes := cluster.Nodes(cluster.GCE)
-	mirror := wantMirror(t, svc, int32(port), ips(nodes, internalIP)...)
+	mirror := wantMirror(t, svc, port, ips(nodes, internalIP)...)
 	ask := func(ctx context.Context) error {
 		_, err := askTCP(ctx, from(nodes[1].Name), nodes[0].InternalIP, port, askHostname)
 		return err
 	}
 	eventually(t, time.Minute, "kube-proxy serves the mirror", ask)
 
-	withoutPolicy(t)
 	t.Cleanup(func() { scaleController(t, replicas) })
 	scaleController(t, 0)
 	stray := mirror.DeepCopy()
 	stray.ResourceVersion, stray.Labels, stray.OwnerReferences = "", nil, nil
-	eventually(t, time.Minute, "the mirror's labels and owner are removed", func(ctx context.Context) error {
-		_, err := client.CoreV1().Services(ns).Update(ctx, stray, metav1.UpdateOptions{})
-		return err
-	})
+	if _, err := asHostportCCM(t).CoreV1().Services(ns).Update(t.Context(), stray, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	deleteWithoutFinalizers(t, svc)
 	eventually(t, time.Minute, "kube-proxy still serves the mirror", ask)
 	scaleController(t, replicas)
@@ -142,11 +138,11 @@ func TestDirectMirrorWithoutItsServiceIsRemoved(t *testing.T) {
 func TestDirectServiceIsDeletedWithoutTheRightToDeleteItsMirror(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	revokeMirrorRights(t, ns)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
-	wantMirror(t, svc, int32(port))
+	wantMirror(t, svc, port)
 	wantClosed(t, getTCP, port, externalIPs()...)
 	deleteService(t, svc)
 	wantNothingLeft(t, svc)
@@ -154,7 +150,7 @@ func TestDirectServiceIsDeletedWithoutTheRightToDeleteItsMirror(t *testing.T) {
 
 // wantMirror waits until a Service's mirror has this first port and exactly these addresses in its
 // status.
-func wantMirror(t *testing.T, svc *v1.Service, port int32, want ...string) (mirror *v1.Service) {
+func wantMirror(t *testing.T, svc *v1.Service, port int, want ...string) (mirror *v1.Service) {
 	t.Helper()
 	eventually(t, time.Minute, fmt.Sprintf("the mirror of Service %s has addresses %v", svc.Name, want), func(ctx context.Context) (err error) {
 		if mirror, err = mirrorOf(ctx, svc); err != nil {
@@ -164,7 +160,7 @@ func wantMirror(t *testing.T, svc *v1.Service, port int32, want ...string) (mirr
 		for _, entry := range mirror.Status.LoadBalancer.Ingress {
 			got = append(got, entry.IP)
 		}
-		if !slices.Equal(got, want) || mirror.Spec.Ports[0].Port != port {
+		if !slices.Equal(got, want) || mirror.Spec.Ports[0].Port != int32(port) {
 			return fmt.Errorf("it has addresses %v, ports %v", got, mirror.Spec.Ports)
 		}
 		return nil
@@ -182,23 +178,4 @@ func mirrorOf(ctx context.Context, svc *v1.Service) (*v1.Service, error) {
 		return nil, fmt.Errorf("there are %d mirrors", len(list.Items))
 	}
 	return &list.Items[0], nil
-}
-
-// withoutPolicy removes the admission policy for mirrors until the test ends.
-func withoutPolicy(t *testing.T) {
-	t.Helper()
-	bindings := client.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings()
-	binding, err := bindings.Get(t.Context(), "hostport-ccm-mirrors", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := bindings.Delete(t.Context(), binding.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		binding.ResourceVersion = ""
-		if _, err := bindings.Create(context.WithoutCancel(t.Context()), binding, metav1.CreateOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
 }

@@ -147,7 +147,7 @@ func powerCycle(t *testing.T, node cluster.Node, between func()) {
 }
 
 func TestNewExternalIPOfANodeReachesTheService(t *testing.T) {
-	svc := newWeb(t)
+	svc, port := newWeb(t)
 
 	const fresh = "203.0.113.112" // sorts last
 	node := cluster.Nodes(cluster.GCE)[1]
@@ -158,8 +158,8 @@ func TestNewExternalIPOfANodeReachesTheService(t *testing.T) {
 	})
 	want := append(externalIPs(node.Name), fresh)
 	wantAddresses(t, svc, 2*time.Minute, want...)
-	wantOpen(t, getTCP, "web", 80, want...)
-	wantClosed(t, getTCP, 80, node.ExternalIP)
+	wantOpen(t, getTCP, "web", port, want...)
+	wantClosed(t, getTCP, port, node.ExternalIP)
 }
 
 func setExternalIP(t *testing.T, node cluster.Node, ip string) {
@@ -171,13 +171,13 @@ func setExternalIP(t *testing.T, node cluster.Node, ip string) {
 }
 
 func TestAddressOfANodeThatIsPoweredOffLeavesTheStatus(t *testing.T) {
-	svc := newWeb(t)
+	svc, port := newWeb(t)
 
 	node := nodeWithoutController(t)
 	powerCycle(t, node, func() {
 		wantAddresses(t, svc, 3*time.Minute, externalIPs(node.Name)...)
-		wantOpen(t, getTCP, "web", 80, externalIPs(node.Name)...)
+		wantOpen(t, getTCP, "web", port, externalIPs(node.Name)...)
 	})
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }

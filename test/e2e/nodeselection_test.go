@@ -21,7 +21,7 @@ func TestMaxNodesKeepsServingNodesAndReplacesExcludedOnes(t *testing.T) {
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/max-nodes": "1"}
-	}, servicePort(v1.ProtocolTCP, 80))
+	}, servicePort(v1.ProtocolTCP, freePort()))
 	eventually(t, time.Minute, "one node is published", func(ctx context.Context) error {
 		return oneAddress(ctx, svc, "")
 	})
@@ -70,9 +70,9 @@ func label(t *testing.T, node, value string) {
 }
 
 func TestCordonAloneKeepsTheAddressAndTheExcludeLabelRemovesIt(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	t.Cleanup(func() { cordon(t, "node1", false); label(t, "node1", "null") })
 	cordon(t, "node1", true)
@@ -93,19 +93,20 @@ func cordon(t *testing.T, node string, on bool) {
 }
 
 func TestPolicyLocalFollowsTheEndpoints(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	first := newPod(t, ns, "web", "node1")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
-	}, servicePort(v1.ProtocolTCP, 80))
+	}, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()[0])
+	wantOpen(t, getTCP, "web", port, externalIPs()[0])
 
 	second := newPod(t, ns, "web", "node2")
 	wantAddresses(t, svc, time.Minute, externalIPs()[:2]...)
 	first.remove(t)
 	wantAddresses(t, svc, time.Minute, externalIPs()[1])
-	wantOpen(t, getTCP, "web", 80, externalIPs()[1])
+	wantOpen(t, getTCP, "web", port, externalIPs()[1])
 	second.remove(t)
 	wantAddressesStay(t, svc, 3*time.Second, externalIPs()[1:2]...)
 }

@@ -21,15 +21,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
+const namespacePrefix = "e2e-"
+
 // newNamespace creates a namespace that is ready for pods and is deleted when the test ends.
 func newNamespace(t *testing.T) string {
 	t.Helper()
-	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: namespacePrefix}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,17 +42,49 @@ func newNamespace(t *testing.T) string {
 	return ns.Name
 }
 
-// deleteNamespace waits until the Services are gone, as the next test uses their ports; the rest of
-// the namespace is deleted in the background.
+// deleteNamespace does not wait until everything in the namespace is gone; TestMain does.
 func deleteNamespace(t *testing.T, name string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
+	if err := client.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}); err != nil {
+		t.Errorf("clean up: %v", err)
+	}
+}
+
+// waitForCleanup waits until hostport-ccm has cleaned up after the Services of earlier tests.
+func waitForCleanup(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	if _, err := sandbox.Kubectl(ctx, "-n", name, "delete", "services", "--selector=app.kubernetes.io/name!="+plan.MirrorName, "--timeout=110s"); err != nil {
-		t.Errorf("clean up: %v", err)
+	for {
+		left, err := namesLeft(ctx)
+		if err == nil && len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("earlier tests left %s (%v)", strings.Join(left, ", "), err)
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	if err := client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		t.Errorf("clean up: %v", err)
+}
+
+// namesLeft names the namespaces of tests and the DaemonSets of proxies that exist.
+func namesLeft(ctx context.Context) (names []string, err error) {
+	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
 	}
+	for _, ns := range namespaces.Items {
+		if strings.HasPrefix(ns.Name, namespacePrefix) {
+			names = append(names, "namespace "+ns.Name)
+		}
+	}
+	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range sets.Items {
+		names = append(names, "DaemonSet "+set.Name)
+	}
+	return names, nil
 }
 
 const backendPort = 8080
@@ -153,10 +186,10 @@ func (p pod) getter(over protocol) getter {
 }
 
 // servicePort returns a Service port with backendPort as its target.
-func servicePort(protocol v1.Protocol, port int32) v1.ServicePort {
+func servicePort(protocol v1.Protocol, port int) v1.ServicePort {
 	return v1.ServicePort{
 		Name: fmt.Sprintf("%s-%d", strings.ToLower(string(protocol)), port), Protocol: protocol,
-		Port: port, TargetPort: intstr.FromInt32(backendPort),
+		Port: int32(port), TargetPort: intstr.FromInt32(backendPort),
 	}
 }
 
@@ -177,15 +210,15 @@ func newService(t *testing.T, namespace, name string, change func(*v1.Service), 
 	return svc
 }
 
-// newWeb creates a Service and waits until all nodes serve it.
-func newWeb(t *testing.T) *v1.Service {
+// newWeb creates a Service with one TCP port and waits until all nodes serve it.
+func newWeb(t *testing.T) (svc *v1.Service, port int) {
 	t.Helper()
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc = newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	return svc
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	return svc, port
 }
 
 // editService changes a live Service.

@@ -19,33 +19,35 @@ import (
 )
 
 func TestPortConflictIsReportedAndEndsOnceThePortIsFree(t *testing.T) {
+	t.Parallel()
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "first")
 	newBackend(t, ns, "second")
-	first := newService(t, ns, "first", nil, servicePort(v1.ProtocolTCP, 80))
+	first := newService(t, ns, "first", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, first, time.Minute, externalIPs()...)
 	time.Sleep(time.Second) // Creation timestamps have a resolution of one second.
-	second := newService(t, ns, "second", nil, servicePort(v1.ProtocolTCP, 80))
-	wantPortsError(t, second, metav1.ConditionTrue, "80/TCP", ns+"/first")
-	wantWarning(t, second, "PortConflict", "80/TCP", ns+"/first")
+	second := newService(t, ns, "second", nil, servicePort(v1.ProtocolTCP, port))
+	wantPortsError(t, second, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", port), ns+"/first")
+	wantWarning(t, second, "PortConflict", fmt.Sprintf("%d/TCP", port), ns+"/first")
 	wantAddresses(t, second, time.Minute)
 	wantNoProxies(t, second)
 	rules, err := rulesOf(t.Context(), second)
 	if err != nil || len(rules) > 0 {
 		t.Errorf("the younger Service has firewall rules: %v, %v", rules, err)
 	}
-	wantOpen(t, getTCP, "first", 80, externalIPs()...)
+	wantOpen(t, getTCP, "first", port, externalIPs()...)
 
-	editService(t, second, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 8082)) })
-	wantOpen(t, getTCP, "second", 8082, externalIPs()...)
+	editService(t, second, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, another)) })
+	wantOpen(t, getTCP, "second", another, externalIPs()...)
 	wantAddresses(t, second, time.Minute, externalIPs()...)
-	wantPortErrors(t, second, "80: hostport-ccm.io/PortConflict", "8082: none")
+	wantPortErrors(t, second, fmt.Sprintf("%d: hostport-ccm.io/PortConflict", port), fmt.Sprintf("%d: none", another))
 
 	before := proxies(t, second)
-	watch := watchPublished(t, second, 8082)
+	watch := watchPublished(t, second, another)
 	deleted := time.Now()
 	deleteService(t, first)
-	wantPortTakenOver(t, first, deleted, "second", 80)
+	wantPortTakenOver(t, first, deleted, "second", port)
 	wantPortsError(t, second, metav1.ConditionFalse)
 	wantPortErrors(t, second)
 	watch.wantAllKept(t, second, before)
@@ -148,34 +150,41 @@ func wantPortErrors(t *testing.T, svc *v1.Service, want ...string) {
 }
 
 func TestReservedPortsAndHostPortsOfPodsAreReported(t *testing.T) {
+	t.Parallel()
+	port, held := freePort(), freePort()
 	ns := newNamespace(t)
 	ssh := newService(t, ns, "ssh", nil, servicePort(v1.ProtocolTCP, 22))
 	wantWarning(t, ssh, "PortConflict", "22/TCP", "reserved for SSH", "loadBalancer.reservedPorts")
 	wantNoProxies(t, ssh)
 
 	newBackend(t, ns, "dns")
-	dns := newService(t, ns, "dns", nil, servicePort(v1.ProtocolTCP, 8086), servicePort(v1.ProtocolUDP, 53), servicePort(v1.ProtocolTCP, 31000))
+	listenOnNode(t, ns, "node1", 53)
+	dns := newService(t, ns, "dns", nil, servicePort(v1.ProtocolTCP, port), servicePort(v1.ProtocolUDP, 53), servicePort(v1.ProtocolTCP, 31000))
 	wantPortsError(t, dns, metav1.ConditionTrue, "53/UDP is reserved for DNS", "31000/TCP is reserved for node ports", "loadBalancer.nodePortRange")
 	wantAddresses(t, dns, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "dns", 8086, externalIPs()...)
+	wantOpen(t, getTCP, "dns", port, externalIPs()...)
 	wantClosed(t, getUDP, 53, externalIPs()...)
-	wantRule(t, dns, "tcp:8086")
+	// A host port would take its port on the loopback addresses too, where resolvers of nodes listen.
+	if name, err := askUDPWithRetries(t.Context(), from("node1"), "127.0.0.1", 53, askHostname); err != nil || name != "node1" {
+		t.Errorf("%q answers on a loopback address of node1 in place of its own server (%v)", name, err)
+	}
+	wantRule(t, dns, fmt.Sprintf("tcp:%d", port))
 
-	free := occupyHostPort(t, ns, 8083)
+	free := occupyHostPort(t, ns, held)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/node-selector": "kubernetes.io/hostname=node1"}
-	}, servicePort(v1.ProtocolTCP, 8083))
-	wantPortsError(t, svc, metav1.ConditionTrue, "8083/TCP", ns+"/holder")
+	}, servicePort(v1.ProtocolTCP, held))
+	wantPortsError(t, svc, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", held), ns+"/holder")
 	wantNoProxies(t, svc)
 	free()
 	wantAddresses(t, svc, time.Minute, externalIPs()[:1]...)
-	wantOpen(t, getTCP, "web", 8083, externalIPs()[0])
+	wantOpen(t, getTCP, "web", held, externalIPs()[0])
 }
 
 // occupyHostPort creates a pod, holder, with a host port on node1. The function that it returns
 // deletes the pod.
-func occupyHostPort(t *testing.T, ns string, port int32) (free func()) {
+func occupyHostPort(t *testing.T, ns string, port int) (free func()) {
 	t.Helper()
 	holder := &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "holder"},
@@ -183,7 +192,7 @@ func occupyHostPort(t *testing.T, ns string, port int32) (free func()) {
 			NodeName: "node1", TerminationGracePeriodSeconds: new(int64),
 			Containers: []v1.Container{{
 				Name: "agnhost", Image: cluster.AgnhostImage, ImagePullPolicy: v1.PullNever, Args: []string{"pause"},
-				Ports: []v1.ContainerPort{{ContainerPort: port, HostPort: port}},
+				Ports: []v1.ContainerPort{{ContainerPort: int32(port), HostPort: int32(port)}},
 			}},
 		},
 	}
@@ -199,30 +208,33 @@ func occupyHostPort(t *testing.T, ns string, port int32) (free func()) {
 }
 
 func TestHostPortOfAPodExcludesItsNodeOnly(t *testing.T) {
+	t.Parallel()
+	held, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	free := occupyHostPort(t, ns, 8084)
+	free := occupyHostPort(t, ns, held)
 	others := externalIPs("node1")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolTCP, 8084))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, freePort()), servicePort(v1.ProtocolTCP, held))
 	wantAddresses(t, svc, time.Minute, others...)
-	wantWarning(t, svc, "ProxyUnschedulable", "node1", ns+"/holder", "8084/TCP")
-	wantOpen(t, getTCP, "web", 8084, others...)
+	wantWarning(t, svc, "ProxyUnschedulable", "node1", ns+"/holder", fmt.Sprintf("%d/TCP", held))
+	wantOpen(t, getTCP, "web", held, others...)
 	// The change of a port replaces the proxies.
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports[0] = servicePort(v1.ProtocolTCP, 8085) })
-	wantOpen(t, getTCP, "web", 8085, others...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports[0] = servicePort(v1.ProtocolTCP, another) })
+	wantOpen(t, getTCP, "web", another, others...)
 	free()
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 8084, externalIPs()[0])
+	wantOpen(t, getTCP, "web", held, externalIPs()[0])
 }
 
 func TestPortConflictAnOlderServiceDoesNotTakeALivePort(t *testing.T) {
+	t.Parallel()
 	overDatapaths(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		newBackend(t, ns, "web")
 		newBackend(t, ns, "older")
-		older := newService(t, ns, "older", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }, servicePort(v1.ProtocolTCP, int32(port)))
+		older := newService(t, ns, "older", func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }, servicePort(v1.ProtocolTCP, port))
 		time.Sleep(time.Second) // Creation timestamps have a resolution of one second.
-		live := d.newService(t, ns, nil, servicePort(v1.ProtocolTCP, int32(port)))
+		live := d.newService(t, ns, nil, servicePort(v1.ProtocolTCP, port))
 		wantAddresses(t, live, time.Minute, d.addresses()...)
 		wantOpen(t, getTCP, "web", port, d.addresses()...)
 
@@ -245,27 +257,19 @@ func TestPortConflictAnOlderServiceDoesNotTakeALivePort(t *testing.T) {
 }
 
 func TestDatapathOfANodeWhoseAddressAnotherServiceHasAsExternalIP(t *testing.T) {
+	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	newBackend(t, ns, "other")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	other := newService(t, ns, "other", func(o *v1.Service) {
 		o.Spec.Type, o.Spec.ExternalIPs = v1.ServiceTypeClusterIP, []string{cluster.Nodes(cluster.GCE)[0].InternalIP}
-	}, servicePort(v1.ProtocolTCP, int32(port)))
-	if sandbox.KubeProxyMode() == cluster.NFTables {
-		// The rules of host ports come before those of kube-proxy.
-		wantAddressesStay(t, svc, 5*time.Second, externalIPs()...)
-	} else {
-		wantAddresses(t, svc, time.Minute, externalIPs("node1")...)
-		wantWarning(t, svc, "ProxyUnschedulable", "node1", fmt.Sprintf("%d/TCP", port), "spec.externalIPs", ns+"/other")
-	}
-	published, err := addresses(t.Context(), svc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantOpen(t, getTCP, "web", port, published...)
+	}, servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, svc, time.Minute, externalIPs("node1")...)
+	wantWarning(t, svc, "ProxyUnschedulable", "node1", fmt.Sprintf("%d/TCP", port), "spec.externalIPs", ns+"/other")
+	wantOpen(t, getTCP, "web", port, externalIPs("node1")...)
 	deleteService(t, other)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
@@ -277,10 +281,10 @@ func TestDatapathNodePortsOfOtherServicesAreTaken(t *testing.T) {
 	})()
 	const before, after = 30999, 31999
 	ns := newNamespace(t)
-	nodePort := func(name string, port int32) *v1.Service {
+	nodePort := func(name string, port int) *v1.Service {
 		newBackend(t, ns, name)
 		return newService(t, ns, name, func(svc *v1.Service) {
-			svc.Spec.Type, svc.Spec.Ports[0].NodePort = v1.ServiceTypeNodePort, port
+			svc.Spec.Type, svc.Spec.Ports[0].NodePort = v1.ServiceTypeNodePort, int32(port)
 		}, servicePort(v1.ProtocolTCP, 80))
 	}
 	newBackend(t, ns, "web")
@@ -292,13 +296,8 @@ func TestDatapathNodePortsOfOtherServicesAreTaken(t *testing.T) {
 	wantClosed(t, getTCP, before, externalIPs()...)
 
 	second := nodePort("second", after)
-	if sandbox.KubeProxyMode() == cluster.NFTables {
-		// The rules of host ports come before those of kube-proxy.
-		wantAddressesStay(t, svc, 5*time.Second, externalIPs()...)
-	} else {
-		wantPortsError(t, svc, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", after), ns+"/second")
-		wantAddresses(t, svc, time.Minute)
-	}
+	wantPortsError(t, svc, metav1.ConditionTrue, fmt.Sprintf("%d/TCP", after), ns+"/second")
+	wantAddresses(t, svc, time.Minute)
 	deleteService(t, first)
 	deleteService(t, second)
 	wantPortsError(t, svc, metav1.ConditionFalse)

@@ -20,14 +20,15 @@ import (
 )
 
 func TestChangesReachRunningProxiesWithoutReplacingThem(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	before := proxies(t, svc)
 
 	fromNode := before[0]
-	wantOpen(t, fromNode.getFromNode, "web", 80, fromNode.ip)
+	wantOpen(t, fromNode.getFromNode, "web", port, fromNode.ip)
 	var worst, sum time.Duration
 	const changes = 10
 	for i := range changes {
@@ -40,8 +41,8 @@ func TestChangesReachRunningProxiesWithoutReplacingThem(t *testing.T) {
 	t.Logf("%d changes of source ranges and drain time reached all %d proxies after %.2fs on average, %.2fs at most",
 		changes, len(before), (sum / changes).Seconds(), worst.Seconds())
 	// The firewall refuses nodes too, so this asks the proxy without it.
-	wantClosed(t, fromNode.getFromNode, 80, fromNode.ip)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantClosed(t, fromNode.getFromNode, port, fromNode.ip)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	if diff := cmp.Diff(before, proxies(t, svc), cmp.AllowUnexported(proxy{})); diff != "" {
 		t.Errorf("proxies were replaced or restarted (-before +after):\n%s", diff)
 	}
@@ -77,7 +78,7 @@ func TestDatapathFlushedRulesAreRepaired(t *testing.T) {
 	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", inAllFamilies, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", inAllFamilies, servicePort(v1.ProtocolTCP, port))
 	all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
 	wantAddresses(t, svc, time.Minute, all...)
 	wantOpen(t, getTCP, "web", port, all...)
@@ -127,9 +128,10 @@ func flushRules(t *testing.T, p proxy, family v1.IPFamily, table string) (sawNot
 }
 
 func TestHangingProxyIsRestartedAndLosesNoConnection(t *testing.T) {
+	t.Parallel()
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	node := cluster.Nodes(cluster.GCE)[0]
@@ -152,9 +154,10 @@ func TestHangingProxyIsRestartedAndLosesNoConnection(t *testing.T) {
 }
 
 func TestProxiesAreSmallAndReadySoon(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80), servicePort(v1.ProtocolUDP, 54))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, freePort()), servicePort(v1.ProtocolUDP, freePort()))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	for _, p := range proxies(t, svc) {
 		resident := p.resident(t)
@@ -166,13 +169,14 @@ func TestProxiesAreSmallAndReadySoon(t *testing.T) {
 }
 
 func TestRolloutGoesNodeByNodeAndPublishesOnlyServingNodes(t *testing.T) {
+	t.Parallel()
 	ns, port, another := newNamespace(t), freePort(), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	// A port that is added later has its own proxies.
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, int32(another))) })
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, another)) })
 	wantOpen(t, getTCP, "web", another, externalIPs()...)
 	eventually(t, time.Minute, "the proxies count as available", func(ctx context.Context) error {
 		return haveAvailable(ctx, svc, 2*len(externalIPs()))
@@ -205,7 +209,7 @@ func TestRolloutGoesNodeByNodeAndPublishesOnlyServingNodes(t *testing.T) {
 func TestDrainedNodeServesWhilePublished(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, int32(port)))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	node := nodeWithoutController(t)
 	wantOpen(t, getTCP, "web", port, externalIPs()...)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestServiceOpensItsPortOnEveryNodeAndClosesItAgain(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	wantClosed(t, getTCP, 80, externalIPs()...)
@@ -56,28 +57,30 @@ func wantRule(t *testing.T, svc *v1.Service, allowed ...string) {
 }
 
 func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
+	t.Parallel()
+	first, second, third := freePort(), freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, first))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", first, externalIPs()...)
 
 	before, live := proxies(t, svc), map[string]liveConns{}
 	for _, address := range externalIPs() {
-		live[address] = openLiveConns(t, 20, address, 80)
+		live[address] = openLiveConns(t, 20, address, first)
 	}
-	wantClosed(t, getTCP, 443, externalIPs()...)
-	watch := watchPublished(t, svc, 80)
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, 443)) })
-	wantOpen(t, getTCP, "web", 443, externalIPs()...)
+	wantClosed(t, getTCP, second, externalIPs()...)
+	watch := watchPublished(t, svc, first)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolTCP, second)) })
+	wantOpen(t, getTCP, "web", second, externalIPs()...)
 	watch.wantAllKept(t, svc, before)
 
-	wantClosed(t, getUDP, 54, externalIPs()...)
-	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolUDP, 54)) })
-	wantOpen(t, getUDP, "web", 54, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
-	wantClosed(t, getTCP, 54, externalIPs()...)
-	wantRule(t, svc, "tcp:80,443", "udp:54")
+	wantClosed(t, getUDP, third, externalIPs()...)
+	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = append(s.Spec.Ports, servicePort(v1.ProtocolUDP, third)) })
+	wantOpen(t, getUDP, "web", third, externalIPs()...)
+	wantOpen(t, getTCP, "web", first, externalIPs()...)
+	wantClosed(t, getTCP, third, externalIPs()...)
+	wantRule(t, svc, fmt.Sprintf("tcp:%d,%d", first, second), fmt.Sprintf("udp:%d", third))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantUnchanged(t, svc, before)
 	wantAllAlive(t, live)
@@ -85,40 +88,43 @@ func TestPortsAreAddedToALiveServiceAndEndNoConnection(t *testing.T) {
 	// The added ports are removed; the first one is not affected.
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
 	wantProxies(t, svc, len(before))
-	wantRule(t, svc, "tcp:80")
-	wantClosed(t, getTCP, 443, externalIPs()...)
+	wantRule(t, svc, fmt.Sprintf("tcp:%d", first))
+	wantClosed(t, getTCP, second, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	wantUnchanged(t, svc, before)
 	wantAllAlive(t, live)
 }
 
 func TestTwoServicesInTwoNamespacesAreServedSideBySide(t *testing.T) {
+	t.Parallel()
+	port, another := freePort(), freePort()
 	one, two := newNamespace(t), newNamespace(t)
 	newBackend(t, one, "first")
 	newBackend(t, two, "second")
-	first := newService(t, one, "first", nil, servicePort(v1.ProtocolTCP, 80))
-	second := newService(t, two, "second", nil, servicePort(v1.ProtocolTCP, 8081))
+	first := newService(t, one, "first", nil, servicePort(v1.ProtocolTCP, port))
+	second := newService(t, two, "second", nil, servicePort(v1.ProtocolTCP, another))
 	wantAddresses(t, first, time.Minute, externalIPs()...)
 	wantAddresses(t, second, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "first", 80, externalIPs()...)
-	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "first", port, externalIPs()...)
+	wantOpen(t, getTCP, "second", another, externalIPs()...)
 
 	deleteService(t, first)
 	wantNothingLeft(t, first)
-	wantClosed(t, getTCP, 80, externalIPs()...)
-	wantOpen(t, getTCP, "second", 8081, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
+	wantOpen(t, getTCP, "second", another, externalIPs()...)
 }
 
 func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
 	eventually(t, time.Minute, "nothing is left of the load balancer", func(ctx context.Context) error {
 		return hasNoOrphans(ctx, svc)
 	})
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	wantAddresses(t, svc, time.Minute)
 	eventually(t, time.Minute, "no finalizer stays on a Service that is no load balancer any more", func(ctx context.Context) error {
 		return hasFinalizers(ctx, svc, nil)
@@ -126,30 +132,32 @@ func TestServiceThatLeavesTypeLoadBalancerIsClosed(t *testing.T) {
 }
 
 func TestClientsOutsideTheSourceRangesAreRefused(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	editService(t, svc, func(s *v1.Service) { s.Spec.LoadBalancerSourceRanges = []string{cluster.InternetIP + "/32"} })
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
 
 func TestAClusterIPIsNotGivenAwayWhileProxiesDrain(t *testing.T) {
-	ns := newNamespace(t)
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "20"), servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "20"), servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	next := &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "next"},
-		Spec:       v1.ServiceSpec{ClusterIP: svc.Spec.ClusterIP, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, 80)}},
+		Spec:       v1.ServiceSpec{ClusterIP: svc.Spec.ClusterIP, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, port)}},
 	}
 	services, pods := client.CoreV1().Services(ns), client.CoreV1().Pods(cluster.ProductNamespace)
 
 	deleteService(t, svc)
 	wantAddresses(t, svc, time.Minute)
-	wantClosed(t, getTCP, 80, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	refused := 0
 	eventually(t, 2*time.Minute, "another Service gets the cluster IP", func(ctx context.Context) error {
 		_, err := services.Create(ctx, next, metav1.CreateOptions{})

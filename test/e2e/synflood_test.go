@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -18,9 +19,9 @@ import (
 const nobody = "192.0.2.0/24"
 
 func TestAServiceStaysUsableUnderAFloodOfHalfOpenConnections(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	node := cluster.Nodes(cluster.GCE)[0]
 	proxy := proxyOn(t, svc, node.Name)
@@ -28,16 +29,16 @@ func TestAServiceStaysUsableUnderAFloodOfHalfOpenConnections(t *testing.T) {
 
 	// With the kernel's own timeouts, 64,512 of these use up the source ports for a minute.
 	err := sandbox.On(cluster.Internet, func() error {
-		return synflood.Send(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(node.ExternalIP), 80), netip.MustParsePrefix(nobody), 100_000, 4_000)
+		return synflood.Send(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(node.ExternalIP), uint16(port)), netip.MustParsePrefix(nobody), 100_000, 4_000)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 30*time.Second, "the port is usable at once", func(ctx context.Context) error {
-		_, err := getTCP(ctx, node.ExternalIP, 80)
+		_, err := getTCP(ctx, node.ExternalIP, port)
 		return err
 	})
-	const connections = `hostport_nodeproxy_port_connections_total{family="IPv4",protocol="TCP",port="80"}`
+	connections := fmt.Sprintf(`hostport_nodeproxy_port_connections_total{family="IPv4",protocol="TCP",port="%d"}`, port)
 	if began := proxy.metric(t, connections); began <= 64_512 {
 		t.Errorf("only %d connections began in the proxy, so this test proves nothing", began)
 	}

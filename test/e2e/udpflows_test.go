@@ -22,7 +22,7 @@ func TestDatapathUDPFlowsOutliveTheirBackend(t *testing.T) {
 	overDatapathsAndFamilies(t, func(t *testing.T, d datapath) {
 		ns, port := newNamespace(t), freePort()
 		backend := newPod(t, ns, "web", "node1")
-		svc := d.newService(t, ns, nil, servicePort(v1.ProtocolUDP, int32(port)))
+		svc := d.newService(t, ns, nil, servicePort(v1.ProtocolUDP, port))
 		wantAddresses(t, svc, time.Minute, d.addresses()...)
 		wantOpen(t, getUDP, "web", port, d.addresses()...)
 		all := newFlows(t, port, d.addresses()...)

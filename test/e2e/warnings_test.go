@@ -13,41 +13,44 @@ import (
 )
 
 func TestInvalidAnnotationIsReportedAndAffectsNoOtherService(t *testing.T) {
+	t.Parallel()
+	port, another := freePort(), freePort()
 	ns := newNamespace(t)
 	newBackend(t, ns, "good")
 	newBackend(t, ns, "bad")
-	good := newService(t, ns, "good", nil, servicePort(v1.ProtocolTCP, 80))
+	good := newService(t, ns, "good", nil, servicePort(v1.ProtocolTCP, port))
 	bad := newService(t, ns, "bad", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/node-selector": "a in (b"}
-	}, servicePort(v1.ProtocolTCP, 8081))
+	}, servicePort(v1.ProtocolTCP, another))
 	wantWarning(t, bad, "hostport-ccm.io/node-selector", "a in (b")
 	wantAddresses(t, good, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "good", 80, externalIPs()...)
-	wantClosed(t, getTCP, 8081, externalIPs()...)
+	wantOpen(t, getTCP, "good", port, externalIPs()...)
+	wantClosed(t, getTCP, another, externalIPs()...)
 
 	editService(t, bad, func(s *v1.Service) { delete(s.Annotations, "hostport-ccm.io/node-selector") })
 	wantAddresses(t, bad, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "bad", 8081, externalIPs()...)
+	wantOpen(t, getTCP, "bad", another, externalIPs()...)
 }
 
 func TestUnknownAnnotationIsReportedWithTheNearestKnownOne(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	newBackend(t, ns, "web")
 	svc := newService(t, ns, "web", func(s *v1.Service) {
 		s.Annotations = map[string]string{"hostport-ccm.io/max-node": "2"}
-	}, servicePort(v1.ProtocolTCP, 80))
+	}, servicePort(v1.ProtocolTCP, freePort()))
 	wantWarning(t, svc, "hostport-ccm.io/max-node", "hostport-ccm.io/max-nodes")
 }
 
 func TestUnreachableComputeAPIIsReportedAndRecoveredFrom(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
 	stopSimulator(t)
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantWarning(t, svc, "firewall", "8080")
 	startSimulator(t)
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", 80, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
 
 // stopSimulator makes the Compute API unreachable until the test ends; the firewall rules stay in
@@ -73,9 +76,9 @@ func gatewayFilter(t *testing.T, rules string) error {
 }
 
 func TestMissingProxyImageIsReported(t *testing.T) {
-	ns := newNamespace(t)
+	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	healthy := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, 80))
+	healthy := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
 	wantAddresses(t, healthy, time.Minute, externalIPs()...)
 	// A rollout counts proxies that are not available yet as unavailable.
 	eventually(t, time.Minute, "its proxies are available", func(ctx context.Context) error {
@@ -87,7 +90,7 @@ func TestMissingProxyImageIsReported(t *testing.T) {
 	restore := setProxyImage(t, missing)
 	t.Cleanup(restore)
 	newBackend(t, ns, "broken")
-	svc := newService(t, ns, "broken", nil, servicePort(v1.ProtocolTCP, 8081))
+	svc := newService(t, ns, "broken", nil, servicePort(v1.ProtocolTCP, freePort()))
 	wantWarning(t, svc, missing, "image")
 	if got, err := addresses(t.Context(), svc); err != nil || len(got) > 0 {
 		t.Errorf("addresses %v are published although no proxy runs (%v)", got, err)
@@ -98,5 +101,5 @@ func TestMissingProxyImageIsReported(t *testing.T) {
 	if err != nil || len(serving) < 2 {
 		t.Errorf("Service %s has addresses %v (%v)", healthy.Name, serving, err)
 	}
-	wantOpen(t, getTCP, "web", 80, serving...)
+	wantOpen(t, getTCP, "web", port, serving...)
 }
