@@ -42,7 +42,7 @@ func newNamespace(t *testing.T) string {
 	return ns.Name
 }
 
-// deleteNamespace does not wait until everything in the namespace is gone; TestMain does.
+// deleteNamespace does not wait until the namespace's Services are gone; TestMain does.
 func deleteNamespace(t *testing.T, name string) {
 	if err := client.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}); err != nil {
 		t.Errorf("clean up: %v", err)
@@ -66,15 +66,15 @@ func waitForCleanup(ctx context.Context) error {
 	}
 }
 
-// namesLeft names the namespaces of tests and the DaemonSets of proxies that exist.
+// namesLeft names the Services of tests and the DaemonSets of proxies that exist.
 func namesLeft(ctx context.Context) (names []string, err error) {
-	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	services, err := client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	for _, ns := range namespaces.Items {
-		if strings.HasPrefix(ns.Name, namespacePrefix) {
-			names = append(names, "namespace "+ns.Name)
+	for _, svc := range services.Items {
+		if strings.HasPrefix(svc.Namespace, namespacePrefix) {
+			names = append(names, "Service "+svc.Namespace+"/"+svc.Name)
 		}
 	}
 	sets, err := client.AppsV1().DaemonSets(cluster.ProductNamespace).List(ctx, metav1.ListOptions{})
