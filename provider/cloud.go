@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
@@ -38,6 +39,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/policy"
 	"github.com/hostport-ccm/hostport-ccm/provider/proxies"
+	"github.com/hostport-ccm/hostport-ccm/provider/saturation"
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
@@ -146,7 +148,8 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
 		DeleteOrphans: lb.Firewall == firewall.Managed,
 	}), w.services.Resume)
-	recorder := events.NewRecorder(events.NewEventRecorder(ctx, kube, component))
+	sink := events.NewEventRecorder(ctx, kube, component)
+	recorder := events.NewRecorder(sink)
 	c.addresses.SetRecorder(recorder)
 	allowed := policy.Policy{Defaults: c.config.Options(), Limits: lb.Policy}
 	c.balancer = &loadBalancer{
@@ -169,6 +172,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		synced := w.services.Informer().HasSynced
 		w.start(ctx)
 		go orphans.Run(ctx, synced)
+		go saturation.New(proxyManager.AllPods, w.serviceNamed, events.NewRecorder(sink)).Run(ctx)
 		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w.services, t) })
 		mode.Run(ctx, w.services.EnqueueAll)
 		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)
@@ -208,6 +212,15 @@ func (w watches) start(ctx context.Context) {
 	w.owned.Start(ctx.Done())
 	w.foreign.Run(ctx.Done())
 	go w.services.Run(ctx)
+}
+
+// serviceNamed returns a Service of the cluster, or nil.
+func (w watches) serviceNamed(name types.NamespacedName) *v1.Service {
+	svc, err := w.all.Lister().Services(name.Namespace).Get(name.Name)
+	if err != nil {
+		return nil
+	}
+	return svc
 }
 
 // firewallOwners returns the Services that may have firewall rules. These include Services that are

@@ -18,6 +18,9 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
+// MetricsFlag is the flag of a proxy with the port of its metrics, which follows.
+const MetricsFlag = "--metrics-address=:"
+
 // configDir is the mount point of the ConfigMap. A mounted directory follows changes of the
 // ConfigMap; a single mounted file does not.
 var configDir = path.Dir(proxyconfig.DefaultFile)
@@ -131,7 +134,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 	metrics, health := ownPorts(svc)
 	// Other pods do not know the UID of a Service: only those who may read the Service do.
 	args := []string{
-		fmt.Sprintf("--metrics-address=:%d", metrics),
+		MetricsFlag + fmt.Sprint(metrics),
 		fmt.Sprintf("--health-address=:%d", health),
 		"--health-token=" + string(svc.UID),
 	}

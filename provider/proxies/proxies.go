@@ -79,6 +79,15 @@ func New(kube kubernetes.Interface, settings plan.Settings, owned informers.Shar
 // Pods returns the proxies of a Service in any state.
 func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.find(byService, string(svc.UID)) }
 
+// AllPods returns the proxies of all Services in any state.
+func (m *Manager) AllPods() []*v1.Pod {
+	var pods []*v1.Pod
+	for _, pod := range m.pods.List() {
+		pods = append(pods, pod.(*v1.Pod))
+	}
+	return pods
+}
+
 func (m *Manager) find(index, value string) []*v1.Pod {
 	found, _ := m.pods.ByIndex(index, value) // The index exists.
 	var pods []*v1.Pod
