@@ -104,12 +104,14 @@ func TestInReportModeTrafficThatIsAlreadyAllowedNeedsNoCommand(t *testing.T) {
 
 func TestAnAnnotationCannotExceedTheFirewallModeOfTheConfig(t *testing.T) {
 	for _, mode := range []firewall.Mode{firewall.Report, firewall.None} {
-		c := twoNodes(t)
-		c.config.LoadBalancer.Firewall = mode
-		c.start()
-		c.create(service("web", withAnnotation(options.Firewall, "managed")))
-		c.eventually("the annotation is refused", func() bool {
-			return c.hasEvent("Warning InvalidConfiguration web:", `"managed" is refused`, "loadBalancer.firewall: "+string(mode))
+		t.Run(string(mode), func(t *testing.T) {
+			c := twoNodes(t)
+			c.config.LoadBalancer.Firewall = mode
+			c.start()
+			c.create(service("web", withAnnotation(options.Firewall, "managed")))
+			c.eventually("the annotation is refused", func() bool {
+				return c.hasEvent("Warning InvalidConfiguration web:", `"managed" is refused`, "loadBalancer.firewall: "+string(mode))
+			})
 		})
 	}
 }

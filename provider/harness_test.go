@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,7 +62,13 @@ type cluster struct {
 	onStatus func(*v1.Service)
 }
 
+// parallel are the tests that run in parallel, which a test may ask for once.
+var parallel sync.Map
+
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
+	if _, again := parallel.LoadOrStore(t, true); !again {
+		t.Parallel() // Tests mostly wait.
+	}
 	c := &cluster{T: t, kube: apitest.NewClientset(append(objects, systemNamespace(systemUID))...), firewall: &firewalltest.Fake{}, nodes: &failovertest.Monitor{}, config: &config.CloudConfig{
 		ClusterID: "tests",
 		Provider:  config.ProviderGCE,

@@ -71,16 +71,16 @@ type replacement struct {
 	deleted, done time.Time
 }
 
-// replaceProxies replaces ten proxies, and one per node in mode nftables, which differs little. The
-// connections through each must last for the drain time; new ones take their places.
+// replaceProxies replaces each node's proxy twice, and once in mode nftables, which differs little.
+// The connections through each must last for the drain time; new ones take their places.
 func replaceProxies(t *testing.T, svc *v1.Service, port int, live map[string]liveConns) {
 	t.Helper()
 	var replacements []replacement
-	nodes, count := cluster.Nodes(cluster.GCE), 10
+	nodes, times := cluster.Nodes(cluster.GCE), 2
 	if sandbox.KubeProxyMode() == cluster.NFTables {
-		count = len(nodes)
+		times = 1
 	}
-	for i := range count {
+	for i := range times * len(nodes) {
 		node := nodes[i%len(nodes)]
 		own := addressesOf([]cluster.Node{node}, externalIP)
 		others := slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return n.Name == node.Name })
