@@ -68,6 +68,8 @@ type Monitor struct {
 	events  *events.Recorder
 	client  *http.Client
 	limiter *rate.Limiter
+	// asked are the Services whose proxies were asked in the last round.
+	asked map[types.UID]*v1.Service
 }
 
 // New returns a Monitor. proxies returns all proxies in any state, and service the Service of a name,
@@ -116,8 +118,13 @@ func (m *Monitor) round(ctx context.Context) {
 		}
 	}
 	for uid, svc := range services {
+		delete(m.asked, uid)
 		m.events.Warn(svc, warnings(full[uid]))
 	}
+	for _, svc := range m.asked { // They have no proxies any more.
+		m.events.Warn(svc, nil)
+	}
+	m.asked = services
 }
 
 // metricsURL returns the URL of a running proxy's metrics, or the empty string.

@@ -146,6 +146,18 @@ func TestAServiceGetsOneEventWhileItsProxyIsNearlyFull(t *testing.T) {
 	}
 }
 
+func TestAServiceThatLosesItsProxiesHasNoWarning(t *testing.T) {
+	c := newCluster(t)
+	c.text = sample("IPv4", "443", 60_000, 64_512)
+	c.round(t)
+	c.proxy.Status.Phase = v1.PodPending
+	c.round(t)
+	c.proxy.Status.Phase = v1.PodRunning
+	if event := c.round(t); event == "" {
+		t.Error("no warning when it has proxies again")
+	}
+}
+
 func TestOnlyRunningProxiesOfTheServiceAreRead(t *testing.T) {
 	for name, change := range map[string]func(*cluster){
 		"a pending pod":         func(c *cluster) { c.proxy.Status.Phase = v1.PodPending },
