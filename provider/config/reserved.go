@@ -24,8 +24,9 @@ type ReservedPorts struct {
 // cilium/cilium, Documentation/operations/system_requirements.rst; projectcalico/calico,
 // felix/config/config_params.go; rancher/rke2-docs, docs/install/requirements.md, which lists the
 // ports of Canal, Calico, Cilium and Flannel too; kubernetes/kubernetes,
-// cluster/addons/dns/nodelocaldns/nodelocaldns.yaml. Those of DHCP, of GKE's metadata server, of the
-// load balancer of K3s and of Talos Linux have not been compared with a document.
+// cluster/addons/dns/nodelocaldns/nodelocaldns.yaml; k3s agent --help, --lb-server-port, and the same
+// of rke2; siderolabs/talos, pkg/machinery/constants/constants.go; RFC 2131 and RFC 8415 for DHCP;
+// Google's network policies for Workload Identity Federation for GKE, which name 987 and 988.
 var DefaultReservedPorts = []ReservedPorts{
 	{"22/TCP", "SSH"},
 	{"53", "DNS: resolvers and DNS caches on the nodes"},
@@ -33,7 +34,7 @@ var DefaultReservedPorts = []ReservedPorts{
 	{"123/UDP", "NTP: the nodes' clocks"},
 	{"179/TCP", "BGP: routes of Calico, Cilium, kube-router and MetalLB"},
 	{"546/UDP", "the nodes' DHCPv6 client"},
-	{"988/TCP", "the metadata server of GKE"},
+	{"987-988/TCP", "the metadata server of GKE"},
 	{"2379-2381/TCP", "etcd: clients, peers, metrics"},
 	{"4240/TCP", "Cilium's health checks between nodes"},
 	{"4244/TCP", "the Hubble server of Cilium"},
