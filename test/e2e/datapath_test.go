@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -179,15 +177,10 @@ func wantBothClosed(t *testing.T, host string, port int, addresses ...string) {
 	}
 }
 
-// waitBothClosed waits until a host gets no answer over TCP or UDP: an address leaves the status
-// before the firewall closes its ports.
+// waitBothClosed waits until a host gets no answer over TCP or UDP.
 func waitBothClosed(t *testing.T, host string, port int, addresses ...string) {
 	t.Helper()
-	for _, address := range addresses {
-		for _, p := range protocols {
-			eventually(t, time.Minute, fmt.Sprintf("there is no answer on %s port %d/%s", address, port, p.name), func(ctx context.Context) error {
-				return isClosed(ctx, p.getFrom(host), address, port)
-			})
-		}
+	for _, p := range protocols {
+		waitClosed(t, p.getFrom(host), port, addresses...)
 	}
 }

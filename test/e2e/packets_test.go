@@ -59,6 +59,17 @@ func wantClosed(t *testing.T, get getter, port int, addresses ...string) {
 	all.Wait()
 }
 
+// waitClosed waits until there is no answer at any of the addresses: an address leaves the status
+// before the firewall closes its ports.
+func waitClosed(t *testing.T, get getter, port int, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		eventually(t, time.Minute, fmt.Sprintf("there is no answer on %s port %d", address, port), func(ctx context.Context) error {
+			return isClosed(ctx, get, address, port)
+		})
+	}
+}
+
 func isClosed(ctx context.Context, get getter, address string, port int) error {
 	name, err := get(ctx, address, port)
 	if err == nil {

@@ -157,7 +157,7 @@ func TestAClusterIPIsNotGivenAwayWhileProxiesDrain(t *testing.T) {
 
 	deleteService(t, svc)
 	wantAddresses(t, svc, time.Minute)
-	wantClosed(t, getTCP, port, externalIPs()...)
+	waitClosed(t, getTCP, port, externalIPs()...)
 	refused := 0
 	eventually(t, 2*time.Minute, "another Service gets the cluster IP", func(ctx context.Context) error {
 		_, err := services.Create(ctx, next, metav1.CreateOptions{})
