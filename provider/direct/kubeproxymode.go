@@ -26,6 +26,7 @@ const (
 	kubeProxyConfigMap = "kube-proxy"
 	kubeProxyConfigKey = "config.conf"
 	kubeProxyPods      = "k8s-app=kube-proxy"
+	configMapName      = "ConfigMap " + metav1.NamespaceSystem + "/" + kubeProxyConfigMap
 )
 
 const (
@@ -95,12 +96,14 @@ func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, modeTimeout)
 	defer cancel()
-	mode, reason, outdated, err := k.read(ctx)
+	mode, reason, written, err := k.read(ctx)
+	if known, _ := k.Get(); mode != "" && mode != known {
+		if reason, err = k.awaitsPods(ctx, written); reason != "" {
+			mode = known
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if outdated != "" && mode != k.mode {
-		mode, reason = k.mode, outdated
-	}
 	if err == nil && mode == "" && k.mode != "" && !k.missing {
 		k.missing, err = true, errors.New(reason)
 	}
@@ -112,58 +115,60 @@ func (k *KubeProxyMode) Refresh(ctx context.Context) (changed bool, err error) {
 	return before != mode, err
 }
 
-// read returns the mode in the ConfigMap, or the reason why it is not known. outdated is empty if all
-// pods of kube-proxy were created after the last change of the ConfigMap, else it says what to do. An
-// error is temporary.
-func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, unknownReason, outdated string, err error) {
+// read returns the mode in the ConfigMap, or the reason why it is not known, and when the ConfigMap
+// was changed last. An error is temporary.
+func (k *KubeProxyMode) read(ctx context.Context) (mode config.KubeProxyMode, unknownReason string, written time.Time, err error) {
 	found, err := k.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, kubeProxyConfigMap, metav1.GetOptions{})
-	const configMap = "ConfigMap " + metav1.NamespaceSystem + "/" + kubeProxyConfigMap
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", "there is no " + configMap, "", nil
+		return "", "there is no " + configMapName, written, nil
 	case apierrors.IsForbidden(err):
-		return "", "hostport-ccm may not read " + configMap, "", nil
+		return "", "hostport-ccm may not read " + configMapName, written, nil
 	case err != nil:
-		return "", configMap + " cannot be read", "", fmt.Errorf("reading %s: %w", configMap, err)
+		return "", configMapName + " cannot be read", written, fmt.Errorf("reading %s: %w", configMapName, err)
 	}
 	info, err := k.kube.Discovery().ServerVersion()
 	if err != nil {
-		return "", "the version of Kubernetes cannot be read", "", fmt.Errorf("reading the version of Kubernetes: %w", err)
+		return "", "the version of Kubernetes cannot be read", written, fmt.Errorf("reading the version of Kubernetes: %w", err)
 	}
 	kubernetesVersion, err := version.ParseGeneric(info.GitVersion)
 	if err != nil {
-		return "", fmt.Sprintf("the version of Kubernetes is not valid: %s", options.Quote(info.GitVersion)), "", nil
+		return "", fmt.Sprintf("the version of Kubernetes is not valid: %s", options.Quote(info.GitVersion)), written, nil
 	}
 	if mode, unknownReason = parseMode(found.Data[kubeProxyConfigKey], kubernetesVersion); unknownReason != "" {
-		return "", configMap + " " + unknownReason, "", nil
+		unknownReason = configMapName + " " + unknownReason
 	}
-	pods, err := k.kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: kubeProxyPods})
-	if err != nil {
-		return "", "the pods of kube-proxy cannot be read", "", fmt.Errorf("reading the pods of kube-proxy: %w", err)
-	}
-	if pod := outdatedPod(found, pods.Items); pod != "" {
-		outdated = fmt.Sprintf("pod %s is older than the last change of %s (kubectl -n %s rollout restart daemonset kube-proxy)", pod, configMap, metav1.NamespaceSystem)
-	}
-	return mode, "", outdated, nil
+	return mode, unknownReason, lastChange(found), nil
 }
 
-// outdatedPod returns the name of a pod that was created before the last change of a ConfigMap that
-// it reads when it starts, or the empty string. The API server records the times of changes in
-// managedFields, truncated to seconds like those of creation. Pods that have ended do not count.
-func outdatedPod(read *v1.ConfigMap, pods []v1.Pod) string {
-	changed := read.CreationTimestamp.Time
-	for _, entry := range read.ManagedFields {
+// lastChange returns when an object was changed last, as the API server records it in managedFields:
+// truncated to seconds, like times of creation.
+func lastChange(object metav1.Object) time.Time {
+	changed := object.GetCreationTimestamp().Time
+	for _, entry := range object.GetManagedFields() {
 		if entry.Time != nil && entry.Time.After(changed) {
 			changed = entry.Time.Time
 		}
 	}
-	for _, pod := range pods {
-		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
-		if !ended && pod.CreationTimestamp.Time.Before(changed) {
-			return pod.Name
+	return changed
+}
+
+// awaitsPods returns why a configuration from a given time does not count yet: a pod of kube-proxy
+// is older and may run with the one before. The reason is empty if it counts. Pods that have ended do
+// not matter, nor those that should have: their nodes are down. An error is temporary.
+func (k *KubeProxyMode) awaitsPods(ctx context.Context, written time.Time) (reason string, err error) {
+	pods, err := k.kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: kubeProxyPods})
+	if err != nil {
+		return "the pods of kube-proxy cannot be read", fmt.Errorf("reading the pods of kube-proxy: %w", err)
+	}
+	for _, pod := range pods.Items {
+		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed ||
+			pod.DeletionTimestamp != nil && pod.DeletionTimestamp.Time.Before(time.Now())
+		if !ended && pod.CreationTimestamp.Time.Before(written) {
+			return fmt.Sprintf("pod %s is older than the last change of %s (kubectl -n %s rollout restart daemonset kube-proxy)", pod.Name, configMapName, metav1.NamespaceSystem), nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // nftablesByDefault is the first version of Kubernetes in which kube-proxy may choose nftables if no

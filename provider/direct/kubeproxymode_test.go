@@ -95,11 +95,11 @@ func TestAModeCountsWhenThePodsOfKubeProxyAreReplaced(t *testing.T) {
 			Status:     v1.PodStatus{Phase: phase},
 		}
 	}
-	other := pod("other", 1, v1.PodRunning)
-	other.Labels = nil
+	other, lost := pod("other", 1, v1.PodRunning), pod("lost", 1, v1.PodRunning)
+	other.Labels, lost.DeletionTimestamp, lost.Finalizers = nil, new(at(2)), []string{"example.com/kept-by-the-fake"}
 	// The fake would replace the times of managedFields.
 	written := write("iptables", 5)
-	kube := fake.NewClientset(pod("one", 5, v1.PodRunning), pod("two", 7, v1.PodRunning), pod("ended", 1, v1.PodFailed), other)
+	kube := fake.NewClientset(pod("one", 5, v1.PodRunning), pod("two", 7, v1.PodRunning), pod("ended", 1, v1.PodFailed), other, lost)
 	kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) { return true, written, nil })
 	refresh := func(k *KubeProxyMode, want config.KubeProxyMode, reason string) {
 		t.Helper()
