@@ -62,7 +62,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct)' ./test/e2e -user-namespaces; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' ./test/e2e -user-namespaces; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
 

@@ -15,9 +15,9 @@ import (
 )
 
 // Tests named TestBareMetal and TestGKE need a sandbox of that profile, all others one of profile
-// gce, TestDualStack with both IP families. TestDatapath and TestDirect run with kube-proxy in either
-// mode, in mode nftables with proxies in user namespaces. `make e2e` starts a sandbox for each; that
-// of profile gke has no IPv6.
+// gce, TestDualStack with both IP families. TestDatapath, TestDirect and TestDualStack run with
+// kube-proxy in either mode, in mode nftables with proxies in user namespaces. `make e2e` starts a
+// sandbox for each; that of profile gke has no IPv6.
 
 func TestBareMetalNodesAreInitialisedWithoutACloud(t *testing.T) {
 	for _, want := range cluster.Nodes(cluster.BareMetal) {

@@ -143,7 +143,7 @@ func TestDirectServiceIsDeletedWithoutTheRightToDeleteItsMirror(t *testing.T) {
 	revokeMirrorRights(t, ns)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Type = v1.ServiceTypeClusterIP })
 	wantMirror(t, svc, port)
-	waitClosed(t, getTCP, port, externalIPs()...)
+	wantClosed(t, getTCP, port, externalIPs()...)
 	deleteService(t, svc)
 	wantNothingLeft(t, svc)
 }
