@@ -13,33 +13,39 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 )
 
+// strayMirror is a mirror of Service web with a change, and what of it is found in a cluster.
+type strayMirror struct {
+	change func(mirror *v1.Service)
+	// service is nil if there is none.
+	service func(svc *v1.Service)
+	stored  bool
+	// forbidden reports that mirrors cannot be deleted.
+	forbidden bool
+	want      []string
+}
+
+func unmarked(mirror *v1.Service) { mirror.Labels, mirror.OwnerReferences = nil, nil }
+
+var strayMirrors = map[string]strayMirror{
+	"the mirror of a Service":                              {change: func(*v1.Service) {}, service: func(*v1.Service) {}},
+	"the mirror of a Service, without any mark":            {change: unmarked, service: func(*v1.Service) {}},
+	"the mirror of a Service that is not in the cache yet": {change: unmarked, stored: true},
+	"the mirror of no Service, without any mark":           {change: unmarked, want: []string{"patch", "delete"}},
+	"the mirror of a Service that is not ours any more":    {change: func(*v1.Service) {}, service: func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }, want: []string{"patch", "delete"}},
+	"a copy under another name":                            {change: func(m *v1.Service) { m.Name = "copy" }, service: func(*v1.Service) {}, want: []string{"patch", "delete"}},
+	"an empty one with our mark":                           {change: func(m *v1.Service) { m.Name, m.Status = "copy", v1.ServiceStatus{} }, service: func(*v1.Service) {}, want: []string{"delete"}},
+	"an empty one without our mark":                        {change: func(m *v1.Service) { unmarked(m); m.Status = v1.ServiceStatus{} }},
+	"one that a finalizer holds": {change: func(m *v1.Service) {
+		unmarked(m)
+		m.DeletionTimestamp, m.Finalizers = &metav1.Time{Time: time.Now()}, []string{"x"}
+	}, want: []string{"patch"}},
+	"the mirror of no Service, without the right to delete it": {change: unmarked, forbidden: true, want: []string{"patch", "delete"}},
+	"a Service of another class":                               {change: func(m *v1.Service) { m.Spec.LoadBalancerClass = nil; m.Name = "other" }, service: func(*v1.Service) {}},
+}
+
 func TestStrayMirrorsAreEmptiedAndDeleted(t *testing.T) {
 	web := owner("alpha", "web", "1-uid")
-	unmarked := func(mirror *v1.Service) { mirror.Labels, mirror.OwnerReferences = nil, nil }
-	for name, tt := range map[string]struct {
-		change func(mirror *v1.Service)
-		// service is nil if there is none.
-		service func(svc *v1.Service)
-		stored  bool
-		// forbidden reports that mirrors cannot be deleted.
-		forbidden bool
-		want      []string
-	}{
-		"the mirror of a Service":                              {change: func(*v1.Service) {}, service: func(*v1.Service) {}},
-		"the mirror of a Service, without any mark":            {change: unmarked, service: func(*v1.Service) {}},
-		"the mirror of a Service that is not in the cache yet": {change: unmarked, stored: true},
-		"the mirror of no Service, without any mark":           {change: unmarked, want: []string{"patch", "delete"}},
-		"the mirror of a Service that is not ours any more":    {change: func(*v1.Service) {}, service: func(svc *v1.Service) { svc.Spec.Type = v1.ServiceTypeClusterIP }, want: []string{"patch", "delete"}},
-		"a copy under another name":                            {change: func(m *v1.Service) { m.Name = "copy" }, service: func(*v1.Service) {}, want: []string{"patch", "delete"}},
-		"an empty one with our mark":                           {change: func(m *v1.Service) { m.Name, m.Status = "copy", v1.ServiceStatus{} }, service: func(*v1.Service) {}, want: []string{"delete"}},
-		"an empty one without our mark":                        {change: func(m *v1.Service) { unmarked(m); m.Status = v1.ServiceStatus{} }},
-		"one that a finalizer holds": {change: func(m *v1.Service) {
-			unmarked(m)
-			m.DeletionTimestamp, m.Finalizers = &metav1.Time{Time: time.Now()}, []string{"x"}
-		}, want: []string{"patch"}},
-		"the mirror of no Service, without the right to delete it": {change: unmarked, forbidden: true, want: []string{"patch", "delete"}},
-		"a Service of another class":                               {change: func(m *v1.Service) { m.Spec.LoadBalancerClass = nil; m.Name = "other" }, service: func(*v1.Service) {}},
-	} {
+	for name, tt := range strayMirrors {
 		t.Run(name, func(t *testing.T) {
 			e := newEnvironment(t.Fatal)
 			p, err := planFor(web)

@@ -10,16 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	v1 "k8s.io/api/core/v1"
 )
 
 func TestTheHealthPortAnswersTheKubeletAndNoOtherPod(t *testing.T) {
 	t.Parallel()
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, _ := newWeb(t)
 	// That the proxies are ready shows that the kubelet is answered.
 	all := proxies(t, svc)
 	asked, other := all[0], all[1]

@@ -70,10 +70,7 @@ func label(t *testing.T, node, value string) {
 }
 
 func TestCordonAloneKeepsTheAddressAndTheExcludeLabelRemovesIt(t *testing.T) {
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, _ := newWeb(t)
 	t.Cleanup(func() { cordon(t, "node1", false); label(t, "node1", "null") })
 	cordon(t, "node1", true)
 	wantAddressesStay(t, svc, 3*time.Second, externalIPs()...)

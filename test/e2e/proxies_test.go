@@ -21,10 +21,7 @@ import (
 
 func TestChangesReachRunningProxiesWithoutReplacingThem(t *testing.T) {
 	t.Parallel()
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, port := newWeb(t)
 	before := proxies(t, svc)
 
 	fromNode := before[0]
@@ -129,11 +126,7 @@ func flushRules(t *testing.T, p proxy, family v1.IPFamily, table string) (sawNot
 
 func TestHangingProxyIsRestartedAndLosesNoConnection(t *testing.T) {
 	t.Parallel()
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	svc, port := newWeb(t)
 	node := cluster.Nodes(cluster.GCE)[0]
 	live := openLiveConns(t, 50, node.ExternalIP, port)
 	p := proxyOn(t, svc, node.Name)
@@ -207,12 +200,8 @@ func TestRolloutGoesNodeByNodeAndPublishesOnlyServingNodes(t *testing.T) {
 }
 
 func TestDrainedNodeServesWhilePublished(t *testing.T) {
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, port := newWeb(t)
 	node := nodeWithoutController(t)
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
 	watch := watchPublished(t, svc, port)
 	t.Cleanup(func() {
 		if _, err := sandbox.Kubectl(context.WithoutCancel(t.Context()), "uncordon", node.Name); err != nil {

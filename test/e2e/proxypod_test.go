@@ -185,18 +185,24 @@ func (p proxy) inNamespace(ctx context.Context, argv ...string) (string, error) 
 	return string(out), err
 }
 
-// resident returns the process's resident memory in KiB.
-func (p proxy) resident(t *testing.T) int {
+// processFile returns the content of a file of the process in /proc.
+func (p proxy) processFile(t *testing.T, name string) string {
 	t.Helper()
 	pid, err := p.pid()
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := os.ReadFile("/proc/" + pid + "/status")
+	content, err := os.ReadFile(filepath.Join("/proc", pid, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	return string(content)
+}
+
+// resident returns the process's resident memory in KiB.
+func (p proxy) resident(t *testing.T) int {
+	t.Helper()
+	_, rest, _ := strings.Cut(p.processFile(t, "status"), "VmRSS:")
 	kib, err := strconv.Atoi(strings.Fields(rest)[0])
 	if err != nil {
 		t.Fatal(err)

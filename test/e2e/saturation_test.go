@@ -14,15 +14,11 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-	v1 "k8s.io/api/core/v1"
 )
 
 func TestANearlyFullProxyIsReported(t *testing.T) {
 	t.Parallel()
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, port := newWeb(t)
 	p := proxyOn(t, svc, "node1")
 	trackConnections(t, p, svc.Spec.ClusterIP, port, 52_000)
 	eventually(t, 3*time.Minute, "a Warning names the proxy's node and port", func(ctx context.Context) error {

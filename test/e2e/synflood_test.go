@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "k8s.io/api/core/v1"
-
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 	"github.com/hostport-ccm/hostport-ccm/test/synflood"
 )
@@ -18,10 +16,7 @@ import (
 const nobody = "192.0.2.0/24"
 
 func TestAServiceStaysUsableUnderAFloodOfHalfOpenConnections(t *testing.T) {
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	svc, port := newWeb(t)
 	node := cluster.Nodes(cluster.GCE)[0]
 	proxy := proxyOn(t, svc, node.Name)
 	ipAdd(t, cluster.Gateway, "route %s "+nobody+" via "+cluster.InternetIP)

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,16 +20,9 @@ func TestDatapathProxiesInUserNamespaces(t *testing.T) {
 	wantAddresses(t, svc, time.Minute, all...)
 	wantBothOpen(t, cluster.Internet, port, all...)
 	for _, p := range proxies(t, svc) {
-		pid, err := p.pid()
-		if err != nil {
-			t.Fatal(err)
-		}
 		// A line has the first user inside, the first one outside, and how many there are.
-		uids, err := os.ReadFile("/proc/" + pid + "/uid_map")
-		if err != nil {
-			t.Fatal(err)
-		}
-		fields := strings.Fields(string(uids))
+		uids := p.processFile(t, "uid_map")
+		fields := strings.Fields(uids)
 		if len(fields) != 3 || fields[0] != "0" || (fields[1] != "0") != *userNamespaces {
 			t.Errorf("the users of proxy %s are those of %s from %q", p.name, p.node, uids)
 		}
