@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
@@ -19,6 +21,10 @@ func TestDatapathProxiesInUserNamespaces(t *testing.T) {
 	svc := newService(t, ns, "web", inAllFamilies, bothProtocols(port)...)
 	wantAddresses(t, svc, time.Minute, all...)
 	wantBothOpen(t, cluster.Internet, port, all...)
+	var want []string // privileged containers
+	if slices.Contains(families(), v1.IPv6Protocol) && !*userNamespaces {
+		want = []string{"forward-ipv6"}
+	}
 	for _, p := range proxies(t, svc) {
 		// A line has the first user inside, the first one outside, and how many there are.
 		uids := p.processFile(t, "uid_map")
@@ -26,8 +32,8 @@ func TestDatapathProxiesInUserNamespaces(t *testing.T) {
 		if len(fields) != 3 || fields[0] != "0" || (fields[1] != "0") != *userNamespaces {
 			t.Errorf("the users of proxy %s are those of %s from %q", p.name, p.node, uids)
 		}
-		if privileged := privilegedContainers(t, p); (len(privileged) == 0) != *userNamespaces {
-			t.Errorf("the privileged containers of proxy %s are %q", p.name, privileged)
+		if privileged := privilegedContainers(t, p); !slices.Equal(privileged, want) {
+			t.Errorf("the privileged containers of proxy %s are %q, want %q", p.name, privileged, want)
 		}
 	}
 }
