@@ -76,7 +76,8 @@ func TestAnEditedServiceKeepsItsAddresses(t *testing.T) {
 			cl.serves("web", c.ports...)
 			cl.settle()
 			cl.publishes("web", both...)
-			if replaced := !cmp.Equal(before, cl.daemonSet("web").Spec.Template); replaced != c.replaces {
+			after := cl.daemonSet("web")
+			if replaced := after == nil || !cmp.Equal(before, after.Spec.Template); replaced != c.replaces {
 				t.Errorf("proxies replaced: %t, want %t", replaced, c.replaces)
 			}
 			if got := cl.warnings("web"); len(got) > 0 {
@@ -172,6 +173,19 @@ func TestWithPolicyLocalTheStatusFollowsTheEndpoints(t *testing.T) {
 	c.publishes("web", "203.0.113.1")
 	c.edit("web", func(svc *v1.Service) { svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyCluster })
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
+}
+
+func TestTheInternalPolicyLocalCountsForProxiesOnly(t *testing.T) {
+	local := v1.ServiceInternalTrafficPolicyLocal
+	internalLocal := func(svc *v1.Service) { svc.Spec.InternalTrafficPolicy = &local }
+	c := twoTranslatedNodes(t)
+	c.endpoints("web", "n1", "n2")
+	c.endpoints("direct", "n1")
+	c.start()
+	c.serve(service("web", internalLocal))
+	c.endpoints("web", "n2")
+	c.publishes("web", "203.0.113.2")
+	c.serveDirectly(service("direct", tcp(81), internalLocal, withDatapath(options.DatapathDirect)))
 }
 
 func TestChangesThatDoNotConcernAServiceCauseNoWrites(t *testing.T) {

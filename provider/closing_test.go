@@ -8,13 +8,19 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// hasPort reports whether the DaemonSet of a Service's first proxy set has a host port.
+// hasPort reports whether any DaemonSet of a Service has a host port.
 func (c *cluster) hasPort(name string, port int32) bool {
-	ds := c.daemonSet(name)
-	return ds != nil && slices.Contains(snapshot.HostPorts(ds.Spec.Template.Spec), snapshot.Port{Protocol: v1.ProtocolTCP, Number: port})
+	for set := range plan.SetNames(service(name)) {
+		ds := c.daemonSetOf(set, name)
+		if ds != nil && slices.Contains(snapshot.HostPorts(ds.Spec.Template.Spec), snapshot.Port{Protocol: v1.ProtocolTCP, Number: port}) {
+			return true
+		}
+	}
+	return false
 }
 
 // allowsPort reports whether a Service's IPv4 rule allows a port.

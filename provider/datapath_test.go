@@ -167,9 +167,8 @@ func TestAMirrorThatCannotBeDeletedDoesNotBlockTheCutover(t *testing.T) {
 	c.mirrorShows("web", "10.0.0.2")
 	c.proxy("web", "n2", ready)
 	c.mirrorShows("web")
-	c.edit("web", tcp(81))
-	c.proxy("web", "n1", notReady)
-	c.publishes("web", "203.0.113.2")
+	c.edit("web", tcp(80, 81))
+	c.serves("web", "80/TCP", "81/TCP")
 }
 
 func TestAMirrorThatCannotBeUpdatedContinuesToServe(t *testing.T) {
@@ -186,7 +185,7 @@ func TestAMirrorThatCannotBeUpdatedContinuesToServe(t *testing.T) {
 			})
 			c.readiness("n2", v1.ConditionUnknown)
 			c.publishes("web", "203.0.113.1")
-			c.mirrorShows("web", "10.0.0.1")
+			c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
 			c.readiness("n2", v1.ConditionTrue)
 			c.publishes("web", "203.0.113.1", "203.0.113.2")
 			c.settle()

@@ -134,17 +134,19 @@ func TestAMirrorFollowsItsService(t *testing.T) {
 	c.eventually("the mirror has the ranges", func() bool { return len(c.mirror("web").Spec.LoadBalancerSourceRanges) == 1 })
 }
 
-func TestAMirrorHasOnlyThePublishedNodes(t *testing.T) {
+func TestAMirrorHasAllPlannedNodes(t *testing.T) {
 	c := twoTranslatedNodes(t)
 	c.start()
 	c.serveDirectly(service("web", withDatapath(options.DatapathDirect)))
 	c.edit("web", func(svc *v1.Service) { metav1.SetMetaDataAnnotation(&svc.ObjectMeta, options.MaxNodes, "1") })
 	c.publishes("web", "203.0.113.1")
-	c.mirrorShows("web", "10.0.0.1")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
 	n1 := translatedNode(1)
 	n1.Status.Conditions[0].Status = v1.ConditionFalse
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(t.Context(), n1, metav1.UpdateOptions{}))
 	c.publishes("web", "203.0.113.2")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
+	c.editNode("n1", func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" })
 	c.mirrorShows("web", "10.0.0.2")
 }
 
@@ -156,7 +158,10 @@ func TestTheMirrorOfARefusedServiceLosesBadAddresses(t *testing.T) {
 	c.eventually("the Service is refused", func() bool { return c.hasEvent("Warning InvalidConfiguration web:") })
 	c.readiness("n1", v1.ConditionUnknown)
 	c.publishes("web", "203.0.113.2")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
+	c.editNode("n1", func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" })
 	c.mirrorShows("web", "10.0.0.2")
+	c.editNode("n1", func(n *v1.Node) { delete(n.Labels, v1.LabelNodeExcludeBalancers) })
 	c.readiness("n1", v1.ConditionTrue)
 	c.settle()
 	c.publishes("web", "203.0.113.2")
@@ -174,17 +179,17 @@ func TestWithoutProxiesTheLastNodeServesUntilItIsRemoved(t *testing.T) {
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(t.Context(), tainted, metav1.UpdateOptions{}))
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Create(t.Context(), translatedNode(2), metav1.CreateOptions{}))
 	c.publishes("web", "203.0.113.2")
-	c.mirrorShows("web", "10.0.0.2")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
 	tainted = translatedNode(2)
 	tainted.Spec.Taints = []v1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Effect: v1.TaintEffectNoSchedule}}
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(t.Context(), tainted, metav1.UpdateOptions{}))
 	c.create(service("later", withDatapath(options.DatapathDirect), tcp(81))) // It is reconciled after the taint is in the cache.
 	c.eventually("the later Service is reconciled", func() bool { return c.mirror("later") != nil })
 	c.publishes("web", "203.0.113.2")
-	c.mirrorShows("web", "10.0.0.2")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
 }
 
-func TestWithPolicyLocalTheMirrorFollowsTheEndpoints(t *testing.T) {
+func TestWithPolicyLocalTheMirrorDoesNotFollowTheEndpoints(t *testing.T) {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
 		Endpoints:  []discoveryv1.Endpoint{{NodeName: ptr.To("n2"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
@@ -193,12 +198,16 @@ func TestWithPolicyLocalTheMirrorFollowsTheEndpoints(t *testing.T) {
 	c.start()
 	c.create(service("web", withDatapath(options.DatapathAuto), policyLocal))
 	c.publishes("web", "203.0.113.2")
-	c.mirrorShows("web", "10.0.0.2")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
+	c.kube.ClearActions()
 	moved := slice.DeepCopy()
 	moved.Endpoints[0].NodeName = ptr.To("n1")
 	must[*discoveryv1.EndpointSlice](c)(c.kube.DiscoveryV1().EndpointSlices("default").Update(t.Context(), moved, metav1.UpdateOptions{}))
 	c.publishes("web", "203.0.113.1")
-	c.mirrorShows("web", "10.0.0.1")
+	c.mirrorShows("web", "10.0.0.1", "10.0.0.2")
+	if writes := c.writes(); !slices.Equal(writes, []string{"update endpointslices", "patch services/status"}) {
+		t.Errorf("got writes %v", writes)
+	}
 }
 
 func TestAPodKeepsItsHostPort(t *testing.T) {

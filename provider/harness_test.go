@@ -351,7 +351,7 @@ func (c *cluster) endProxies(name string) {
 	}
 }
 
-// publishes waits until a Service's status has exactly these addresses.
+// publishes waits until a Service's status has exactly these addresses, which are sorted, in any order.
 func (c *cluster) publishes(name string, want ...string) {
 	c.Helper()
 	c.eventually(fmt.Sprintf("Service %s publishes %v", name, want), func() bool {
@@ -359,17 +359,24 @@ func (c *cluster) publishes(name string, want ...string) {
 		for _, entry := range c.service(name).Status.LoadBalancer.Ingress {
 			got = append(got, entry.IP)
 		}
+		slices.Sort(got)
 		return slices.Equal(got, want)
 	})
 }
 
-// serve creates a Service and waits until two nodes are published.
+// serve creates a Service and waits until two nodes are published. Its proxies are then as if they
+// had been created an hour ago.
 func (c *cluster) serve(svc *v1.Service) {
 	c.Helper()
 	c.create(svc)
 	c.proxy(svc.Name, "n1", ready)
 	c.proxy(svc.Name, "n2", ready)
 	c.publishes(svc.Name, "203.0.113.1", "203.0.113.2")
+	ds := c.daemonSet(svc.Name)
+	ds.CreationTimestamp.Time = ds.CreationTimestamp.Add(-time.Hour)
+	if err := c.kube.Tracker().Update(appsv1.SchemeGroupVersion.WithResource("daemonsets"), ds, system); err != nil {
+		c.Fatal(err)
+	}
 }
 
 // settle waits until all earlier changes are reconciled: the only worker has reconciled a Service

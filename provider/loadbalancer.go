@@ -60,7 +60,7 @@ type serviceQueue interface {
 // foreignState is what others have in the cluster. *view.Foreign is one.
 type foreignState interface {
 	PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
-	EndpointNodes(svc *v1.Service) map[string]bool
+	EndpointNodes(svc *v1.Service) (ready, serving map[string]bool)
 }
 
 // proxyManager manages the proxies of Services. *proxies.Manager is one.
@@ -85,7 +85,7 @@ type directManager interface {
 	Decide(ctx context.Context, svc *v1.Service, o options.Options, p *plan.Plan, current direct.State, proxies bool) (direct.Decision, direct.State, error)
 	KeepMirror(ctx context.Context, svc *v1.Service, current direct.State, p *plan.Plan) error
 	NodesToServe(c direct.Cutover) []*v1.Node
-	Advance(ctx context.Context, c direct.Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error)
+	Advance(ctx context.Context, c direct.Cutover, status, nodeLocal *v1.LoadBalancerStatus) (proxiesObsolete bool, err error)
 	MirrorExists(ctx context.Context, svc *v1.Service) (bool, error)
 	DeleteMirror(ctx context.Context, svc *v1.Service) error
 	Forget(svc *v1.Service)

@@ -84,15 +84,15 @@ func TestAProxySetWithoutPortsIsDeleted(t *testing.T) {
 	}
 }
 
-func TestAProxySetThatLosesAPortGetsTheNewOne(t *testing.T) {
+func TestAChangedPortMakesASecondProxySet(t *testing.T) {
 	c := twoNodes(t)
 	c.start()
 	c.serve(service("web", tcp(80, 81)))
 	c.edit("web", tcp(443, 80))
 	c.serves("web", "80/TCP", "443/TCP")
 	c.settle()
-	if c.daemonSetOf(1, "web") != nil {
-		t.Error("there is a second set, although the first is replaced in any case")
+	if c.daemonSetOf(1, "web") == nil {
+		t.Error("the proxies of the first set, which are replaced one by one, have the new port")
 	}
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 }

@@ -83,12 +83,14 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	allowed := closed && r.ensureFirewall(ctx, r.plan.Firewall)
 	cutover := r.cutover()
 	directNodes := r.direct.NodesToServe(cutover)
-	status := r.status(cutover.Sets, directNodes)
+	in := r.publishInput(cutover.Sets, directNodes)
+	r.recheck(in)
+	status := publish.Status(in)
 	if !allowed {
 		// Addresses that have turned bad must leave meanwhile, so this is no error.
 		status = publish.OnlyAlreadyPublished(status, r.svc.Status.LoadBalancer, r.cluster.Nodes)
 	}
-	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, directNodes)
+	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, publish.NodeLocalStatus(in, status))
 	if err == nil && proxiesObsolete {
 		err = r.proxies.Delete(ctx, r.svc)
 	}
@@ -116,18 +118,24 @@ func (r *reconciliation) reject(ctx context.Context, err error) (*v1.LoadBalance
 	isEligible := snapshot.Matches(labels.Everything())
 	eligible := slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return !isEligible(n) })
 	served := slices.DeleteFunc(slices.Clone(eligible), func(n *v1.Node) bool { return !r.current.Nodes[n.Name] || occupied[n.Name] })
-	status := publish.StatusOfRefused(publish.Input{
-		Nodes:     eligible,
-		Sets:      r.proxies.Observe(r.svc, r.proxies.Cached(r.svc)),
-		Direct:    snapshot.Names(served),
-		Local:     r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
-		Endpoints: r.foreign.EndpointNodes(r.svc),
-		Previous:  r.svc.Status.LoadBalancer,
-		Families:  r.svc.Spec.IPFamilies,
-		Now:       time.Now(),
-	})
+	in := publish.Input{
+		Nodes:    eligible,
+		Sets:     r.proxies.Observe(r.svc, r.proxies.Cached(r.svc)),
+		Direct:   snapshot.Names(served),
+		Local:    r.isLocal(len(served) == 0),
+		Previous: r.svc.Status.LoadBalancer,
+		Families: r.svc.Spec.IPFamilies,
+		IPMode:   publish.IPModes(r.direct.Environment(), true, len(served) > 0),
+		Now:      time.Now(),
+	}
+	in.Endpoints, in.ServingEndpoints = r.foreign.EndpointNodes(r.svc)
+	r.recheck(in)
+	status, nodeLocal := publish.StatusOfRefused(in), &v1.LoadBalancerStatus{}
+	if r.current.Mirror != nil {
+		nodeLocal = publish.OnlyOf(r.current.Mirror.Status.LoadBalancer, served)
+	}
 	unchanged := direct.Cutover{Service: r.svc, Decision: direct.Decision{Direct: true}, Current: r.current}
-	_, err = r.direct.Advance(ctx, unchanged, status, served)
+	_, err = r.direct.Advance(ctx, unchanged, status, nodeLocal)
 	return status, err
 }
 
@@ -226,7 +234,9 @@ func (r *reconciliation) ensureProxies(ctx context.Context) error {
 	}
 	// Where a better explanation is known, the scheduler's is left out.
 	explained := len(r.plan.Occupied) > 0 || len(r.plan.Awaited) > 0 || r.plan.NoNodes != ""
-	for _, p := range publish.Problems(r.proxies.Pods(r.svc)) {
+	ending := slices.Concat(slices.Collect(maps.Values(r.proxies.OthersWithPortsOf(r.plan.Service)))...)
+	pods := r.proxies.Pods(r.svc)
+	for _, p := range publish.Problems(publish.WithoutWaiting(pods, slices.Concat(pods, ending), time.Now())) {
 		if p.Reason != publish.ReasonUnschedulable || !explained {
 			r.warnings = append(r.warnings, events.Warning{Reason: p.Reason, Message: p.Message, Key: p.Reason})
 		}
@@ -243,8 +253,16 @@ func (r *reconciliation) cutover() direct.Cutover {
 	}
 }
 
-// status computes the status to publish. directNodes are those where kube-proxy is to serve.
-func (r *reconciliation) status(sets []publish.ProxySet, directNodes []*v1.Node) *v1.LoadBalancerStatus {
+// isLocal reports whether only nodes with an endpoint answer. Proxies forward to the cluster IP, to
+// which the internal traffic policy applies.
+func (r *reconciliation) isLocal(byProxies bool) bool {
+	internal := r.svc.Spec.InternalTrafficPolicy
+	return r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal ||
+		byProxies && internal != nil && *internal == v1.ServiceInternalTrafficPolicyLocal
+}
+
+// publishInput returns what the status depends on. directNodes are those where kube-proxy is to serve.
+func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1.Node) publish.Input {
 	unserved, planned := r.plan.UnservedPorts(), snapshot.Names(r.plan.Nodes)
 	modes := publish.IPModes(r.direct.Environment(), len(unserved) == 0, len(directNodes) > 0)
 	var ports []v1.PortStatus
@@ -256,8 +274,7 @@ func (r *reconciliation) status(sets []publish.ProxySet, directNodes []*v1.Node)
 		Others:    slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return planned[n.Name] }),
 		Sets:      sets,
 		Direct:    snapshot.Names(directNodes),
-		Local:     r.svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
-		Endpoints: r.foreign.EndpointNodes(r.svc),
+		Local:     r.isLocal(!r.decision.Direct),
 		Previous:  r.svc.Status.LoadBalancer,
 		Families:  r.svc.Spec.IPFamilies,
 		Addresses: r.options.Addresses,
@@ -266,10 +283,15 @@ func (r *reconciliation) status(sets []publish.ProxySet, directNodes []*v1.Node)
 		Ports:     ports,
 		Now:       time.Now(),
 	}
-	if publish.AwaitsNewPorts(in) {
-		r.services.EnqueueAfter(nameOf(r.svc), publish.NewSetTimeout)
+	in.Endpoints, in.ServingEndpoints = r.foreign.EndpointNodes(r.svc)
+	return in
+}
+
+// recheck enqueues the Service for when its status may change by time alone.
+func (r *reconciliation) recheck(in publish.Input) {
+	if d := publish.RecheckAfter(in); d > 0 {
+		r.services.EnqueueAfter(nameOf(r.svc), d)
 	}
-	return publish.Status(in)
 }
 
 // oneLine joins the lines of joined errors for an event.

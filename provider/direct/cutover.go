@@ -45,6 +45,7 @@ type Cutover struct {
 //   - With datapath direct these are the planned nodes; while a new mirror with UDP ports waits and
 //     there are proxies (mirrorDelay), only those that it serves now.
 //   - On the way to proxies these are the nodes that it serves now, each until its proxies are ready.
+//     One that is not Ready, or not planned any more, is among them only while it is published.
 //   - A node where a foreign pod has a port is left out. In mode nftables, where the rules of host
 //     ports may come before kube-proxy's, so is a node that is not served yet and where a proxy of
 //     another Service, which gave up the port, is still draining.
@@ -64,11 +65,11 @@ func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 			}
 		}
 	}
-	planned := snapshot.Names(c.Plan.Nodes)
+	planned, published := snapshot.Names(c.Plan.Nodes), publish.NodesIn(c.Service.Status.LoadBalancer, c.Nodes)
 	return slices.DeleteFunc(slices.Clone(c.Nodes), func(node *v1.Node) bool {
 		served := c.Current.Nodes[node.Name]
 		joins := join && planned[node.Name] && (served || !draining[node.Name])
-		stays := served && !publish.AllReady(c.Sets, node.Name)
+		stays := served && !publish.AllReady(c.Sets, node.Name) && (published[node.Name] || planned[node.Name] && publish.NodeReady(node))
 		return c.Plan.OccupiedNodes[node.Name] || !joins && !stays
 	})
 }
@@ -99,16 +100,15 @@ func (m *Manager) KeepMirror(ctx context.Context, svc *v1.Service, current State
 	return nil
 }
 
-// Advance writes the mirror's status: for each address in status of the nodes in served, the
-// address that packets have at the node. It deletes a mirror that is not needed any more.
-// proxiesObsolete is true when kube-proxy has had all published nodes for m.TakeoverTime.
-func (m *Manager) Advance(ctx context.Context, c Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error) {
+// Advance writes nodeLocal, as publish.NodeLocalStatus returns it, to the mirror's status. It deletes
+// a mirror that is not needed any more. proxiesObsolete is true when kube-proxy has had all nodes that
+// are in status, the one to publish, for m.TakeoverTime.
+func (m *Manager) Advance(ctx context.Context, c Cutover, status, nodeLocal *v1.LoadBalancerStatus) (proxiesObsolete bool, err error) {
 	svc, mirror := c.Service, c.Decision.Mirror
 	if mirror == nil {
 		mirror = c.Current.Mirror
 	}
 	if mirror != nil {
-		nodeLocal := publish.NodeLocalStatus(status, served)
 		if !c.Decision.Direct && len(nodeLocal.Ingress) == 0 {
 			return false, m.DeleteMirror(ctx, svc)
 		}

@@ -43,10 +43,12 @@ const maxName = 63
 func Name(svc *v1.Service) string { return nameWith(svc, "") }
 
 // SetNames returns the names of the proxy sets of a Service.
-func SetNames(svc *v1.Service) []string { return []string{Name(svc), nameWith(svc, "-2")} }
+func SetNames(svc *v1.Service) []string {
+	return []string{Name(svc), nameWith(svc, "-2"), nameWith(svc, "-3")}
+}
 
 // setNumbers are the values of LabelProxySet, by the index of a proxy set.
-var setNumbers = []string{"1", "2"}
+var setNumbers = []string{"1", "2", "3"}
 
 func nameWith(svc *v1.Service, suffix string) string {
 	uid := string(svc.UID)

@@ -318,7 +318,7 @@ func TestNamesAreValidAndDescriptiveAndUnique(t *testing.T) {
 			if len(name) > 63 || len(validation.IsDNS1123Label(name)) > 0 {
 				t.Fatalf("invalid name %q", name)
 			}
-			if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, []string{"-0a1b2c3d", "-0a1b2c3d-2"}[i]) {
+			if !strings.HasPrefix(name, "hostport-"+svc.Name[:min(len(svc.Name), 10)]) || !strings.HasSuffix(name, []string{"-0a1b2c3d", "-0a1b2c3d-2", "-0a1b2c3d-3"}[i]) {
 				t.Fatalf("name %q does not contain the name of Service %q", name, svc.Name)
 			}
 		}

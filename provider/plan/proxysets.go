@@ -11,8 +11,8 @@ import (
 )
 
 // ProxySet is a DaemonSet of proxies that have some of a Service's ports, and its ConfigMap. A
-// Service has one proxy set, and a second one if it gained ports later: the host ports of a pod
-// cannot be changed, and replacing the pod ends its connections.
+// Service has one proxy set, and further ones if it gained ports later: the host ports of a pod
+// cannot be changed, and replacing the pods, node by node, ends their connections.
 type ProxySet struct {
 	// Name of both objects.
 	Name string
@@ -21,13 +21,16 @@ type ProxySet struct {
 	ConfigMap *v1.ConfigMap
 }
 
+// maxSets is how many proxy sets a Service can have: each costs a pod per node.
+const maxSets = 3
+
 // Assignment is the ports, sorted, of each of a Service's proxy sets. A proxy set without ports
 // does not exist.
-type Assignment [2][]snapshot.Port
+type Assignment [maxSets][]snapshot.Port
 
 // Equal reports whether two assignments are the same.
 func (a Assignment) Equal(other Assignment) bool {
-	return slices.Equal(a[0], other[0]) && slices.Equal(a[1], other[1])
+	return slices.EqualFunc(a[:], other[:], slices.Equal)
 }
 
 // AssignPorts assigns each wanted port to one proxy set. A port stays in the proxy set that has it.
@@ -50,15 +53,14 @@ func AssignPorts(wanted []snapshot.Port, current Assignment) Assignment {
 	return next
 }
 
-// setForNewPorts returns the proxy set that takes new ports. A proxy set that loses ports is
-// replaced anyway, so it takes them without further cost, preferably one that keeps some ports;
-// else one that does not exist; else the second.
+// setForNewPorts returns the proxy set that takes new ports: one that does not exist, as its proxies
+// start on all nodes at once. If there is none, it is one that loses ports and so is replaced
+// anyway, preferably one that has no other connections to end; else the last.
 func setForNewPorts(current, kept Assignment) int {
-	loses := func(i int) bool { return len(kept[i]) < len(current[i]) }
 	for _, fits := range []func(int) bool{
-		func(i int) bool { return loses(i) && len(kept[i]) > 0 },
-		loses,
 		func(i int) bool { return len(current[i]) == 0 },
+		func(i int) bool { return len(kept[i]) == 0 },
+		func(i int) bool { return len(kept[i]) < len(current[i]) },
 	} {
 		for i := range current {
 			if fits(i) {

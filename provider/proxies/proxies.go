@@ -101,7 +101,9 @@ func (m *Manager) find(index, value string) []*v1.Pod {
 func (m *Manager) Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.ProxySet {
 	var sets []publish.ProxySet
 	for _, ds := range daemonSets {
-		sets = append(sets, publish.ProxySet{Pods: m.podsOf(svc, ds), Created: ds.CreationTimestamp.Time})
+		sets = append(sets, publish.ProxySet{
+			Ports: snapshot.HostPorts(ds.Spec.Template.Spec), Pods: m.podsOf(svc, ds), Created: ds.CreationTimestamp.Time,
+		})
 	}
 	return sets
 }

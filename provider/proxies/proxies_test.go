@@ -59,7 +59,7 @@ func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 	}{
 		"the cache is current":                                     {both, both, []int32{80, 443}, both},
 		"the second set was just created":                          {first, both, []int32{80, 443}, both},
-		"the second set was just created, and another port is new": {first, both, []int32{80, 443, 8443}, plan.Assignment{{tcp(80)}, {tcp(443), tcp(8443)}}},
+		"the second set was just created, and another port is new": {first, both, []int32{80, 443, 8443}, plan.Assignment{{tcp(80)}, {tcp(443)}, {tcp(8443)}}},
 		"the first set was just created":                           {plan.Assignment{}, first, []int32{80, 443}, both},
 		"the first set was just deleted":                           {both, second, []int32{80, 443, 8443}, plan.Assignment{{tcp(80), tcp(8443)}, {tcp(443)}}},
 		"the second set was just deleted with its port":            {both, first, []int32{80}, first},

@@ -7,16 +7,26 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// NodeLocalStatus returns the status of a mirror: for each published address of the nodes, the
-// address that packets to it have when they arrive at the node. For an external IPv4 address, which
-// the cloud translates, that is the node's internal one. Any other address is on the node itself.
-func NodeLocalStatus(published *v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
+// NodeLocalStatus returns the status of a mirror: for each address of the nodes in in.Direct that the
+// Service asks for, the address that packets to it have when they arrive at the node. For an external
+// IPv4 address, which the cloud translates, that is the node's internal one. Any other address is on
+// the node itself.
+//
+// A planned node is in it whether it is published or not. What is published follows health and
+// endpoints, and is for DNS; clients use an address for longer, and with policy Local, kube-proxy
+// serves it from endpoints that are terminating. Another node is in it while it is published.
+func NodeLocalStatus(in Input, published *v1.LoadBalancerStatus) *v1.LoadBalancerStatus {
+	served := func(node *v1.Node) bool { return in.Direct[node.Name] }
+	nodes := slices.Concat(filter(in.Nodes, served), filter(in.Others, func(node *v1.Node) bool {
+		return served(node) && hasAddressOf(*published, node)
+	}))
+	requested := v1.LoadBalancerStatus{Ingress: in.ingress(nodes)}
 	var ips []netip.Addr
 	for _, node := range nodes {
 		for _, a := range node.Status.Addresses {
 			ip, err := netip.ParseAddr(a.Address)
 			switch {
-			case err != nil || !hasIP(*published, ip):
+			case err != nil || !hasIP(requested, ip):
 			case a.Type == v1.NodeExternalIP && ip.Is4():
 				for _, internal := range ofType(node, v1.NodeInternalIP, v1.IPv4Protocol, IPMode{}) {
 					ips = append(ips, internal.ip)
@@ -33,4 +43,11 @@ func NodeLocalStatus(published *v1.LoadBalancerStatus, nodes []*v1.Node) *v1.Loa
 		status.Ingress = append(status.Ingress, v1.LoadBalancerIngress{IP: ip.String(), IPMode: &mode})
 	}
 	return status
+}
+
+// OnlyOf returns the entries of a status that are addresses of the nodes.
+func OnlyOf(status v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
+	return &v1.LoadBalancerStatus{Ingress: filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool {
+		return len(NodesIn(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, nodes)) > 0
+	})}
 }

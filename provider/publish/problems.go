@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -62,6 +63,17 @@ func ProblemOf(pod *v1.Pod) (Problem, bool) {
 		}
 	}
 	return Problem{}, false
+}
+
+// WithoutWaiting returns pods without those that only wait for a host port which another of the
+// proxies, that has yet to end, still has on their node. proxies may contain pods.
+func WithoutWaiting(pods, proxies []*v1.Pod, now time.Time) []*v1.Pod {
+	return filter(pods, func(pod *v1.Pod) bool {
+		return !waitsForPort(pod) || !slices.ContainsFunc(proxies, func(other *v1.Pod) bool {
+			ends := other.DeletionTimestamp == nil || now.Before(other.DeletionTimestamp.Time)
+			return ends && other.Spec.NodeName == targetNode(pod) && missing(snapshot.HostPorts(pod.Spec), other) < len(snapshot.HostPorts(pod.Spec))
+		})
+	})
 }
 
 // portTaken is part of the scheduler's message about a host port that another pod has:

@@ -3,9 +3,11 @@ package publish
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func waiting(reason, message string) func(*v1.Pod) {
@@ -122,5 +124,33 @@ func TestUnavailableCountsNodesWithoutAUsableProxy(t *testing.T) {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+func TestAProxyThatWaitsForAnotherToEndIsNoProblem(t *testing.T) {
+	waiting := func() *v1.Pod { return pending(1, "node(s) didn't have free ports") }
+	ending := func(in time.Duration) func(*v1.Pod) {
+		return func(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{Time: now.Add(in)} }
+	}
+	for name, c := range map[string]struct {
+		other   *v1.Pod
+		problem bool
+	}{
+		"one that drains":                 {pod(1, true, ending(time.Minute)), false},
+		"one that is about to be deleted": {pod(1, true), false},
+		"one that should have ended":      {pod(1, true, ending(-time.Second)), true},
+		"one with another port":           {pod(1, true, withPort(81), ending(time.Minute)), true},
+		"one on another node":             {pod(2, true, ending(time.Minute)), true},
+		"one that waits too":              {waiting(), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pods := []*v1.Pod{waiting()}
+			if got := len(Problems(WithoutWaiting(pods, append(pods, c.other), now))) > 0; got != c.problem {
+				t.Errorf("a problem is reported: %t", got)
+			}
+		})
+	}
+	if kept := WithoutWaiting([]*v1.Pod{pending(1, "Insufficient cpu")}, []*v1.Pod{pod(1, true)}, now); len(kept) != 1 {
+		t.Error("a proxy is left out that waits for something else")
 	}
 }

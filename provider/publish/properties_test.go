@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // drawInput draws the input of a cluster with up to five nodes.
@@ -25,9 +26,11 @@ func drawInput(t *rapid.T) Input {
 		Endpoints: map[string]bool{},
 		Direct:    map[string]bool{},
 		Now:       now,
+
+		ServingEndpoints: map[string]bool{},
 	}
 	for range rapid.IntRange(1, 2).Draw(t, "sets") {
-		in.Sets = append(in.Sets, ProxySet{Created: rapid.SampledFrom([]time.Time{{}, now}).Draw(t, "since")})
+		in.Sets = append(in.Sets, ProxySet{Ports: []snapshot.Port{web}, Created: rapid.SampledFrom([]time.Time{{}, now}).Draw(t, "since")})
 	}
 	for n := range rapid.IntRange(0, 5).Draw(t, "nodes") {
 		changes := []func(*v1.Node){inZone(rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "zone"))}
@@ -43,11 +46,12 @@ func drawInput(t *rapid.T) Input {
 			changes = append(changes, withTaint(taint))
 		}
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
-		in.Endpoints[fmt.Sprint("n", n+1)] = rapid.Bool().Draw(t, "endpoint")
+		endpoint := rapid.IntRange(0, 2).Draw(t, "endpoint") // None, one that serves, one that is ready.
+		in.ServingEndpoints[fmt.Sprint("n", n+1)], in.Endpoints[fmt.Sprint("n", n+1)] = endpoint > 0, endpoint > 1
 		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
 		for i := range in.Sets {
 			if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
-				in.Sets[i].Pods = append(in.Sets[i].Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0))
+				in.Sets[i].Pods = append(in.Sets[i].Pods, pod(n+1, rapid.IntRange(0, 3).Draw(t, "ready") > 0, withPort(rapid.SampledFrom([]int32{web.Number, web.Number, 81}).Draw(t, "port"))))
 			}
 		}
 		if rapid.Bool().Draw(t, "published") {
@@ -76,6 +80,12 @@ func TestStatusInvariants(t *testing.T) {
 		again.Previous = *got
 		if diff := cmp.Diff(got, Status(again)); diff != "" {
 			t.Fatalf("the status is not stable (-first +second):\n%s", diff)
+		}
+		kept := filter(in.Previous.Ingress, func(p v1.LoadBalancerIngress) bool { return slices.Contains(ips(got), p.IP) })
+		for i, entry := range kept {
+			if got.Ingress[i].IP != entry.IP {
+				t.Fatalf("%v is not at the place that it has in %v", entry.IP, ips(&in.Previous))
+			}
 		}
 		shuffled := in
 		shuffled.Nodes = rapid.Permutation(in.Nodes).Draw(t, "order")
@@ -123,7 +133,7 @@ func TestTheLastAddressStaysWhileAnyNodeMayServe(t *testing.T) {
 		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
 		mayServe := func(node *v1.Node) bool {
 			lives := in.isPublished(node) && !leaving(node)
-			serving := ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
+			serving := NodeReady(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
 			return len(in.addresses(node)) > 0 && (lives || serving)
 		}
 		if candidates := filter(in.Nodes, mayServe); len(candidates) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -12,6 +13,8 @@ import (
 // ProxySet is what is observed of one of a Service's proxy sets. The sets of a Service have
 // different ports, so a node serves all ports with a proxy of each.
 type ProxySet struct {
+	// Ports are those that the proxies are to have. One that is yet to be replaced may have others.
+	Ports []snapshot.Port
 	// Pods are the proxies in any state.
 	Pods []*v1.Pod
 	// Created is when the DaemonSet was created.
@@ -23,15 +26,37 @@ type ProxySet struct {
 // more, the address is withdrawn at once.
 const NewSetTimeout = 10 * time.Second
 
-// AllReady reports whether a proxy of each set is Ready on a node.
+// AllReady reports whether proxies of each set are Ready on a node and have all ports of the set.
 func AllReady(sets []ProxySet, node string) bool {
-	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s ProxySet) bool { return !readyOn(s.Pods, node) })
+	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s ProxySet) bool { return !s.serves(node) })
+}
+
+// serves reports whether all ports of a set are served on a node.
+func (s ProxySet) serves(node string) bool {
+	return slices.ContainsFunc(s.Pods, func(pod *v1.Pod) bool {
+		return isReadyOn(pod, node) && missing(s.Ports, pod) == 0
+	})
+}
+
+// servesSome reports whether any port of a set is served on a node.
+func (s ProxySet) servesSome(node string) bool {
+	return slices.ContainsFunc(s.Pods, func(pod *v1.Pod) bool {
+		return isReadyOn(pod, node) && missing(s.Ports, pod) < len(s.Ports)
+	})
+}
+
+// missing returns how many of the ports a proxy does not have.
+func missing(ports []snapshot.Port, pod *v1.Pod) int {
+	has := sets.New(snapshot.HostPorts(pod.Spec)...)
+	return len(filter(ports, func(port snapshot.Port) bool { return !has.Has(port) }))
 }
 
 // readyOn reports whether one of the proxies is Ready on a node.
 func readyOn(pods []*v1.Pod, node string) bool {
-	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return pod.Spec.NodeName == node && Ready(pod) })
+	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return isReadyOn(pod, node) })
 }
+
+func isReadyOn(pod *v1.Pod, node string) bool { return pod.Spec.NodeName == node && Ready(pod) }
 
 // Ready reports whether a proxy forwards. One that is terminating counts as not ready.
 func Ready(pod *v1.Pod) bool {
@@ -66,14 +91,14 @@ func Draining(pods []*v1.Pod) map[string]bool {
 // a proxy on another node may never be reported.
 func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
 	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && ready(node) })
+		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && NodeReady(node) })
 	})
 }
 
 // NotEnded returns the proxies, even terminating ones, that may forward now or soon. It leaves out
 // those on nodes that are gone or not Ready, whose end may never be reported.
 func NotEnded(pods []*v1.Pod, nodes []*v1.Node) []*v1.Pod {
-	alive := snapshot.Names(filter(nodes, ready))
+	alive := snapshot.Names(filter(nodes, NodeReady))
 	return filter(pods, func(pod *v1.Pod) bool {
 		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
 		return !ended && (pod.Spec.NodeName == "" || alive[pod.Spec.NodeName])
@@ -91,7 +116,7 @@ func Unavailable(all, selected []*v1.Node, pods []*v1.Pod) int {
 	for _, pod := range pods {
 		names = append(names, targetNode(pod))
 	}
-	for _, node := range filter(all, ready) {
+	for _, node := range filter(all, NodeReady) {
 		alive = append(alive, node.Name)
 	}
 	slices.Sort(names)
@@ -102,18 +127,62 @@ func Unavailable(all, selected []*v1.Node, pods []*v1.Pod) int {
 	}))
 }
 
-// AwaitsNewPorts reports whether a node stays published while proxies of a new set are expected
-// there. The status has to be computed again after NewSetTimeout.
-func AwaitsNewPorts(in Input) bool {
-	return slices.ContainsFunc(in.Nodes, func(node *v1.Node) bool { return !in.serves(node) && in.awaitsNewPorts(node) })
+// RecheckAfter returns after how long the status has to be computed again, although nothing else
+// may change until then; 0 means never.
+func RecheckAfter(in Input) time.Duration {
+	switch {
+	case slices.ContainsFunc(in.Nodes, func(node *v1.Node) bool { return !in.serves(node) && in.awaitsNewPorts(node) }):
+		return NewSetTimeout
+	case in.awaitsFirst(in.serving()):
+		return firstWait
+	}
+	return 0
 }
 
-// awaitsNewPorts reports whether a published node serves the ports that the Service had before it
-// gained more, and the proxies of the new ports are expected there.
+// awaitsNewPorts reports whether the proxies of new ports are expected on a published node, which
+// serves all other ports.
 func (in Input) awaitsNewPorts(node *v1.Node) bool {
-	return in.isPublished(node) && in.servesSome(node) && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
-		return !readyOn(s.Pods, node.Name) && !s.expectedOn(node.Name, in.Now)
+	return in.isPublished(node) && len(in.ingress([]*v1.Node{node})) > 0 && len(in.Sets) > 0 && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
+		return !s.serves(node.Name) && !s.expectedOn(node.Name, in.Now)
 	})
+}
+
+// firstWait is for how long the first node that serves a Service waits for the others before the
+// Service gets its first addresses, so that their order does not depend on which proxy is ready first.
+const firstWait = 2 * time.Second
+
+// awaitsFirst reports whether a Service without addresses waits for more nodes: the first of the
+// serving ones has not served for firstWait yet, and proxies are expected on others.
+func (in Input) awaitsFirst(serving []*v1.Node) bool {
+	if len(in.Previous.Ingress) > 0 || len(in.Direct) > 0 || len(serving) == 0 {
+		return false
+	}
+	first := in.Now
+	for _, node := range serving {
+		if since := in.readySince(node.Name); since.Before(first) {
+			first = since
+		}
+	}
+	expected := in.nodesWithAddress(func(node *v1.Node) bool {
+		return healthy(node) && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
+			return !s.serves(node.Name) && !s.expectedOn(node.Name, in.Now)
+		})
+	})
+	return len(expected) > len(serving) && in.Now.Sub(first) < firstWait
+}
+
+// readySince returns when the last proxy on a node has become ready.
+func (in Input) readySince(node string) (since time.Time) {
+	for _, set := range in.Sets {
+		for _, pod := range set.Pods {
+			for _, c := range pod.Status.Conditions {
+				if isReadyOn(pod, node) && c.Type == v1.PodReady && c.LastTransitionTime.After(since) {
+					since = c.LastTransitionTime.Time
+				}
+			}
+		}
+	}
+	return since
 }
 
 // expectedOn reports whether the first proxy of a new set is still to become ready on a node, with

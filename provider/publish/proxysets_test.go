@@ -7,6 +7,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -61,7 +64,7 @@ func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := Input{
 				Nodes: []*v1.Node{node(1), node(2)}, Previous: published("203.0.113.1", "203.0.113.2"), IPMode: modes, Now: now,
-				Sets: []ProxySet{{Pods: []*v1.Pod{pod(1, true), pod(2, true)}}, {Pods: append(c.pods, pod(2, true)), Created: now.Add(-c.age)}},
+				Sets: []ProxySet{setOf(pod(1, true), pod(2, true)), {Pods: append(c.pods, pod(2, true)), Ports: []snapshot.Port{web}, Created: now.Add(-c.age)}},
 			}
 			want := []string{"203.0.113.2"}
 			if c.stays {
@@ -70,8 +73,8 @@ func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 			if diff := cmp.Diff(want, ips(Status(in))); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
-			if awaits := AwaitsNewPorts(in); awaits != (c.stays && !AllReady(in.Sets, "n1")) {
-				t.Errorf("awaits new ports: %t", awaits)
+			if after := RecheckAfter(in); (after == NewSetTimeout) != (c.stays && !AllReady(in.Sets, "n1")) {
+				t.Errorf("the status is computed again after %s", after)
 			}
 			in.Previous = published("203.0.113.2")
 			if got := ips(Status(in)); len(got) == 2 && !AllReady(in.Sets, "n1") {
@@ -81,6 +84,78 @@ func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 			in.Previous = published("203.0.113.1", "203.0.113.2")
 			if got := ips(Status(in)); len(got) != 1 {
 				t.Errorf("%v are published although the first set does not serve on the first node", got)
+			}
+		})
+	}
+}
+
+func TestAProxyServesOnlyIfItHasAllPortsOfItsSet(t *testing.T) {
+	for name, c := range map[string]struct {
+		created time.Duration // Before now, the set.
+		pods    []*v1.Pod
+		want    []string
+	}{
+		"nodes with the earlier port leave when another has the new one": {
+			time.Hour, []*v1.Pod{pod(1, true, withPort(81)), pod(2, true)}, []string{"203.0.113.2"},
+		},
+		"all stay while none has the new port": {
+			time.Hour, []*v1.Pod{pod(1, true, withPort(81)), pod(2, true, withPort(81))}, []string{"203.0.113.1", "203.0.113.2"},
+		},
+		"all stay while the first proxies with new ports start": {
+			time.Second, []*v1.Pod{pod(1, false, createdAgo(time.Second)), pod(2, true)}, []string{"203.0.113.1", "203.0.113.2"},
+		},
+		"one leaves whose proxy does not start": {
+			time.Hour, []*v1.Pod{pod(1, false, createdAgo(time.Second)), pod(2, true)}, []string{"203.0.113.2"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := Input{
+				Nodes: []*v1.Node{node(1), node(2)}, Previous: published("203.0.113.1", "203.0.113.2"), IPMode: modes, Now: now,
+				Sets: []ProxySet{{Ports: []snapshot.Port{web}, Pods: c.pods, Created: now.Add(-c.created)}},
+			}
+			if diff := cmp.Diff(c.want, ips(Status(in))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func readyAgo(d time.Duration) func(*v1.Pod) {
+	return func(pod *v1.Pod) { pod.Status.Conditions[0].LastTransitionTime = metav1.Time{Time: now.Add(-d)} }
+}
+
+func TestTheFirstAddressesWaitForEachOther(t *testing.T) {
+	noImage := func(pod *v1.Pod) {
+		pod.Status.ContainerStatuses = []v1.ContainerStatus{{State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ErrImagePull"}}}}
+	}
+	first, second := "203.0.113.1", "203.0.113.2"
+	for name, c := range map[string]struct {
+		nodes    []*v1.Node
+		pods     []*v1.Pod
+		previous []string
+		want     []string
+	}{
+		"none while a proxy starts":               {nil, []*v1.Pod{pod(2, true, readyAgo(time.Second)), pod(1, false, createdAgo(time.Second))}, nil, nil},
+		"none while a proxy is yet to be created": {nil, []*v1.Pod{pod(2, true, readyAgo(time.Second))}, nil, nil},
+		"all as soon as all serve":                {nil, []*v1.Pod{pod(2, true, readyAgo(time.Second)), pod(1, true, readyAgo(0))}, nil, []string{first, second}},
+		"one after two seconds":                   {nil, []*v1.Pod{pod(2, true, readyAgo(firstWait)), pod(1, false, createdAgo(time.Second))}, nil, []string{second}},
+		"one if the other's proxy cannot start":   {nil, []*v1.Pod{pod(2, true, readyAgo(time.Second)), pod(1, false, createdAgo(time.Second), noImage)}, nil, []string{second}},
+		"one if the other node is down":           {[]*v1.Node{node(1, notReady), node(2)}, []*v1.Pod{pod(2, true, readyAgo(0))}, nil, []string{second}},
+		"a published Service does not wait":       {nil, []*v1.Pod{pod(1, true, readyAgo(0)), pod(2, false, noImage)}, []string{second}, []string{first}},
+		"what is published stays first":           {nil, []*v1.Pod{pod(1, true, readyAgo(0)), pod(2, true, readyAgo(time.Minute))}, []string{second}, []string{second, first}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := setOf(c.pods...)
+			set.Created = now.Add(-2 * time.Second)
+			in := Input{Nodes: c.nodes, Previous: published(c.previous...), Sets: []ProxySet{set}, Addresses: options.External, IPMode: modes, Now: now}
+			if in.Nodes == nil {
+				in.Nodes = []*v1.Node{node(1), node(2)}
+			}
+			if diff := cmp.Diff(c.want, ips(Status(in))); diff != "" {
+				t.Errorf("addresses differ (-want +got):\n%s", diff)
+			}
+			if after := RecheckAfter(in); (after > 0) != (c.want == nil) {
+				t.Errorf("the status is computed again after %s", after)
 			}
 		})
 	}

@@ -30,8 +30,9 @@ type Input struct {
 	Direct map[string]bool
 	// Local restricts the addresses to nodes with an endpoint, see preferLocal.
 	Local bool
-	// Endpoints are the names of the nodes with a ready endpoint.
-	Endpoints map[string]bool
+	// Endpoints are the names of the nodes with a ready endpoint. ServingEndpoints has also those
+	// with an endpoint that still serves while it is terminating.
+	Endpoints, ServingEndpoints map[string]bool
 	// Previous is the status as it is.
 	Previous v1.LoadBalancerStatus
 	// Families are the Service's IP families, the preferred one first. Empty means both.
@@ -50,8 +51,9 @@ type Input struct {
 	publishedOnly bool
 }
 
-// Status returns the status to publish. It is never nil. Addresses are sorted by the Service's
-// order of IP families, then by value.
+// Status returns the status to publish. It is never nil. Addresses that stay keep their order, as
+// many readers take the first for the load balancer's address. New ones follow, sorted by the
+// Service's order of IP families, then by value.
 func Status(in Input) *v1.LoadBalancerStatus {
 	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(in.nodesToPublish()))}
 }
@@ -71,29 +73,47 @@ func StatusOfRefused(in Input) *v1.LoadBalancerStatus {
 
 // nodesToPublish returns the nodes that serve, or while none is known to, those that may.
 func (in Input) nodesToPublish() []*v1.Node {
-	serving := in.nodesWithAddress(func(node *v1.Node) bool {
-		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
-	})
+	serving := in.serving()
+	if in.awaitsFirst(serving) {
+		return nil
+	}
 	if serving = in.preferLocal(serving); len(serving) == 0 {
 		serving = in.lastResort()
 	}
 	return serving
 }
 
-// preferLocal returns, for policy Local, the nodes with a ready endpoint. While none has one, the
-// published nodes stay, or if there are none, all nodes do: DNS must not flap while a Deployment is
-// replaced.
+// serving returns the healthy nodes that serve, or are about to serve ports that are new.
+func (in Input) serving() []*v1.Node {
+	return in.nodesWithAddress(func(node *v1.Node) bool {
+		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
+	})
+}
+
+// preferLocal returns, for policy Local, the nodes with a ready endpoint. While none has one, these
+// are the nodes with an endpoint that still serves, as kube-proxy then uses it. While no node has
+// one, the published nodes stay, or if there are none, all nodes do: DNS must not flap while a
+// Deployment is replaced.
 func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 	if !in.Local {
 		return serving
 	}
-	if local := filter(serving, func(node *v1.Node) bool { return in.Endpoints[node.Name] }); len(local) > 0 {
-		return local
-	}
-	if published := filter(serving, in.isPublished); len(published) > 0 {
-		return published
+	for _, preferred := range []func(*v1.Node) bool{
+		func(node *v1.Node) bool { return in.Endpoints[node.Name] || in.keepsEndpoints(node) },
+		func(node *v1.Node) bool { return in.ServingEndpoints[node.Name] },
+		in.isPublished,
+	} {
+		if nodes := filter(serving, preferred); len(nodes) > 0 {
+			return nodes
+		}
 	}
 	return serving
+}
+
+// keepsEndpoints reports whether a published node stays for its clients' sake while its endpoints
+// terminate: without a mirror, kube-proxy serves only what is published.
+func (in Input) keepsEndpoints(node *v1.Node) bool {
+	return in.Direct[node.Name] && in.IPMode.Direct != "" && in.isPublished(node) && in.ServingEndpoints[node.Name]
 }
 
 // lastResort returns the nodes to publish while no node is known to serve: nodes that stay or, for a
@@ -110,7 +130,7 @@ func (in Input) preferLocal(serving []*v1.Node) []*v1.Node {
 func (in Input) lastResort() []*v1.Node {
 	published := in.nodesWithAddress(in.isPublished)
 	forwards := func(node *v1.Node) bool {
-		return ready(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
+		return NodeReady(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
 	}
 	if alive := filter(published, func(node *v1.Node) bool { return healthy(node) || forwards(node) }); len(alive) > 0 {
 		return alive
@@ -164,16 +184,17 @@ func (in Input) serves(node *v1.Node) bool {
 
 // servesSome reports whether any port is served on a node.
 func (in Input) servesSome(node *v1.Node) bool {
-	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s ProxySet) bool { return readyOn(s.Pods, node.Name) })
+	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s ProxySet) bool { return s.servesSome(node.Name) })
 }
 
 // isPublished reports whether the previous status shows any address of a node.
 func (in Input) isPublished(node *v1.Node) bool { return hasAddressOf(in.Previous, node) }
 
 // healthy reports whether a node is Ready and not about to be removed.
-func healthy(node *v1.Node) bool { return ready(node) && !leaving(node) }
+func healthy(node *v1.Node) bool { return NodeReady(node) && !leaving(node) }
 
-func ready(node *v1.Node) bool {
+// NodeReady reports whether the kubelet of a node reports that it is ready.
+func NodeReady(node *v1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool {
 		return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
 	})
@@ -198,9 +219,13 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 	for _, node := range nodes {
 		all = append(all, filter(in.addresses(node), func(a address) bool { return in.forwardsFamily(node, a.ip) })...)
 	}
+	place := map[string]int{} // The index in the previous status, counted from the end.
+	for i, entry := range in.Previous.Ingress {
+		place[entry.IP] = len(in.Previous.Ingress) - i
+	}
 	rank := func(ip netip.Addr) int { return slices.Index(in.Families, family(ip)) }
 	slices.SortFunc(all, func(a, b address) int {
-		return cmp.Or(cmp.Compare(rank(a.ip), rank(b.ip)), a.ip.Compare(b.ip))
+		return cmp.Or(cmp.Compare(place[b.ip.String()], place[a.ip.String()]), cmp.Compare(rank(a.ip), rank(b.ip)), a.ip.Compare(b.ip))
 	})
 	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
 	var list []v1.LoadBalancerIngress
@@ -216,9 +241,7 @@ func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 // status waits for the firewall: it returns the previous addresses that a node has.
 func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
 	if len(status.Ingress) == 0 {
-		return &v1.LoadBalancerStatus{Ingress: filter(previous.Ingress, func(entry v1.LoadBalancerIngress) bool {
-			return len(NodesIn(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, nodes)) > 0
-		})}
+		return OnlyOf(previous, nodes)
 	}
 	kept := filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool {
 		return slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })

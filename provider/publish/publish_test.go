@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 
 	nodeproxy "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 var modes = IPMode{ExternalIPv4: v1.LoadBalancerIPModeVIP, Other: v1.LoadBalancerIPModeProxy}
@@ -61,7 +63,7 @@ func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
 	}
 	pod := &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "hostport-system", Name: fmt.Sprint("proxy-", n)},
-		Spec:       v1.PodSpec{NodeName: fmt.Sprint("n", n)},
+		Spec:       v1.PodSpec{NodeName: fmt.Sprint("n", n), Containers: []v1.Container{{Ports: []v1.ContainerPort{{HostPort: web.Number}}}}},
 		Status:     v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: status}}},
 	}
 	for _, c := range change {
@@ -70,8 +72,20 @@ func pod(n int, ready bool, change ...func(*v1.Pod)) *v1.Pod {
 	return pod
 }
 
+// web is the port of proxies and their set, if nothing else is written.
+var web = snapshot.Port{Protocol: v1.ProtocolTCP, Number: 80}
+
+func withPort(number int32) func(*v1.Pod) {
+	return func(pod *v1.Pod) { pod.Spec.Containers[0].Ports[0].HostPort = number }
+}
+
+// setOf returns a proxy set that was created long ago.
+func setOf(pods ...*v1.Pod) ProxySet {
+	return ProxySet{Ports: []snapshot.Port{web}, Pods: pods, Created: now.Add(-time.Hour)}
+}
+
 // oneSet returns the only proxy set of a Service.
-func oneSet(pods ...*v1.Pod) []ProxySet { return []ProxySet{{Pods: pods}} }
+func oneSet(pods ...*v1.Pod) []ProxySet { return []ProxySet{setOf(pods...)} }
 
 // dual sets the external addresses of a node to 203.0.113.n and 2001:db8::n.
 func dual(n int) func(*v1.Node) {
@@ -80,7 +94,7 @@ func dual(n int) func(*v1.Node) {
 
 // withoutIPv6 turns a pod into a proxy of a Service without IPv6.
 func withoutIPv6(pod *v1.Pod) {
-	pod.Spec.Containers = []v1.Container{{Args: []string{nodeproxy.WithoutIPv6}}}
+	pod.Spec.Containers[0].Args = []string{nodeproxy.WithoutIPv6}
 }
 
 func stopping(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{} }
@@ -157,11 +171,11 @@ func TestStatusKeepsNodesThatMayStillServe(t *testing.T) {
 			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: oneSet(pod(2, false)), Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
 		},
 		"a deselected node until another node serves all ports": {
-			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: []ProxySet{{Pods: []*v1.Pod{pod(2, true)}}, {Pods: []*v1.Pod{pod(1, true)}}}, Previous: published("203.0.113.1")},
+			Input{Nodes: []*v1.Node{node(2)}, Others: []*v1.Node{node(1)}, Sets: []ProxySet{setOf(pod(2, true)), setOf(pod(1, true))}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.1"},
 		},
 		"a node that serves some ports rather than no node": {
-			Input{Nodes: []*v1.Node{node(2)}, Sets: []ProxySet{{Pods: []*v1.Pod{pod(2, true)}}, {}}, Previous: published("203.0.113.1")},
+			Input{Nodes: []*v1.Node{node(2)}, Sets: []ProxySet{setOf(pod(2, true)), setOf()}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.2"},
 		},
 		"no deselected node that does not serve": {
@@ -187,6 +201,18 @@ func TestStatusWithPolicyLocal(t *testing.T) {
 	testStatus(t, map[string]statusCase{
 		"nodes with an endpoint": {
 			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: oneSet(pod(1, true), pod(2, true)), Local: true, Endpoints: map[string]bool{"n2": true}}, []string{"203.0.113.2"},
+		},
+		"nodes with an endpoint that still serves if none is ready": {
+			Input{
+				Nodes: []*v1.Node{node(1), node(2)}, Sets: oneSet(pod(1, true), pod(2, true)), Local: true,
+				ServingEndpoints: map[string]bool{"n2": true}, Previous: published("203.0.113.1"),
+			}, []string{"203.0.113.2"},
+		},
+		"no node whose endpoint is terminating if another is ready": {
+			Input{
+				Nodes: []*v1.Node{node(1), node(2)}, Direct: map[string]bool{"n1": true, "n2": true}, Local: true, Previous: published("203.0.113.1"),
+				Endpoints: map[string]bool{"n2": true}, ServingEndpoints: map[string]bool{"n1": true, "n2": true},
+			}, []string{"203.0.113.2"},
 		},
 		"published nodes if there is no endpoint": {
 			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: oneSet(pod(1, true), pod(2, true)), Local: true, Previous: published("203.0.113.1")}, []string{"203.0.113.1"},
@@ -273,7 +299,7 @@ func TestStatusHasAtMostMaxNodes(t *testing.T) {
 				Nodes: []*v1.Node{node(1), node(2), node(3, notReady)},
 				Sets:  oneSet(pod(1, true), pod(2, true)), MaxNodes: 2, Previous: published("203.0.113.2", "203.0.113.3"),
 			},
-			[]string{"203.0.113.1", "203.0.113.2"},
+			[]string{"203.0.113.2", "203.0.113.1"},
 		},
 	})
 }

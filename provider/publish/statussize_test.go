@@ -26,7 +26,7 @@ func TestAStatusIsNeverLargerThanTheAPIServerAccepts(t *testing.T) {
 		in.Nodes = append(in.Nodes, node(n, addressed(external(fmt.Sprintf("203.0.%d.%d", n/250, n%250)))))
 	}
 	for name, direct := range map[string]bool{"by proxies": false, "by kube-proxy": true} {
-		in.Direct, in.Sets = map[string]bool{}, []ProxySet{{}}
+		in.Direct, in.Sets = map[string]bool{}, []ProxySet{setOf()}
 		for n := range nodes {
 			if direct {
 				in.Direct[fmt.Sprint("n", n)] = true

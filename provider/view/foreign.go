@@ -11,6 +11,7 @@ import (
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -69,14 +70,16 @@ func (f *Foreign) PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
 	return pods
 }
 
-// EndpointNodes returns the names of the nodes with a ready endpoint of a Service.
-func (f *Foreign) EndpointNodes(svc *v1.Service) map[string]bool {
+// EndpointNodes returns the names of the nodes with a ready endpoint of a Service, and of those with
+// an endpoint that serves, ready or terminating.
+func (f *Foreign) EndpointNodes(svc *v1.Service) (ready, serving map[string]bool) {
 	found, _ := f.endpointSlices.GetIndexer().ByIndex(byService, nameOf(svc).String()) // The index exists.
-	nodes := map[string]bool{}
+	ready, serving = map[string]bool{}, map[string]bool{}
 	for _, slice := range found {
-		maps.Copy(nodes, readyNodes(slice))
+		maps.Copy(ready, readyNodes(slice))
+		maps.Copy(serving, servingNodes(slice))
 	}
-	return nodes
+	return ready, serving
 }
 
 // foreignPodHandler enqueues the Services that want a host port of a pod. A pod is in view from
@@ -96,22 +99,24 @@ func (s *Services) foreignPodHandler() cache.ResourceEventHandler {
 	}
 }
 
-// endpointHandler enqueues a Service of policy Local when the nodes of its endpoints change.
+// endpointHandler enqueues a Service of policy Local, external or internal, when the nodes of its
+// endpoints change.
 func (s *Services) endpointHandler() cache.ResourceEventHandler {
 	enqueue := func(obj any) {
 		name := serviceOf(obj)
-		if svc, err := s.Lister().Services(name.Namespace).Get(name.Name); err == nil && svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
+		if svc, err := s.Lister().Services(name.Namespace).Get(name.Name); err == nil && (svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal ||
+			ptr.Deref(svc.Spec.InternalTrafficPolicy, "") == v1.ServiceInternalTrafficPolicyLocal) {
 			s.Enqueue(name)
 		}
 	}
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
-			if !initial && len(readyNodes(obj)) > 0 {
+			if !initial && len(servingNodes(obj)) > 0 {
 				enqueue(obj)
 			}
 		},
 		UpdateFunc: func(before, after any) {
-			if !maps.Equal(readyNodes(before), readyNodes(after)) {
+			if !maps.Equal(readyNodes(before), readyNodes(after)) || !maps.Equal(servingNodes(before), servingNodes(after)) {
 				enqueue(after)
 			}
 		},
@@ -168,7 +173,8 @@ func indexByHostPort(obj any) ([]string, error) {
 	return ports, nil
 }
 
-// slimEndpointSlice keeps an EndpointSlice's Service and the nodes with a ready endpoint.
+// slimEndpointSlice keeps an EndpointSlice's Service, the nodes with an endpoint that serves, and
+// whether one there is ready.
 func slimEndpointSlice(obj any) (any, error) {
 	slice, ok := obj.(*discoveryv1.EndpointSlice)
 	if !ok {
@@ -178,8 +184,11 @@ func slimEndpointSlice(obj any) (any, error) {
 		Namespace: slice.Namespace, Name: slice.Name, UID: slice.UID, ResourceVersion: slice.ResourceVersion,
 		Labels: map[string]string{discoveryv1.LabelServiceName: slice.Labels[discoveryv1.LabelServiceName]},
 	}}
-	for node := range readyNodes(slice) {
-		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{NodeName: &node})
+	ready := readyNodes(slice)
+	for node := range servingNodes(slice) {
+		slim.Endpoints = append(slim.Endpoints, discoveryv1.Endpoint{NodeName: &node, Conditions: discoveryv1.EndpointConditions{
+			Ready: ptr.To(ready[node]), Serving: ptr.To(true),
+		}})
 	}
 	return slim, nil
 }
@@ -187,9 +196,19 @@ func slimEndpointSlice(obj any) (any, error) {
 // readyNodes returns the names of the nodes with a ready endpoint of an EndpointSlice. An unknown
 // readiness means ready, as the type documents.
 func readyNodes(obj any) map[string]bool {
+	return nodesWhere(obj, func(c discoveryv1.EndpointConditions) bool { return ptr.Deref(c.Ready, true) })
+}
+
+// servingNodes returns the names of the nodes with an endpoint that serves, even if it is terminating.
+// An unknown condition is the same as readiness, as the type documents.
+func servingNodes(obj any) map[string]bool {
+	return nodesWhere(obj, func(c discoveryv1.EndpointConditions) bool { return ptr.Deref(c.Serving, ptr.Deref(c.Ready, true)) })
+}
+
+func nodesWhere(obj any, ok func(discoveryv1.EndpointConditions) bool) map[string]bool {
 	nodes := map[string]bool{}
 	for _, endpoint := range obj.(*discoveryv1.EndpointSlice).Endpoints {
-		if endpoint.NodeName != nil && (endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready) {
+		if endpoint.NodeName != nil && ok(endpoint.Conditions) {
 			nodes[*endpoint.NodeName] = true
 		}
 	}

@@ -65,13 +65,14 @@ func TestSlimPodKeepsNodeAndHostPorts(t *testing.T) {
 	}
 }
 
-func TestSlimEndpointSliceKeepsNodesOfReadyEndpoints(t *testing.T) {
+func TestSlimEndpointSliceKeepsNodesOfServingEndpoints(t *testing.T) {
 	obj, err := slimEndpointSlice(&discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-x", Labels: map[string]string{discoveryv1.LabelServiceName: "web", "other": "y"}},
 		Endpoints: []discoveryv1.Endpoint{
 			{NodeName: ptr.To("n1"), Addresses: []string{"10.0.0.1"}},
 			{NodeName: ptr.To("n1"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}},
 			{NodeName: ptr.To("n2"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false)}},
+			{NodeName: ptr.To("n3"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true), Terminating: ptr.To(true)}},
 			{},
 		},
 	})
@@ -79,6 +80,9 @@ func TestSlimEndpointSliceKeepsNodesOfReadyEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]bool{"n1": true}, readyNodes(obj)); diff != "" {
+		t.Errorf("nodes differ (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]bool{"n1": true, "n3": true}, servingNodes(obj)); diff != "" {
 		t.Errorf("nodes differ (-want +got):\n%s", diff)
 	}
 	if got := serviceOf(obj).String(); got != "default/web" {

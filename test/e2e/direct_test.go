@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
@@ -29,7 +30,7 @@ func TestDirectLocalPreservesTheClientAddress(t *testing.T) {
 	svc := newService(t, ns, "web", directLocal, bothProtocols(port)...)
 	published := ips(with, externalIP)
 	wantAddresses(t, svc, time.Minute, published...)
-	wantMirror(t, svc, port, ips(with, internalIP)...)
+	wantMirror(t, svc, port, ips(cluster.Nodes(cluster.GCE), internalIP)...)
 	wantClient(t, port, published...)
 	wantClosed(t, getTCP, port, ips(without, externalIP)...)
 	wantNoProxies(t, svc)
@@ -263,4 +264,57 @@ func wantMode(t *testing.T, svc *v1.Service, mode v1.LoadBalancerIPMode) {
 		}
 		return nil
 	})
+}
+
+// gracefulPod returns the spec of a backend's pod that serves for a while after SIGTERM, and is ready
+// to the end.
+func gracefulPod() v1.PodSpec {
+	spec := backendPod()
+	spec.TerminationGracePeriodSeconds = ptr.To[int64](120)
+	container := &spec.Containers[0]
+	container.Args = append(container.Args, "--delay-shutdown=90")
+	container.ReadinessProbe.HTTPGet.Path = "/" + askHostname
+	return spec
+}
+
+func TestDirectServesFromATerminatingEndpoint(t *testing.T) {
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
+	nodes := cluster.Nodes(cluster.GCE)
+	ending := newPodOf(t, ns, "web", nodes[0].Name, gracefulPod())
+	newPod(t, ns, "web", nodes[1].Name)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); withDatapath(options.DatapathAuto)(s) }, servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, svc, time.Minute, ips(nodes[:2], externalIP)...)
+	wantOpen(t, getTCP, "web", port, ips(nodes[:2], externalIP)...)
+	mirror := wantMirror(t, svc, port, ips(nodes, internalIP)...)
+
+	connections := startNewConnections(t, port, nodes[:1], externalIP)
+	ending.remove(t)
+	wantAddresses(t, svc, time.Minute, externalIP(nodes[1]))
+	wantAddressesStay(t, svc, 5*time.Second, externalIP(nodes[1]))
+	connections.wantNoneFailed(t, "while the only endpoint of the node terminates,")
+	if now, err := mirrorOf(t.Context(), svc); err != nil || now.ResourceVersion != mirror.ResourceVersion {
+		t.Errorf("the mirror was written again (%v)", err)
+	}
+}
+
+func TestBareMetalDirectServesFromATerminatingEndpoint(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	nodes := cluster.Nodes(cluster.BareMetal)
+	ending := newPodOf(t, ns, "web", nodes[0].Name, gracefulPod())
+	newPod(t, ns, "web", nodes[1].Name)
+	svc := newService(t, ns, "web", directLocal, servicePort(v1.ProtocolTCP, port))
+	both := ips(nodes[:2], internalIP)
+	wantAddresses(t, svc, time.Minute, both...)
+	wantOpen(t, getTCP, "web", port, both...)
+
+	connections := startNewConnections(t, port, nodes[:1], internalIP)
+	ending.remove(t)
+	wantAddressesStay(t, svc, 8*time.Second, both...)
+	connections.wantNoneFailed(t, "while the only endpoint of the node terminates,")
+	zero := int64(0)
+	if err := client.CoreV1().Pods(ns).Delete(t.Context(), ending.name, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+		t.Fatal(err)
+	}
+	wantAddresses(t, svc, time.Minute, internalIP(nodes[1]))
 }

@@ -138,7 +138,11 @@ type pod struct{ namespace, name, node, ip string }
 // newPod creates a pod of a backend on a node, named after both, and waits until it is ready.
 func newPod(t *testing.T, namespace, backend, node string) pod {
 	t.Helper()
-	spec := backendPod()
+	return newPodOf(t, namespace, backend, node, backendPod())
+}
+
+func newPodOf(t *testing.T, namespace, backend, node string, spec v1.PodSpec) pod {
+	t.Helper()
 	spec.NodeName = node
 	p := pod{namespace: namespace, name: backend + "-" + node, node: node}
 	_, err := client.CoreV1().Pods(namespace).Create(t.Context(), &v1.Pod{
@@ -242,24 +246,28 @@ func deleteService(t *testing.T, svc *v1.Service) {
 	}
 }
 
-// wantAddresses waits until the status lists exactly these addresses.
+// wantAddresses waits until the status lists exactly these addresses, in any order.
 func wantAddresses(t *testing.T, svc *v1.Service, limit time.Duration, want ...string) {
 	t.Helper()
 	eventually(t, limit, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
 		got, err := addresses(ctx, svc)
-		if err == nil && !slices.Equal(got, want) {
+		if err == nil && !sameElements(got, want) {
 			err = fmt.Errorf("it has %v", got)
 		}
 		return err
 	})
 }
 
-// wantAddressesStay checks that the status lists exactly these addresses for a period.
+func sameElements(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// wantAddressesStay checks that the status lists exactly these addresses, in any order, for a period.
 func wantAddressesStay(t *testing.T, svc *v1.Service, period time.Duration, want ...string) {
 	t.Helper()
 	steady(t, period, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func() error {
 		got, err := addresses(t.Context(), svc)
-		if err == nil && !slices.Equal(got, want) {
+		if err == nil && !sameElements(got, want) {
 			err = fmt.Errorf("it has %v", got)
 		}
 		return err

@@ -11,7 +11,6 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
-	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // Manager has kube-proxy serve Services in memory, with a mirror for each, at once. The zero value
@@ -69,7 +68,7 @@ func (m *Manager) NodesToServe(c direct.Cutover) []*v1.Node {
 
 // Advance makes kube-proxy serve the nodes. The proxies are obsolete once it served all published
 // nodes before.
-func (m *Manager) Advance(_ context.Context, c direct.Cutover, status *v1.LoadBalancerStatus, served []*v1.Node) (proxiesObsolete bool, err error) {
+func (m *Manager) Advance(_ context.Context, c direct.Cutover, status, nodeLocal *v1.LoadBalancerStatus) (proxiesObsolete bool, err error) {
 	if err := m.call("direct.Advance"); err != nil {
 		return false, err
 	}
@@ -77,8 +76,8 @@ func (m *Manager) Advance(_ context.Context, c direct.Cutover, status *v1.LoadBa
 		m.states = map[types.UID]direct.State{}
 	}
 	before := m.states[c.Service.UID].Nodes
-	if delete(m.states, c.Service.UID); len(served) > 0 {
-		m.states[c.Service.UID] = direct.State{Mirror: c.Plan.Mirror, Nodes: snapshot.Names(served)}
+	if delete(m.states, c.Service.UID); len(nodeLocal.Ingress) > 0 {
+		m.states[c.Service.UID] = direct.State{Mirror: c.Plan.Mirror, Nodes: publish.NodesIn(*nodeLocal, c.Nodes)}
 	}
 	for name := range publish.NodesIn(*status, c.Nodes) {
 		if !before[name] {

@@ -49,5 +49,7 @@ func (f Foreign) PodsWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
 	return pods
 }
 
-// EndpointNodes returns Endpoints.
-func (f Foreign) EndpointNodes(*v1.Service) map[string]bool { return f.Endpoints }
+// EndpointNodes returns Endpoints; no other endpoint serves.
+func (f Foreign) EndpointNodes(*v1.Service) (ready, serving map[string]bool) {
+	return f.Endpoints, f.Endpoints
+}
