@@ -172,7 +172,9 @@ func TestChangedRulesAreRepairedAndTheProxyIsNotReadyUntilThen(t *testing.T) {
 		"a source range is widened":     "*filter\n-F HOSTPORT-SOURCES\n-A HOSTPORT-SOURCES -j ACCEPT\nCOMMIT\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newTestProxy(t, web)
+			c := web
+			c.SourceRanges = []string{"192.0.2.0/24"}
+			p := newTestProxy(t, c)
 			p.Sync(t.Context())
 			if err := p.kernel.Tables[config.IPv4].Restore(t.Context(), damage); err != nil {
 				t.Fatal(err)
@@ -183,7 +185,7 @@ func TestChangedRulesAreRepairedAndTheProxyIsNotReadyUntilThen(t *testing.T) {
 			p.kernel.FailRestore(nil)
 			p.Sync(t.Context())
 			p.wantReady(t)
-			p.wantRules(t, web)
+			p.wantRules(t, c)
 			p.wantMetric(t, `hostport_nodeproxy_rule_repairs_total{family="IPv4"} 1`)
 		})
 	}

@@ -2,19 +2,20 @@ package nodeproxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
 
 // tables keeps the rules of one family in the kernel.
 //
-// iptables prints a rule differently from how it was written, and each version does so in its own
-// way. So rules are verified in two steps: right after installation, iptables confirms each rule;
-// from then on, what it prints must stay the same.
+// Rules are written as iptables prints them. Right after installation, what it prints is compared
+// with what was written; from then on, it must stay the same. A version that prints a rule in
+// another form has to confirm one of each kind, which takes a process each.
 type tables struct {
 	iptables Iptables
 	// applied is the ruleset that was installed and confirmed last, nil if the last attempt
@@ -23,22 +24,15 @@ type tables struct {
 	printed []string
 }
 
+// maxRewritten is how many kinds of rules iptables may print in a form of its own. The versions
+// known print all rules as they are written.
+const maxRewritten = 50
+
 // install changes the installed rules to the wanted ones and confirms them.
 func (t *tables) install(ctx context.Context, want rules.Ruleset, installed rules.InstalledRules) error {
 	t.applied = nil
 	if err := t.iptables.Restore(ctx, want.Restore(installed)); err != nil {
 		return err
-	}
-	for _, chain := range want.Chains {
-		for _, rule := range chain.Rules {
-			ok, err := t.iptables.Exists(chain.Table, chain.Name, rule.Spec...)
-			if err == nil && !ok {
-				err = errors.New("the kernel does not have it")
-			}
-			if err != nil {
-				return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(rule.Spec, " "), chain.Name, chain.Table, err)
-			}
-		}
 	}
 	installed, err := t.read(ctx)
 	if err != nil {
@@ -47,7 +41,31 @@ func (t *tables) install(ctx context.Context, want rules.Ruleset, installed rule
 	if differences := want.Differences(installed); len(differences) > 0 {
 		return fmt.Errorf("right after installation, %s", strings.Join(differences, "; "))
 	}
+	if err := t.confirm(ctx, want.Rewritten(installed)); err != nil {
+		return err
+	}
 	t.applied, t.printed = &want, want.Specs(installed)
+	return nil
+}
+
+// confirm returns an error unless iptables confirms that it has the rules that it prints in a form
+// of its own.
+func (t *tables) confirm(ctx context.Context, rewritten []rules.Rewritten) error {
+	if len(rewritten) > 0 {
+		klog.FromContext(ctx).Info("Confirming rules that iptables prints differently from how they were written", "kinds", len(rewritten), "first", rewritten[0])
+	}
+	for i, r := range rewritten {
+		ok, err := t.iptables.Exists(r.Table, r.Chain, r.Written...)
+		switch {
+		case err == nil && !ok:
+			err = fmt.Errorf("the kernel does not have it, but %q", r.Printed)
+		case err == nil && i == maxRewritten:
+			err = fmt.Errorf("iptables prints it and rules of %d other kinds differently from how they were written; use the iptables of the released image", len(rewritten)-1)
+		}
+		if err != nil {
+			return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(r.Written, " "), r.Chain, r.Table, err)
+		}
+	}
 	return nil
 }
 

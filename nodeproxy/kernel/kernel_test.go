@@ -28,7 +28,7 @@ const addr4, addr6 = "10.1.0.5", "fd00:1::5"
 // inNamespace runs the test in a network namespace of its own, which has the
 // interface pod0 with an address of each family, its peer, and no forwarding.
 // The namespace ends with the thread.
-func inNamespace(t *testing.T, test func(t *testing.T)) {
+func inNamespace[T testing.TB](t T, test func(t T)) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make a network namespace")
@@ -47,7 +47,7 @@ func inNamespace(t *testing.T, test func(t *testing.T)) {
 	<-done
 }
 
-func setUpInterfaces(t *testing.T) {
+func setUpInterfaces(t testing.TB) {
 	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "peer0"}
 	for _, err := range []error{
 		netlink.LinkAdd(link),
@@ -66,7 +66,7 @@ func TestBothFlavoursInstallRepairAndVerifyRulesets(t *testing.T) {
 	c := config.Config{
 		Ports:        []config.Port{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}, {Protocol: "SCTP", Port: 99}},
 		ClusterIPs:   []string{"10.96.0.7", "fd00:96::7"},
-		SourceRanges: []string{"0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"},
+		SourceRanges: []string{"0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32", "::/0", "::/64", "::1/128", "::102:0/112", "::102:304/128", "::ffff:0:1/128", "2001:db8::/32", "2001:db8:0:1::1/128"},
 	}
 	limited := c
 	limited.MaxConnectionsPerClient = 20
@@ -84,7 +84,7 @@ func TestBothFlavoursInstallRepairAndVerifyRulesets(t *testing.T) {
 	}
 }
 
-func ownAddresses(t *testing.T) []netip.Addr {
+func ownAddresses(t testing.TB) []netip.Addr {
 	addrs, err := kernel.New().Addresses()
 	want := []netip.Addr{netip.MustParseAddr(addr4), netip.MustParseAddr(addr6)}
 	if err != nil || !slices.Equal(addrs, want) {
@@ -130,6 +130,10 @@ func checkRuleset(t *testing.T, flavour string, want rules.Ruleset) {
 		}
 		if diff := want.Differences(read()); len(diff) > 0 {
 			t.Errorf("after %q and a repair: %v", damage, diff)
+			continue
+		}
+		if rewritten := want.Rewritten(read()); len(rewritten) > 0 {
+			t.Errorf("iptables prints rules differently from how they were written, so confirming them takes processes: %+v", rewritten)
 		}
 		for _, chain := range want.Chains {
 			for _, rule := range chain.Rules {

@@ -23,12 +23,14 @@ var builtin = map[string][]string{
 
 // Iptables is a packet filter in memory. It understands the part of
 // iptables-restore's language that package rules writes, and refuses what
-// iptables refuses. It stores a rule as it is written. Its methods are safe for
-// concurrent use.
+// iptables refuses. It stores and prints a rule as it is written. Its methods are
+// safe for concurrent use.
 type Iptables struct {
-	mu         sync.Mutex
-	tables     rules.InstalledRules
-	restoreErr error
+	mu            sync.Mutex
+	tables        rules.InstalledRules
+	restoreErr    error
+	alter, reword func(spec string) string
+	processes     int
 }
 
 // NewIptables returns a packet filter whose chains are the built-in ones, empty.
@@ -40,7 +42,8 @@ func NewIptables() *Iptables {
 			tables[table][chain] = nil
 		}
 	}
-	return &Iptables{tables: tables}
+	same := func(spec string) string { return spec }
+	return &Iptables{tables: tables, alter: same, reword: same}
 }
 
 // Flavour returns "fake".
@@ -53,11 +56,33 @@ func (f *Iptables) FailRestore(err error) {
 	f.restoreErr = err
 }
 
+// Alter makes Restore append altered rules, as a kernel or program with a fault could.
+func (f *Iptables) Alter(alter func(spec string) string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.alter = alter
+}
+
+// Reword makes Save print rules in another form, as another version of iptables could.
+func (f *Iptables) Reword(reword func(spec string) string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reword = reword
+}
+
+// Processes returns how many calls of Restore, Save and Exists there were. Each is a process.
+func (f *Iptables) Processes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.processes
+}
+
 // Restore does what iptables-restore --noflush does. Each table changes as a
 // whole or not at all. Tables committed before an error stay changed.
 func (f *Iptables) Restore(_ context.Context, text string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.processes++
 	if f.restoreErr != nil {
 		return f.restoreErr
 	}
@@ -77,7 +102,7 @@ func (f *Iptables) Restore(_ context.Context, text string) error {
 		if chains == nil {
 			return fmt.Errorf("line %d: no table to apply %q to", i+1, line)
 		}
-		if err := restoreLine(chains, builtin[table], line); err != nil {
+		if err := f.restoreLine(chains, builtin[table], line); err != nil {
 			return fmt.Errorf("line %d: %w", i+1, err)
 		}
 	}
@@ -89,7 +114,7 @@ func (f *Iptables) Restore(_ context.Context, text string) error {
 
 // restoreLine applies a line to the chains of its table. It replaces slices of
 // rules and never changes them in place, since chains is a shallow copy.
-func restoreLine(chains map[string][]rules.InstalledRule, builtin []string, line string) error {
+func (f *Iptables) restoreLine(chains map[string][]rules.InstalledRule, builtin []string, line string) error {
 	command, rest, _ := strings.Cut(line, " ")
 	if command[0] == ':' {
 		if !slices.Contains(builtin, command[1:]) { // whose policy it would set
@@ -109,7 +134,7 @@ func restoreLine(chains map[string][]rules.InstalledRule, builtin []string, line
 	}
 	switch command {
 	case "-A":
-		chains[name] = append(slices.Clone(current), rules.InstalledRule{Spec: spec})
+		chains[name] = append(slices.Clone(current), rules.InstalledRule{Spec: f.alter(spec)})
 	case "-I":
 		chains[name] = append([]rules.InstalledRule{{Spec: strings.TrimPrefix(spec, "1 ")}}, current...)
 	case "-D":
@@ -146,6 +171,7 @@ func hasJumpTo(chains map[string][]rules.InstalledRule, name string) bool {
 func (f *Iptables) Save(context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.processes++
 	var b strings.Builder
 	for _, table := range slices.Sorted(maps.Keys(f.tables)) {
 		fmt.Fprintf(&b, "# a comment\n*%s\n", table)
@@ -154,7 +180,7 @@ func (f *Iptables) Save(context.Context) (string, error) {
 		}
 		for _, chain := range slices.Sorted(maps.Keys(f.tables[table])) {
 			for _, rule := range f.tables[table][chain] {
-				fmt.Fprintf(&b, "[%d:%d] -A %s %s\n", rule.Packets, rule.Bytes, chain, rule.Spec)
+				fmt.Fprintf(&b, "[%d:%d] -A %s %s\n", rule.Packets, rule.Bytes, chain, f.reword(rule.Spec))
 			}
 		}
 		b.WriteString("COMMIT\n")
@@ -166,6 +192,7 @@ func (f *Iptables) Save(context.Context) (string, error) {
 func (f *Iptables) Exists(table, chain string, spec ...string) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.processes++
 	return slices.ContainsFunc(f.tables[table][chain], func(r rules.InstalledRule) bool { return r.Spec == strings.Join(spec, " ") }), nil
 }
 

@@ -156,6 +156,50 @@ func (r Ruleset) Differences(installed InstalledRules) []string {
 	return out
 }
 
+// Rewritten is an installed rule that iptables prints differently from how it was written.
+type Rewritten struct {
+	Table, Chain string
+	// Written is its Spec, and Printed what iptables prints.
+	Written []string
+	Printed string
+}
+
+// Rewritten returns one rule of each kind that iptables prints differently from how it was written.
+// Two rules are of one kind if both differ alike: they are equal, as written and as printed, but for
+// values that are printed as they were written. The installed rules must not have Differences from
+// the ruleset.
+func (r Ruleset) Rewritten(installed InstalledRules) []Rewritten {
+	var out []Rewritten
+	seen := map[string]bool{}
+	for _, chain := range r.Chains {
+		for i, rule := range chain.Rules {
+			printed := installed[chain.Table][chain.Name][i].Spec
+			if printed == strings.Join(rule.Spec, " ") {
+				continue
+			}
+			kind := strings.Join([]string{chain.Table, chain.Name, withoutValues(rule.Spec, rule.Spec), withoutValues(strings.Fields(printed), rule.Spec)}, "\n")
+			if !seen[kind] {
+				seen[kind] = true
+				out = append(out, Rewritten{chain.Table, chain.Name, rule.Spec, printed})
+			}
+		}
+	}
+	return out
+}
+
+// withoutValues returns the words of a rule, of which those that are addresses or numbers in spec
+// are replaced by their position there.
+func withoutValues(words, spec []string) string {
+	var out []string
+	for _, word := range words {
+		if at := slices.Index(spec, word); at >= 0 && strings.ContainsAny(word, "0123456789") {
+			word = fmt.Sprintf("$%d", at)
+		}
+		out = append(out, word)
+	}
+	return strings.Join(out, " ")
+}
+
 // Specs returns the installed rules of the ruleset's chains as iptables prints
 // them, without counters.
 func (r Ruleset) Specs(installed InstalledRules) []string {

@@ -65,7 +65,8 @@ type Chain struct {
 
 // Rule is one rule of a chain.
 type Rule struct {
-	// Spec is what follows "-A CHAIN" on the command line of iptables.
+	// Spec is what follows "-A CHAIN" on the command line of iptables, in the form in which
+	// iptables-save prints it.
 	Spec []string
 	// Meter is what the rule's packet counter counts.
 	Meter Meter
@@ -109,7 +110,7 @@ func build(c config.Config, family config.Family, addrs []netip.Addr, target str
 	// Packets from other sources reach the end of this chain, return to the
 	// calling one, and meet the drop at its end.
 	for _, prefix := range c.Sources(family) {
-		sources = append(sources, rule("-s %s -j %s", prefix, target))
+		sources = append(sources, rule("%s -j %s", source(prefix), target))
 	}
 	// These rules see every packet, not only the first of a connection: a client
 	// whose source range is removed loses its connections at once. ICMP errors
@@ -164,6 +165,20 @@ func clientsChain(limit int, family config.Family, target string) Chain {
 		metered(Meter{Kind: Limited}, drop, limit, mask),
 		rule("-j %s", target),
 	}}
+}
+
+// source returns the match of a source range. iptables prints none for the range of all addresses,
+// and inet_ntop prints the last 32 bits of an address as in IPv4 if only they are not zero.
+func source(prefix netip.Prefix) string {
+	if prefix.Bits() == 0 {
+		return ""
+	}
+	bytes := prefix.Addr().As16()
+	head, tail := [12]byte(bytes[:12]), [4]byte(bytes[12:])
+	if prefix.Addr().Is6() && head == [12]byte{} && [2]byte(tail[:2]) != [2]byte{} {
+		return fmt.Sprintf("-s ::%s/%d", netip.AddrFrom4(tail), prefix.Bits())
+	}
+	return fmt.Sprintf("-s %s", prefix)
 }
 
 func rule(format string, args ...any) Rule { return metered(Meter{}, format, args...) }

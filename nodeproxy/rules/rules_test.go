@@ -145,8 +145,8 @@ func TestShutdownRulesDifferFromWantedOnlyForTCPFromClients(t *testing.T) {
 		SourceRanges: []string{"192.0.2.0/24", "2001:db8::/32"},
 	}
 	const (
-		mark   = "RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
-		reset  = "RESET -p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
+		mark   = "RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-xmark 0x1/0xffffffff"
+		reset  = "RESET -p tcp -m connmark ! --mark 0x1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
 		accept = "RESET -j ACCEPT"
 	)
 	for name, tc := range map[string]struct {
@@ -185,7 +185,7 @@ func TestTheLimitPerClientHoldsDuringShutdown(t *testing.T) {
 		MaxConnectionsPerClient: 20,
 	}
 	want := []string{
-		"RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1",
+		"RESET -p tcp -m conntrack --ctstate NEW -j CONNMARK --set-xmark 0x1/0xffffffff",
 		"RESET -j ACCEPT",
 		"CLIENTS -m conntrack --ctstate NEW -m connlimit --connlimit-above 20 --connlimit-mask 32 --connlimit-saddr -j DROP",
 		"CLIENTS -j HOSTPORT-RESET",

@@ -9,9 +9,9 @@ import (
 // The rules of the chain for shutdown. The mark of a connection means that it
 // began under these rules.
 const (
-	markNew = "-p tcp -m conntrack --ctstate NEW -j CONNMARK --set-mark 1"
+	markNew = "-p tcp -m conntrack --ctstate NEW -j CONNMARK --set-xmark 0x1/0xffffffff"
 	// resetUnmarked spares packets that end a connection regularly.
-	resetUnmarked = "-p tcp -m connmark ! --mark 1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
+	resetUnmarked = "-p tcp -m connmark ! --mark 0x1 -m tcp --tcp-flags FIN,RST NONE -j REJECT --reject-with tcp-reset"
 	acceptAll     = "-j ACCEPT"
 )
 
