@@ -37,6 +37,7 @@ func (p *Proxy) apply(ctx context.Context) (result string, err error) {
 	var failures []error
 	for _, family := range config.Families {
 		change, err := p.applyFamily(ctx, family, addrs)
+		p.health.progressed(time.Now())
 		failures = append(failures, err)
 		if change != "" {
 			result = change
@@ -56,6 +57,7 @@ func (p *Proxy) applyFamily(ctx context.Context, family config.Family, addrs []n
 	}
 	t, err := p.tablesOf(ctx, family)
 	p.unsupported[family] = err != nil
+	p.health.progressed(time.Now())
 	if err != nil && !served { // a kernel without IPv6, which the Service does not need
 		return "", nil
 	}
@@ -133,13 +135,13 @@ func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
 		return
 	}
 	p.flushes = max(0, p.flushes-1)
-	failed := false
+	failed, matcher := false, rules.NewMatcher(p.config, addrs)
 	for _, family := range config.Families {
 		if _, served := p.config.ClusterIP(family); !served {
 			continue
 		}
 		n, err := p.kernel.Flush(family, func(flow rules.Flow) bool {
-			return (tcp || flow.Protocol == "UDP") && rules.Stale(p.config, addrs, flow)
+			return (tcp || flow.Protocol == "UDP") && matcher.Stale(flow)
 		})
 		p.metrics.add(flushedFlows, uint64(n))
 		if err != nil {

@@ -32,4 +32,4 @@ func (p *Proxy) CountFlowsNow() { p.countFlowsAfter = time.Time{} }
 
 func (p *Proxy) Liveness() time.Duration { return p.liveness() }
 
-func (p *Proxy) SetLastSync(at time.Time) { p.health.synced(at) }
+func (p *Proxy) SetLastProgress(at time.Time) { p.health.progressed(at) }

@@ -28,6 +28,7 @@ func (p *Proxy) countFlows(ctx context.Context, addrs []netip.Addr) {
 		return
 	}
 	p.countFlowsAfter = time.Now().Add(countPeriod)
+	matcher := rules.NewMatcher(p.config, addrs)
 	var crowded []string
 	for _, family := range config.Families {
 		if _, served := p.config.ClusterIP(family); !served {
@@ -35,7 +36,7 @@ func (p *Proxy) countFlows(ctx context.Context, addrs []netip.Addr) {
 		}
 		counts := map[config.Port]uint64{}
 		err := p.kernel.Flows(family, func(flow rules.Flow) {
-			if port, ok := rules.ToPort(p.config, addrs, flow); ok {
+			if port, ok := matcher.Port(flow); ok {
 				counts[port]++
 			}
 		})

@@ -13,7 +13,7 @@ import (
 )
 
 // HealthHandler serves /readyz (the rules are verified and forwarding is on) and
-// /healthz (the sync loop runs) to those who have the token.
+// /healthz (the sync loop makes progress) to those who have the token.
 func (p *Proxy) HealthHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -42,8 +42,8 @@ func (p *Proxy) MetricsHandler() http.Handler {
 	return mux
 }
 
-// liveness is how long after its last sync the proxy counts as live. A sync can
-// wait several times for iptables' lock or a timeout.
+// liveness is how long after its last progress the proxy counts as live. A step of
+// a sync can wait several times for iptables' lock or a timeout.
 func (p *Proxy) liveness() time.Duration { return time.Minute + 3*p.syncPeriod }
 
 func respond(w http.ResponseWriter, err error) {
@@ -62,12 +62,12 @@ type health struct {
 	// notReady are the reasons why the proxy is not ready.
 	notReady []string
 	draining bool
-	// lastSync is when the last sync ended, or when the process started.
-	lastSync time.Time
+	// lastProgress is when a step of a sync ended last, or when the process started.
+	lastProgress time.Time
 }
 
 func newHealth(now time.Time) *health {
-	return &health{lastSync: now, notReady: []string{"the first sync has not finished"}}
+	return &health{lastProgress: now, notReady: []string{"the first sync has not finished"}}
 }
 
 // setNotReady replaces the reasons why the proxy is not ready, and reports
@@ -80,11 +80,11 @@ func (h *health) setNotReady(reasons []string) (changed bool) {
 	return changed
 }
 
-// synced records that a sync has ended, with or without an error.
-func (h *health) synced(now time.Time) {
+// progressed records that a step of a sync has ended, with or without an error.
+func (h *health) progressed(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lastSync = now
+	h.lastProgress = now
 }
 
 // drain makes the proxy not ready from now on.
@@ -116,12 +116,12 @@ func (h *health) readiness() uint64 {
 	return 1
 }
 
-// live returns an error if no sync has ended for longer than limit.
+// live returns an error if no step of a sync has ended for longer than limit.
 func (h *health) live(now time.Time, limit time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if age := now.Sub(h.lastSync); age > limit {
-		return fmt.Errorf("the last sync ended %s ago, which must not be more than %s", age.Round(time.Second), limit)
+	if age := now.Sub(h.lastProgress); age > limit {
+		return fmt.Errorf("the last step of a sync ended %s ago, which must not be more than %s", age.Round(time.Second), limit)
 	}
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestLivenessFailsWhenNoSyncEnds(t *testing.T) {
+func TestLivenessFailsWithoutProgress(t *testing.T) {
 	start := time.Now()
 	h := newHealth(start)
 	if err := h.live(start.Add(59*time.Second), time.Minute); err != nil {
@@ -14,8 +14,8 @@ func TestLivenessFailsWhenNoSyncEnds(t *testing.T) {
 	if err := h.live(start.Add(61*time.Second), time.Minute); err == nil {
 		t.Error("a hanging loop counts as live")
 	}
-	h.synced(start.Add(30 * time.Second))
+	h.progressed(start.Add(30 * time.Second))
 	if err := h.live(start.Add(61*time.Second), time.Minute); err != nil {
-		t.Errorf("after a sync: %v", err)
+		t.Errorf("after progress: %v", err)
 	}
 }

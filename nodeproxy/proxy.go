@@ -170,7 +170,7 @@ func (p *Proxy) sync(ctx context.Context) time.Duration {
 		klog.FromContext(ctx).Info("Ready", "service", p.config.Service)
 	}
 	p.metrics.add(syncs, 1, "result", result)
-	p.health.synced(time.Now())
+	p.health.progressed(time.Now())
 	return next
 }
 
@@ -186,7 +186,7 @@ func (p *Proxy) reloadConfig(ctx context.Context) {
 		p.configErr = err
 		p.metrics.set(configValid, 0)
 	default:
-		klog.FromContext(ctx).V(2).Info("Config read", "service", next.Service, "ports", next.Ports, "clusterIPs", next.ClusterIPs, "sourceRanges", next.SourceRanges)
+		klog.FromContext(ctx).V(2).Info("Config read", "service", next.Service, "ports", len(next.Ports), "clusterIPs", next.ClusterIPs, "sourceRanges", len(next.SourceRanges))
 		p.useConfig(next)
 	}
 }

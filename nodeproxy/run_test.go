@@ -178,10 +178,42 @@ func TestAHangingSyncFailsLivenessAndDoesNotDelayTheEnd(t *testing.T) {
 	if status, body := p.get("/healthz"); status != 200 {
 		t.Errorf("before its limit: /healthz = %d %s", status, body)
 	}
-	p.SetLastSync(time.Now().Add(-p.Liveness() - time.Second))
-	if status, body := p.get("/healthz"); status != 503 || !strings.Contains(body, "the last sync ended") {
+	p.SetLastProgress(time.Now().Add(-p.Liveness() - time.Second))
+	if status, body := p.get("/healthz"); status != 503 || !strings.Contains(body, "the last step of a sync ended") {
 		t.Errorf("after its limit: /healthz = %d %s", status, body)
 	}
 	stop()
 	<-ended
+}
+
+// slowKernel calls before each search for iptables.
+type slowKernel struct {
+	nodeproxy.Kernel
+	before func(family config.Family)
+}
+
+func (k slowKernel) Iptables(ctx context.Context, family config.Family) (nodeproxy.Iptables, error) {
+	k.before(family)
+	return k.Kernel.Iptables(ctx, family)
+}
+
+func TestASlowSyncThatMakesProgressIsLive(t *testing.T) {
+	var p *testProxy
+	checked := false
+	p = newTestProxyWith(t, web, func(_ *nodeproxy.Options, kernel *nodeproxy.Kernel) {
+		*kernel = slowKernel{*kernel, func(family config.Family) {
+			if family == config.IPv4 {
+				p.SetLastProgress(time.Now().Add(-p.Liveness() - time.Second)) // as if this step had taken as long
+				return
+			}
+			checked = true
+			if status, body := p.get("/healthz"); status != 200 {
+				t.Errorf("after the step for IPv4: /healthz = %d %s", status, body)
+			}
+		}}
+	})
+	p.Sync(t.Context())
+	if !checked {
+		t.Error("there was no step for IPv6")
+	}
 }

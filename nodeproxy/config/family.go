@@ -50,10 +50,13 @@ func (c Config) Without(family Family) Config {
 // bits and duplicates. The Config must be valid, as Parse returns it.
 func (c Config) Sources(family Family) []netip.Prefix {
 	var out []netip.Prefix
+	seen := map[netip.Prefix]bool{}
 	for _, s := range c.SourceRanges {
 		prefix, err := netip.ParsePrefix(s)
-		if err == nil && FamilyOf(prefix.Addr()) == family && !slices.Contains(out, prefix.Masked()) {
-			out = append(out, prefix.Masked())
+		prefix = prefix.Masked()
+		if err == nil && FamilyOf(prefix.Addr()) == family && !seen[prefix] {
+			seen[prefix] = true
+			out = append(out, prefix)
 		}
 	}
 	return out

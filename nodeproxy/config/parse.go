@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -89,6 +88,7 @@ func (c Config) portProblems() (problems []string) {
 	if len(c.Ports) == 0 {
 		add("ports: is empty; name at least one port")
 	}
+	seen := map[Port]bool{}
 	for i, p := range c.Ports {
 		if p.Protocol != "TCP" && p.Protocol != "UDP" && p.Protocol != "SCTP" {
 			add("ports[%d].protocol: %q is none of TCP, UDP, SCTP; use one of these", i, p.Protocol)
@@ -96,9 +96,10 @@ func (c Config) portProblems() (problems []string) {
 		if p.Port == 0 {
 			add("ports[%d].port: is missing or 0; use 1 to 65535", i)
 		}
-		if slices.Contains(c.Ports[:i], p) {
+		if seen[p] {
 			add("ports[%d]: %s port %d is listed twice; remove one", i, p.Protocol, p.Port)
 		}
+		seen[p] = true
 	}
 	return problems
 }

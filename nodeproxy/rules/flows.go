@@ -20,10 +20,32 @@ type Flow struct {
 	Established bool
 }
 
-// ToPort returns the port of the config that a flow goes to. ok is false if it goes elsewhere.
-func ToPort(c config.Config, podAddrs []netip.Addr, flow Flow) (port config.Port, ok bool) {
+// Matcher assigns flows to the ports of a config. It is made for one config and one set of addresses,
+// and asked about each of many flows.
+type Matcher struct {
+	podAddrs   []netip.Addr
+	ports      map[config.Port]bool
+	clusterIPs map[config.Family]netip.Addr
+}
+
+// NewMatcher returns the Matcher for a config and the pod's addresses.
+func NewMatcher(c config.Config, podAddrs []netip.Addr) *Matcher {
+	m := &Matcher{podAddrs: podAddrs, ports: map[config.Port]bool{}, clusterIPs: map[config.Family]netip.Addr{}}
+	for _, port := range c.Ports {
+		m.ports[port] = true
+	}
+	for _, family := range config.Families {
+		if clusterIP, served := c.ClusterIP(family); served {
+			m.clusterIPs[family] = clusterIP
+		}
+	}
+	return m
+}
+
+// Port returns the port of the config that a flow goes to. ok is false if it goes elsewhere.
+func (m *Matcher) Port(flow Flow) (port config.Port, ok bool) {
 	port = config.Port{Protocol: flow.Protocol, Port: flow.OrigDstPort}
-	return port, slices.Contains(podAddrs, flow.OrigDst) && slices.Contains(c.Ports, port)
+	return port, m.ports[port] && slices.Contains(m.podAddrs, flow.OrigDst)
 }
 
 // Stale reports whether a flow to one of the pod's addresses has another target
@@ -33,8 +55,11 @@ func ToPort(c config.Config, podAddrs []netip.Addr, flow Flow) (port config.Port
 // established TCP connection is never stale: the node's own entry binds it to
 // its backend, and it works without the earlier cluster IP. SCTP flows are not considered stale, as
 // their state is not known here.
-func Stale(c config.Config, podAddrs []netip.Addr, flow Flow) bool {
-	clusterIP, served := c.ClusterIP(config.FamilyOf(flow.OrigDst))
-	_, ours := ToPort(c, podAddrs, flow)
-	return served && ours && flow.Protocol != "SCTP" && !flow.Established && flow.ReplySrc != clusterIP
+func (m *Matcher) Stale(flow Flow) bool {
+	if flow.Protocol == "SCTP" || flow.Established {
+		return false
+	}
+	clusterIP, served := m.clusterIPs[config.FamilyOf(flow.OrigDst)]
+	_, ours := m.Port(flow)
+	return served && ours && flow.ReplySrc != clusterIP
 }

@@ -235,7 +235,7 @@ func TestStale(t *testing.T) {
 		"a flow of a family without a cluster IP is not stale":       {rules.Flow{Protocol: "UDP", OrigDst: pod6, OrigDstPort: 53, ReplySrc: pod6}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := rules.Stale(c, []netip.Addr{pod4, pod6}, tc.flow); got != tc.want {
+			if got := rules.NewMatcher(c, []netip.Addr{pod4, pod6}).Stale(tc.flow); got != tc.want {
 				t.Errorf("Stale(%+v) = %v, want %v", tc.flow, got, tc.want)
 			}
 		})
