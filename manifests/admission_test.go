@@ -98,13 +98,13 @@ func admissionConfigs(t *testing.T) map[string]admissionConfig {
 	}
 	strict := map[string]string{
 		"classes": "both", "firewall": "report", "nodePortRange": "20000-20100", "reservedPorts": "22/TCP SSH\n53 DNS: resolvers and DNS caches on the nodes\n\n7000-7001/UDP\n",
-		"maxDrainSeconds": "60", "maxPorts": "3", "priorityClassNames": "edge", "directNamespaces": "network x", "firewallNamespaces": "",
+		"maxDrainSeconds": "60", "maxPorts": "3", "maxSourceRanges": "2", "priorityClassNames": "edge", "directNamespaces": "network x", "firewallNamespaces": "",
 		"ports": "80/TCP ingress\n443-445 ingress apps\n",
 	}
 	return map[string]admissionConfig{
 		"default": {parse(""), defaultSettings(t)},
 		"strict": {parse(`, firewall: report, nodePortRange: 20000-20100, reservedPorts: ["22/TCP", "53", "7000-7001/UDP"], policy: {
-			maxDrainSeconds: 60, maxPorts: 3, priorityClassNames: [edge], directNamespaces: [network, x], firewallNamespaces: [],
+			maxDrainSeconds: 60, maxPorts: 3, maxSourceRanges: 2, priorityClassNames: [edge], directNamespaces: [network, x], firewallNamespaces: [],
 			ports: [{ports: [80/TCP], namespaces: [ingress]}, {ports: [443-445], namespaces: [ingress, apps]}]}`), strict},
 	}
 }
@@ -191,7 +191,7 @@ func TestTheAdmissionPolicyRefusesWhatTheControllerRefuses(t *testing.T) {
 			check(admissionService("apps", nil, ports...))
 		}
 		check(admissionService("apps", nil, v1.ServicePort{Port: 53}, v1.ServicePort{Port: 8080}, v1.ServicePort{Port: 22}))
-		for _, n := range []int{1000, 1001} {
+		for _, n := range []int{2, 3, 1000, 1001} {
 			svc := admissionService("apps", nil)
 			svc.Spec.LoadBalancerSourceRanges = slices.Repeat([]string{"192.0.2.0/24"}, n)
 			check(svc)
@@ -341,7 +341,7 @@ func TestTheSettingsOfTheAdmissionPolicyAreTheDefaults(t *testing.T) {
 	}
 	want := map[string]string{
 		"classes": string(lb.Classes), "firewall": string(firewall.Managed), "nodePortRange": lb.NodePortRange, "reservedPorts": reserved.String(),
-		"maxDrainSeconds": fmt.Sprint(lb.Policy.MaxDrainSeconds), "maxPorts": fmt.Sprint(lb.Policy.MaxPorts),
+		"maxDrainSeconds": fmt.Sprint(lb.Policy.MaxDrainSeconds), "maxPorts": fmt.Sprint(lb.Policy.MaxPorts), "maxSourceRanges": fmt.Sprint(lb.Policy.MaxSourceRanges),
 		"priorityClassNames": "*", "directNamespaces": "*", "firewallNamespaces": "*", "ports": "",
 	}
 	if diff := cmp.Diff(want, data); diff != "" {

@@ -15,7 +15,7 @@ All are optional, and all begin with ` + "`hostport-ccm.io/`" + `. For those tha
 
 A value that is not valid is reported by a Warning event with the annotation, the value and the valid values; the Service keeps what it has and only loses addresses that turn bad until the value is corrected. A name with this prefix that is not listed here has no effect, and is reported by a Warning event with the nearest known name.
 
-A value has at most 4 KiB, a node selector at most 100 values, and a list of tolerations at most 50. A Service has at most 1000 source ranges. Messages quote the first 80 characters of a value.
+A value has at most 4 KiB, a node selector at most 100 values, and a list of tolerations at most 50. A Service has at most 1000 source ranges, or what [the policy](cloud-config.md#policy) says; those that overlap or adjoin are merged. Messages quote the first 80 characters of a value.
 
 What the annotations may ask for can be limited by ` + "`loadBalancer.policy`" + ` in the cloud config. A Service outside of it is refused in the same way.
 

@@ -118,8 +118,12 @@ type Policy struct {
 	TolerationKeys []string `json:"tolerationKeys,omitempty"`
 	// MaxDrainSeconds is the longest drain that the annotation may set, at most 3600. Default: 300.
 	MaxDrainSeconds int `json:"maxDrainSeconds,omitempty"`
-	// MaxPorts is the largest number of ports of a Service. Default: 100.
+	// MaxPorts is the largest number of ports of a Service. With many, proxies start late and hold up
+	// other pods on their nodes. Default: 100.
 	MaxPorts int `json:"maxPorts,omitempty"`
+	// MaxSourceRanges is how many source ranges a Service may have, at most 5000, which is what a
+	// firewall rule of GCE can have. They are counted as written. Default: 1000.
+	MaxSourceRanges int `json:"maxSourceRanges,omitempty"`
 	// MaxServicesPerNamespace is how many Services of a namespace are served; the oldest count first.
 	// Default: no limit.
 	MaxServicesPerNamespace int `json:"maxServicesPerNamespace,omitempty"`
@@ -233,6 +237,7 @@ func (c *CloudConfig) setDefaults() {
 	setDefault(&lb.NodePortRange, defaultNodePortRange)
 	setDefault(&lb.Policy.MaxDrainSeconds, 300)
 	setDefault(&lb.Policy.MaxPorts, 100)
+	setDefault(&lb.Policy.MaxSourceRanges, 1000)
 	if lb.ReservedPorts == nil {
 		for _, entry := range DefaultReservedPorts {
 			lb.ReservedPorts = append(lb.ReservedPorts, entry.Ports)

@@ -35,7 +35,7 @@ func TestAMinimalConfigGetsDefaults(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "example.com/nodeproxy:v1", ImagePullPolicy: v1.PullIfNotPresent, Namespace: "hostport-system",
 			Classes: ClassesBoth, Addresses: options.External, Firewall: firewall.Managed, Datapath: options.DatapathProxy, Failover: FailoverFast,
-			NodePortRange: "30000-32767", Policy: Policy{MaxDrainSeconds: 300, MaxPorts: 100},
+			NodePortRange: "30000-32767", Policy: Policy{MaxDrainSeconds: 300, MaxPorts: 100, MaxSourceRanges: 1000},
 		},
 	}
 	for _, entry := range DefaultReservedPorts {
@@ -57,7 +57,7 @@ func TestAFullConfigIsReadAsWritten(t *testing.T) {
 			Failover:      FailoverKubernetes,
 			ReservedPorts: []string{"23", "8000-8010/UDP"}, NodePortRange: "none",
 			Policy: Policy{
-				PriorityClassNames: []string{"edge"}, TolerationKeys: []string{"example.com/edge"}, MaxDrainSeconds: 3600, MaxPorts: 10, MaxServicesPerNamespace: 5,
+				PriorityClassNames: []string{"edge"}, TolerationKeys: []string{"example.com/edge"}, MaxDrainSeconds: 3600, MaxPorts: 10, MaxSourceRanges: 5000, MaxServicesPerNamespace: 5,
 				Ports:            []NamespacePorts{{Ports: []string{"80/TCP", "443"}, Namespaces: []string{"ingress"}}},
 				DirectNamespaces: []string{"a"}, FirewallNamespaces: []string{"b"},
 			},
@@ -134,6 +134,7 @@ func TestAnInvalidConfigIsReportedInOneLineWithTheField(t *testing.T) {
 		"an invalid key in the policy":            {"loadBalancer:", "loadBalancer:\n  policy: {tolerationKeys: [a b]}", []string{"loadBalancer.policy.tolerationKeys", "a b"}},
 		"too long a drain in the policy":          {"loadBalancer:", "loadBalancer:\n  policy: {maxDrainSeconds: 3601}", []string{"loadBalancer.policy.maxDrainSeconds", "from 1 to 3600"}},
 		"a negative number of ports":              {"loadBalancer:", "loadBalancer:\n  policy: {maxPorts: -1}", []string{"loadBalancer.policy.maxPorts", "-1"}},
+		"too many source ranges":                  {"loadBalancer:", "loadBalancer:\n  policy: {maxSourceRanges: 5001}", []string{"loadBalancer.policy.maxSourceRanges", "from 1 to 5000"}},
 		"a negative number of Services":           {"loadBalancer:", "loadBalancer:\n  policy: {maxServicesPerNamespace: -1}", []string{"loadBalancer.policy.maxServicesPerNamespace", "-1"}},
 		"an invalid port in the policy":           {"loadBalancer:", "loadBalancer:\n  policy: {ports: [{ports: [https], namespaces: [a]}]}", []string{"loadBalancer.policy.ports[0].ports", "https"}},
 		"no port in an entry of the policy":       {"loadBalancer:", "loadBalancer:\n  policy: {ports: [{namespaces: [a]}]}", []string{"loadBalancer.policy.ports[0].ports", "empty"}},

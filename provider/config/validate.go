@@ -78,6 +78,8 @@ func (policy *Policy) validate(p *problems) {
 	p.check(policy.MaxDrainSeconds > 0 && policy.MaxDrainSeconds <= proxyconfig.MaxDrainSeconds, "loadBalancer.policy.maxDrainSeconds",
 		"%d is not valid, expected a number of seconds from 1 to %d", policy.MaxDrainSeconds, proxyconfig.MaxDrainSeconds)
 	p.check(policy.MaxPorts > 0, "loadBalancer.policy.maxPorts", "%d is not valid, expected a number of at least 1", policy.MaxPorts)
+	p.check(policy.MaxSourceRanges > 0 && policy.MaxSourceRanges <= options.MaxSourceRanges, "loadBalancer.policy.maxSourceRanges",
+		"%d is not valid, expected a number from 1 to %d", policy.MaxSourceRanges, options.MaxSourceRanges)
 	p.check(policy.MaxServicesPerNamespace >= 0, "loadBalancer.policy.maxServicesPerNamespace", "%d is not valid, expected a number of at least 1", policy.MaxServicesPerNamespace)
 	for i, entry := range policy.Ports {
 		field := fmt.Sprintf("loadBalancer.policy.ports[%d].ports", i)

@@ -15,7 +15,6 @@ const (
 	maxValueBytes     = 4 << 10
 	maxSelectorValues = 100
 	maxTolerations    = 50
-	maxSourceRanges   = 1000
 	// maxUnknown is how many unknown annotations are reported one by one.
 	maxUnknown = 5
 	// maxQuoted is the number of characters of a value that a message quotes.
@@ -23,6 +22,9 @@ const (
 	// maxCause is the number of bytes of a library's error, which quotes values too.
 	maxCause = 200
 )
+
+// MaxSourceRanges is how many source ranges an administrator may allow a Service.
+const MaxSourceRanges = 5000
 
 // Quote returns a value that a user wrote in quotes, at most its first 80 characters, for a message.
 func Quote[T ~string](value T) string {

@@ -30,20 +30,6 @@ func TestWhatIsAtALimitIsValid(t *testing.T) {
 	}
 }
 
-func TestTheNumberOfSourceRangesIsLimited(t *testing.T) {
-	svc := &v1.Service{}
-	for range maxSourceRanges {
-		svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, "192.0.2.0/24")
-	}
-	if _, err := SourceRanges(svc); err != nil {
-		t.Error(err)
-	}
-	svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, "192.0.2.0/24")
-	if _, err := SourceRanges(svc); err == nil || !strings.Contains(err.Error(), "at most 1000 ranges") {
-		t.Errorf("1001 ranges: %v", err)
-	}
-}
-
 func TestQuoteShowsTheBeginningOfAValue(t *testing.T) {
 	for value, want := range map[string]string{
 		"":                                   `""`,

@@ -1,12 +1,11 @@
 package options
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
+	"go4.org/netipx"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -18,14 +17,11 @@ var allClients = map[v1.IPFamily]netip.Prefix{
 
 // SourceRanges returns the client ranges that may reach a Service: those of its spec, else those
 // of the annotation service.beta.kubernetes.io/load-balancer-source-ranges, else all clients of
-// the Service's IP families. They are sorted, each once. The error names the value that is not
-// valid, or says that there are too many.
+// the Service's IP families. Ranges that overlap or adjoin are merged: the result has the fewest
+// ranges for the same clients, sorted. The error names the value that is not valid.
 func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	written, where := WrittenRanges(svc)
-	if len(written) > maxSourceRanges {
-		return nil, fmt.Errorf("%s: at most %d ranges are possible, not %d; combine some", where, maxSourceRanges, len(written))
-	}
-	var ranges []netip.Prefix
+	var ranges netipx.IPSetBuilder
 	for _, w := range written {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
 		if err != nil {
@@ -35,7 +31,7 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 		if prefix = prefix.Masked(); prefix.Addr().Is4In6() {
 			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
 		}
-		ranges = append(ranges, prefix)
+		ranges.AddPrefix(prefix)
 	}
 	if len(written) == 0 {
 		// A range of a family that the Service does not have would cost a firewall rule.
@@ -44,13 +40,14 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 			families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
 		}
 		for _, family := range families {
-			ranges = append(ranges, allClients[family])
+			ranges.AddPrefix(allClients[family])
 		}
 	}
-	slices.SortFunc(ranges, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
-	})
-	return slices.Compact(ranges), nil
+	set, err := ranges.IPSet()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	return set.Prefixes(), nil
 }
 
 // InSpec is where a Service's ranges usually are, and the only place that kube-proxy reads.

@@ -1,6 +1,7 @@
 package options
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 )
 
 // FuzzSourceRanges compares the annotation with the field of the spec that has the same ranges as a
@@ -55,6 +57,9 @@ func TestSourceRangesComeFromTheSpecOrTheAnnotation(t *testing.T) {
 		"the spec takes precedence over the annotation": {func(svc *v1.Service) {
 			svc.Annotations, svc.Spec.LoadBalancerSourceRanges = old, []string{"203.0.113.0/24"}
 		}, []string{"203.0.113.0/24"}},
+		"ranges that are equal, overlap or adjoin are merged": {func(svc *v1.Service) {
+			svc.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24", "192.0.2.128/25", "192.0.2.7/32", "203.0.113.0/24", "192.0.2.0/25", "2001:db8:8000::/33", "2001:db8::/33"}
+		}, []string{"192.0.2.0/24", "203.0.113.0/24", "2001:db8::/32"}},
 		"an IPv4 range in IPv6 form counts as IPv4": {func(svc *v1.Service) {
 			svc.Spec.LoadBalancerSourceRanges = []string{"::ffff:203.0.113.7/120", "::ffff:0:0/90"}
 		}, []string{"203.0.113.0/24", "::ffc0:0:0/90"}},
@@ -72,4 +77,34 @@ func TestSourceRangesComeFromTheSpecOrTheAnnotation(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMergedRangesAreTheFewestWithTheSameClients(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var written []netip.Prefix
+		svc := &v1.Service{}
+		for range rapid.IntRange(1, 20).Draw(t, "number of ranges") {
+			last := byte(rapid.IntRange(0, 63).Draw(t, "last byte"))
+			prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), rapid.IntRange(26, 32).Draw(t, "bits")).Masked()
+			written = append(written, prefix)
+			svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, prefix.String())
+		}
+		merged, err := SourceRanges(svc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for last := range 256 {
+			client := netip.AddrFrom4([4]byte{192, 0, 2, byte(last)})
+			contains := func(r netip.Prefix) bool { return r.Contains(client) }
+			if slices.ContainsFunc(written, contains) != slices.ContainsFunc(merged, contains) {
+				t.Errorf("%v: written %v, merged %v", client, written, merged)
+			}
+		}
+		for i, r := range merged[1:] {
+			before := merged[i]
+			if parent := netip.PrefixFrom(r.Addr(), r.Bits()-1).Masked(); before.Overlaps(r) || !before.Addr().Less(r.Addr()) || before == netip.PrefixFrom(parent.Addr(), r.Bits()) {
+				t.Errorf("%v and %v are not sorted and merged", before, r)
+			}
+		}
+	})
 }

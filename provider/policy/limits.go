@@ -24,6 +24,7 @@ var ErrTooManyServices = errors.New("too many Services in the namespace")
 // checkLimits returns all reasons why what a Service asks for is outside of the limits.
 func (p Policy) checkLimits(svc *v1.Service, o options.Options) []error {
 	return append(p.checkPorts(svc),
+		p.checkSourceRanges(svc),
 		p.checkPriorityClass(svc, o),
 		p.checkTolerations(svc, o),
 		p.checkDrain(svc, o),
@@ -92,7 +93,8 @@ func (p Policy) checkNamespace(svc *v1.Service, annotation string, namespaces []
 // each that is for other namespaces.
 func (p Policy) checkPorts(svc *v1.Service) []error {
 	if most := p.Limits.MaxPorts; most > 0 && len(svc.Spec.Ports) > most {
-		return []error{fmt.Errorf("the Service has %d ports, more than %d, loadBalancer.policy.maxPorts %s", len(svc.Spec.Ports), most, askAdministrator)}
+		return []error{fmt.Errorf("the Service has %d ports, more than %d, loadBalancer.policy.maxPorts %s. "+
+			"The CNI plugin portmap takes about a minute for 600 host ports, and other new pods on the node wait for it", len(svc.Spec.Ports), most, askAdministrator)}
 	}
 	var problems []error
 	for _, port := range svc.Spec.Ports {
@@ -103,6 +105,14 @@ func (p Policy) checkPorts(svc *v1.Service) []error {
 		}
 	}
 	return problems
+}
+
+func (p Policy) checkSourceRanges(svc *v1.Service) error {
+	written, where := options.WrittenRanges(svc)
+	if most := p.Limits.MaxSourceRanges; most > 0 && len(written) > most {
+		return fmt.Errorf("%s: %d ranges are more than %d, loadBalancer.policy.maxSourceRanges %s", where, len(written), most, askAdministrator)
+	}
+	return nil
 }
 
 func (p Policy) allowsPort(namespace string, protocol v1.Protocol, port int32) bool {

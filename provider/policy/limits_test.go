@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,11 @@ func ports(numbers ...int32) func(*v1.Service) {
 			svc.Spec.Ports = append(svc.Spec.Ports, v1.ServicePort{Port: number})
 		}
 	}
+}
+
+// ranges sets source ranges, which are one when merged.
+func ranges(n int) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = slices.Repeat([]string{"192.0.2.0/24"}, n) }
 }
 
 func both(a, b func(*v1.Service)) func(*v1.Service) {
@@ -65,7 +71,11 @@ func TestLimitsRefuseWhatIsOutsideOfThem(t *testing.T) {
 		"a longer drain":                       {nil, annotated(options.DrainSeconds, "301"), []string{options.DrainSeconds, "more than 300", "policy.maxDrainSeconds"}},
 		"a longer drain that is allowed":       {func(p *config.Policy) { p.MaxDrainSeconds = 3600 }, annotated(options.DrainSeconds, "3600"), nil},
 		"as many ports as possible":            {nil, ports(many[:100]...), nil},
-		"too many ports":                       {nil, ports(many...), []string{"101 ports, more than 100", "policy.maxPorts"}},
+		"too many ports":                       {nil, ports(many...), []string{"101 ports, more than 100", "policy.maxPorts", "portmap takes about a minute"}},
+		"as many source ranges as possible":    {nil, ranges(1000), nil},
+		"too many source ranges":               {nil, ranges(1001), []string{"spec.loadBalancerSourceRanges: 1001 ranges", "more than 1000", "policy.maxSourceRanges"}},
+		"more source ranges that are allowed":  {func(p *config.Policy) { p.MaxSourceRanges = 5000 }, ranges(5000), nil},
+		"too many in the annotation":           {func(p *config.Policy) { p.MaxSourceRanges = 1 }, annotated(v1.AnnotationLoadBalancerSourceRangesKey, "192.0.2.0/24,192.0.2.0/24"), []string{v1.AnnotationLoadBalancerSourceRangesKey + ": 2 ranges"}},
 		"a port of another namespace":          {func(p *config.Policy) { p.Ports = []config.NamespacePorts{web} }, ports(80, 443, 8080), []string{"port 80/TCP is", "port 443/TCP is", "namespace default", "policy.ports"}},
 		"a port of its namespace":              {func(p *config.Policy) { p.Ports = []config.NamespacePorts{web} }, both(ports(80, 443), inNamespace("ingress")), nil},
 		"a port of several entries":            {func(p *config.Policy) { p.Ports = []config.NamespacePorts{web, also} }, both(ports(443), inNamespace("apps")), nil},
