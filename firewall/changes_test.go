@@ -70,6 +70,25 @@ func TestLongListsAreDescribedByWhatChanges(t *testing.T) {
 	}
 }
 
+func TestTheDescriptionOfAChangeFitsIntoAnEventWhateverTheRuleAllows(t *testing.T) {
+	few, many := wanted(t), wanted(t)
+	many.SourceRanges = nil
+	for i := range 5000 {
+		many.SourceRanges = append(many.SourceRanges, fmt.Sprintf("10.%d.%d.0/25", i/256, i%256))
+		many.Allowed = append(many.Allowed, Allow{Protocol: "udp", From: uint16(1000 + 2*i), To: uint16(1000 + 2*i)})
+	}
+	const maxMessage = 1024 // of an event
+	for name, have := range map[string][]Rule{"created": nil, "updated": {few}} {
+		changes := Changes(owner(), have, []Rule{many})
+		if len(changes) != 1 {
+			t.Fatalf("%s: changes %v", name, changes)
+		}
+		if got := changes[0].String(); len(got) > maxMessage/2 || !strings.HasPrefix(got, name) || !strings.Contains(got, "10.0.100.0/25 and 4996 more") {
+			t.Errorf("%d bytes: %.1100s", len(got), got)
+		}
+	}
+}
+
 func TestEachChangeIsDescribedInOneLine(t *testing.T) {
 	want := wanted(t)
 	edited, foreign, old := want, want, want

@@ -35,7 +35,11 @@ func abbreviate(values []string) string {
 }
 
 func without(values, others []string) []string {
-	return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(others, v) })
+	removed := map[string]bool{}
+	for _, v := range others {
+		removed[v] = true
+	}
+	return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return removed[v] })
 }
 
 // immutable reports whether the Compute API refuses to update the field.

@@ -57,14 +57,14 @@ type Rule struct {
 	SourceServiceAccounts, TargetServiceAccounts []string
 }
 
-// Summary returns in a few words what the rule allows.
+// Summary returns in a few words what the rule allows. Of long lists it has the first values.
 func (r Rule) Summary() string {
 	destinations := ""
 	if len(r.DestinationRanges) > 0 {
 		destinations = abbreviate(asSet(r.DestinationRanges)) + " at "
 	}
-	return fmt.Sprintf("%s from %s to %stags %s", strings.Join(allowStrings(r.Allowed), ","),
-		strings.Join(asSet(r.SourceRanges), ","), destinations, strings.Join(asSet(r.TargetTags), ","))
+	return fmt.Sprintf("%s from %s to %stags %s", abbreviate(allowStrings(r.Allowed)),
+		abbreviate(asSet(r.SourceRanges)), destinations, abbreviate(asSet(r.TargetTags)))
 }
 
 // MaxDestinationRanges is the number of destination ranges that our rules have
@@ -160,17 +160,20 @@ const (
 // rangesOf returns the ranges of one family in canonical form, without those
 // that are part of another.
 func rangesOf(family Family, prefixes []netip.Prefix) []string {
-	var kept []netip.Prefix
-	for _, p := range slices.SortedFunc(slices.Values(prefixes), func(a, b netip.Prefix) int { return a.Bits() - b.Bits() }) {
-		p = p.Masked()
-		covered := slices.ContainsFunc(kept, func(k netip.Prefix) bool { return k.Contains(p.Addr()) })
-		if p.IsValid() && p.Addr().Is4() == (family == IPv4) && !covered {
-			kept = append(kept, p)
+	var ofFamily []netip.Prefix
+	for _, p := range prefixes {
+		if p.IsValid() && p.Addr().Is4() == (family == IPv4) {
+			ofFamily = append(ofFamily, p.Masked())
 		}
 	}
+	// In this order, all parts of a range follow it.
+	slices.SortFunc(ofFamily, netip.Prefix.Compare)
+	var last netip.Prefix
 	var ranges []string
-	for _, p := range kept {
-		ranges = append(ranges, p.String())
+	for _, p := range ofFamily {
+		if !last.Contains(p.Addr()) {
+			last, ranges = p, append(ranges, p.String())
+		}
 	}
 	slices.Sort(ranges)
 	return ranges

@@ -178,7 +178,7 @@ func (r *reconciliation) makePlan() (err error) {
 		return err
 	}
 	if len(r.plan.Conflicts) > 0 {
-		r.warn(events.PortConflict, publish.Messages(r.plan.Conflicts))
+		r.warn(events.PortConflict, publish.Summary(r.plan.Conflicts))
 	}
 	if r.plan.NoNodes != "" {
 		// The number of nodes that others add or remove is no news, so it is not in the key.

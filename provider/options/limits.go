@@ -19,6 +19,8 @@ const (
 	maxUnknown = 5
 	// maxQuoted is the number of characters of a value that a message quotes.
 	maxQuoted = 80
+	// maxListed is the number of values that a message lists.
+	maxListed = 4
 	// maxCause is the number of bytes of a library's error, which quotes values too.
 	maxCause = 200
 )
@@ -42,6 +44,14 @@ func Cut(text string, max int) string {
 	}
 	mark := fmt.Sprintf("…(cut: %d of %d bytes)", max, len(text))
 	return strings.ToValidUTF8(text[:max-len(mark)], "") + mark
+}
+
+// List joins values, or the first of them and the number of the others, for a message.
+func List(values []string) string {
+	if len(values) <= maxListed {
+		return strings.Join(values, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(values[:maxListed], ", "), len(values)-maxListed)
 }
 
 // cause returns a library's error for a message.

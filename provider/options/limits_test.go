@@ -30,6 +30,14 @@ func TestWhatIsAtALimitIsValid(t *testing.T) {
 	}
 }
 
+func TestListShowsTheFirstValues(t *testing.T) {
+	for n, want := range map[int]string{0: "", 1: "a", 4: "a, b, c, d", 6: "a, b, c, d and 2 more"} {
+		if got := List([]string{"a", "b", "c", "d", "e", "f"}[:n]); got != want {
+			t.Errorf("%d values: %s", n, got)
+		}
+	}
+}
+
 func TestQuoteShowsTheBeginningOfAValue(t *testing.T) {
 	for value, want := range map[string]string{
 		"":                                   `""`,

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func Conditions(previous []metav1.Condition, conflicts []plan.Conflict, now time
 	condition := metav1.Condition{Type: v1.LoadBalancerPortsError, LastTransitionTime: metav1.Time{Time: now}}
 	switch {
 	case len(conflicts) > 0:
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, options.Cut(Messages(conflicts), maxConditionMessage)
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, conflicts[0].Reason, options.Cut(messages(conflicts), maxConditionMessage)
 	case meta.FindStatusCondition(previous, v1.LoadBalancerPortsError) == nil:
 		return next
 	default:
@@ -76,8 +77,20 @@ func WithoutConditions(previous []metav1.Condition) []metav1.Condition {
 	return next
 }
 
-// Messages joins the conflicts' messages in one line.
-func Messages(conflicts []plan.Conflict) string {
+// maxSummary is how many conflicts have their message in a summary.
+const maxSummary = 3
+
+// Summary joins the first conflicts' messages in one line, for an event.
+func Summary(conflicts []plan.Conflict) string {
+	if len(conflicts) <= maxSummary {
+		return messages(conflicts)
+	}
+	return fmt.Sprintf("%s; and %d more ports, which the Service's condition %s names",
+		messages(conflicts[:maxSummary]), len(conflicts)-maxSummary, v1.LoadBalancerPortsError)
+}
+
+// messages joins the conflicts' messages in one line.
+func messages(conflicts []plan.Conflict) string {
 	var list []string
 	for _, c := range conflicts {
 		list = append(list, c.Message)

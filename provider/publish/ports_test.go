@@ -44,6 +44,18 @@ func TestConditionsReportPortConflicts(t *testing.T) {
 	}
 }
 
+func TestASummaryNamesTheFirstConflictsAndTheNumberOfTheOthers(t *testing.T) {
+	var many []plan.Conflict
+	for _, message := range []string{"a", "b", "c", "d", "e"} {
+		many = append(many, plan.Conflict{Message: message})
+	}
+	for n, want := range map[int]string{1: "a", 3: "a; b; c", 5: "a; b; c; and 2 more ports, which the Service's condition LoadBalancerPortsError names"} {
+		if got := Summary(many[:n]); got != want {
+			t.Errorf("%d conflicts: %s", n, got)
+		}
+	}
+}
+
 func TestPortsListsEachPort(t *testing.T) {
 	svc := &v1.Service{Spec: v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 443}, {Port: 80}, {Port: 80, Protocol: v1.ProtocolUDP}}}}
 	reason := "hostport-ccm.io/PortConflict"

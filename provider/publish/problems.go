@@ -105,7 +105,7 @@ func unschedulable(pod *v1.Pod, message string) string {
 			ports = append(ports, port.String())
 		}
 		return fmt.Sprintf("%s: another pod there already has one of the host ports %s; free the port, change the Service's, or select other nodes by annotation %s",
-			where, strings.Join(ports, ", "), options.NodeSelector)
+			where, options.List(ports), options.NodeSelector)
 	}
 	return where + ": " + message
 }
