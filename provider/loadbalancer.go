@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -76,6 +77,7 @@ type proxyManager interface {
 	Exist(ctx context.Context, svc *v1.Service) (bool, error)
 	NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Node) ([]*v1.Pod, error)
 	Delete(ctx context.Context, svc *v1.Service) error
+	Overridden(svc *v1.Service) []string
 }
 
 // directManager manages what kube-proxy serves. *direct.Manager is one.
@@ -89,6 +91,7 @@ type directManager interface {
 	MirrorExists(ctx context.Context, svc *v1.Service) (bool, error)
 	DeleteMirror(ctx context.Context, svc *v1.Service) error
 	Forget(svc *v1.Service)
+	Overridden(svc *v1.Service) []string
 }
 
 // firewallReconciler opens and closes ports. *operations.Reconciler is one.
@@ -129,6 +132,9 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	r := &reconciliation{loadBalancer: l, svc: svc, cluster: l.snapshots.get(ctx)}
 	status, err := r.run(ctx)
+	for _, message := range slices.Concat(l.proxies.Overridden(svc), l.direct.Overridden(svc)) {
+		r.warn(events.ObjectOverridden, message)
+	}
 	l.events.Warn(svc, r.warnings)
 	if len(r.warnings) > 0 {
 		l.services.EnqueueAfter(nameOf(svc), events.RepeatInterval)

@@ -59,6 +59,17 @@ func Reaction(tracker clienttesting.ObjectTracker) clienttesting.ReactionFunc {
 	}
 }
 
+// Admit makes the API server change the objects of a resource in requests that create or update them,
+// as a mutating admission policy does.
+func Admit(kube *fake.Clientset, resource string, change func(runtime.Object)) {
+	admit := func(action clienttesting.Action) (bool, runtime.Object, error) {
+		change(action.(interface{ GetObject() runtime.Object }).GetObject()) // The action is a copy.
+		return false, nil, nil
+	}
+	kube.PrependReactor("create", resource, admit)
+	kube.PrependReactor("update", resource, admit)
+}
+
 // stored returns a copy of an object with a new resource version, and the same as metadata.
 func stored(obj runtime.Object) (runtime.Object, metav1.Object) {
 	obj = obj.DeepCopyObject()

@@ -58,7 +58,7 @@ type Manager struct {
 // and ipMode are as in plan.Environment.
 func New(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister, mode *KubeProxyMode, translated bool, ipMode v1.LoadBalancerIPMode, queue Enqueuer) *Manager {
 	return &Manager{
-		Mirrors: objects.Mirrors(kube, settings, services),
+		Mirrors: objects.Mirrors(kube, settings, services, queue),
 		Mode:    mode, kube: kube, queue: queue, translated: translated, ipMode: ipMode,
 		TakeoverTime: takeoverTime, takeover: takeoverTimers{started: map[types.UID]time.Time{}},
 	}
@@ -215,6 +215,9 @@ func (m *Manager) MirrorExists(ctx context.Context, svc *v1.Service) (bool, erro
 	_, found, err := m.Mirrors.Live(ctx, svc, plan.Name(svc))
 	return found, err
 }
+
+// Overridden returns a message if others change the mirror of a Service.
+func (m *Manager) Overridden(svc *v1.Service) []string { return m.Mirrors.Overridden(svc) }
 
 // DeleteMirror empties the status of a Service's mirror, which makes kube-proxy stop although a
 // finalizer may hold the mirror, and deletes it. Without the right to delete Services, it leaves the

@@ -26,6 +26,7 @@ const (
 	PortConflict             = "PortConflict"
 	HostPortConflict         = "HostPortConflict"
 	DatapathFallback         = "DatapathFallback"
+	ObjectOverridden         = "ObjectOverridden"
 	FirewallChanged          = "FirewallChanged"
 	FirewallRepaired         = "FirewallRepaired"
 	FirewallUpdateFailed     = "FirewallUpdateFailed"

@@ -72,9 +72,9 @@ func newEnvironment(fatal func(...any), owners ...firewall.Owner) *environment {
 	listed := corelisters.NewServiceLister(e.cached)
 	e.Collector = New(e.kube, settings, listed, func(svc *v1.Service) bool { return svc.Spec.Type == v1.ServiceTypeLoadBalancer }, events.NewRecorder(e.recorder),
 		firewallKind(reconciler, firewall.Managed),
-		KindOf(objects.Mirrors(e.kube, settings, listed)),
-		KindOf(objects.DaemonSets(e.kube, settings, appslisters.NewDaemonSetLister(sets))),
-		KindOf(objects.ConfigMaps(e.kube, settings, corelisters.NewConfigMapLister(maps))),
+		KindOf(objects.Mirrors(e.kube, settings, listed, nil)),
+		KindOf(objects.DaemonSets(e.kube, settings, appslisters.NewDaemonSetLister(sets), nil)),
+		KindOf(objects.ConfigMaps(e.kube, settings, corelisters.NewConfigMapLister(maps), nil)),
 	)
 	return e
 }

@@ -12,29 +12,31 @@ import (
 )
 
 // ConfigMaps returns the store of the proxies' configs.
-func ConfigMaps(kube kubernetes.Interface, settings plan.Settings, configMaps corelisters.ConfigMapLister) Store[*v1.ConfigMap] {
+func ConfigMaps(kube kubernetes.Interface, settings plan.Settings, configMaps corelisters.ConfigMapLister, queue Enqueuer) Store[*v1.ConfigMap] {
 	return Store[*v1.ConfigMap]{
 		Kind: "ConfigMap", settings: settings, namespace: settings.Namespace,
 		list:   configMaps.List,
 		lister: func(namespace string) lister[*v1.ConfigMap] { return configMaps.ConfigMaps(namespace) },
 		client: func(namespace string) client[*v1.ConfigMap] { return kube.CoreV1().ConfigMaps(namespace) },
 		update: plan.UpdateConfigMap,
+		queue:  queue, overrides: newOverrides(),
 	}
 }
 
 // DaemonSets returns the store of the proxies' DaemonSets.
-func DaemonSets(kube kubernetes.Interface, settings plan.Settings, daemonSets appslisters.DaemonSetLister) Store[*appsv1.DaemonSet] {
+func DaemonSets(kube kubernetes.Interface, settings plan.Settings, daemonSets appslisters.DaemonSetLister, queue Enqueuer) Store[*appsv1.DaemonSet] {
 	return Store[*appsv1.DaemonSet]{
 		Kind: "DaemonSet", settings: settings, namespace: settings.Namespace,
 		list:   daemonSets.List,
 		lister: func(namespace string) lister[*appsv1.DaemonSet] { return daemonSets.DaemonSets(namespace) },
 		client: func(namespace string) client[*appsv1.DaemonSet] { return kube.AppsV1().DaemonSets(namespace) },
 		update: plan.UpdateDaemonSet,
+		queue:  queue, overrides: newOverrides(),
 	}
 }
 
 // Mirrors returns the store of mirror Services. services lists all Services of the cluster.
-func Mirrors(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister) Store[*v1.Service] {
+func Mirrors(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister, queue Enqueuer) Store[*v1.Service] {
 	return Store[*v1.Service]{
 		Kind: "mirror Service", settings: settings,
 		list: func(selector labels.Selector) ([]*v1.Service, error) {
@@ -50,5 +52,6 @@ func Mirrors(kube kubernetes.Interface, settings plan.Settings, services corelis
 		lister: func(namespace string) lister[*v1.Service] { return services.Services(namespace) },
 		client: func(namespace string) client[*v1.Service] { return kube.CoreV1().Services(namespace) },
 		update: plan.UpdateMirror,
+		queue:  queue, overrides: newOverrides(),
 	}
 }

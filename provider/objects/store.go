@@ -6,6 +6,8 @@ package objects
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,8 +42,15 @@ type Store[T metav1.Object] struct {
 	list      func(labels.Selector) ([]T, error)
 	lister    func(namespace string) lister[T]
 	client    func(namespace string) client[T]
-	// update returns what to write so that have becomes like want, and whether it differs.
-	update func(have, want T) (T, bool)
+	// update returns what to write so that have becomes like want, and the differences.
+	update    func(have, want T) (T, []plan.Difference)
+	queue     Enqueuer
+	overrides *overrides
+}
+
+// Enqueuer makes the service controller ensure a Service again.
+type Enqueuer interface {
+	EnqueueAfter(service types.NamespacedName, d time.Duration)
 }
 
 // lister reads objects of one namespace from the cache.
@@ -63,8 +72,9 @@ type NotOursError struct{ text string }
 // Error names the object and what to do.
 func (e *NotOursError) Error() string { return e.text }
 
-// Ensure makes the object of a Service equal to want, and returns it as it then is. The cache may
-// be stale: where it contradicts the API server, the object is read again.
+// Ensure makes the object of a Service equal to want, and returns it as it then is. Where others
+// change what is written, it leaves that so, see Overridden. The cache may be stale: where it
+// contradicts the API server, the object is read again.
 func (s Store[T]) Ensure(ctx context.Context, svc *v1.Service, want T) (T, Change, error) {
 	have, err := s.lister(want.GetNamespace()).Get(want.GetName())
 	if err == nil {
@@ -77,7 +87,7 @@ func (s Store[T]) Ensure(ctx context.Context, svc *v1.Service, want T) (T, Chang
 	}
 	c := s.client(want.GetNamespace())
 	if have, err = c.Create(ctx, want, metav1.CreateOptions{}); err == nil {
-		s.log(ctx, svc, Created, want)
+		s.record(ctx, svc, Created, have, want, nil)
 		return have, Created, nil
 	} else if !apierrors.IsAlreadyExists(err) {
 		return have, Unchanged, s.failed("creating", want, err)
@@ -93,16 +103,39 @@ func (s Store[T]) updateObject(ctx context.Context, svc *v1.Service, have, want 
 		return have, Unchanged, &NotOursError{fmt.Sprintf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
 			s.Kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)}
 	}
-	next, differs := s.update(have, want)
-	if !differs {
+	next, differences := s.update(have, want)
+	if len(differences) == 0 {
+		s.overrides.isAsWanted(svc.UID, have.GetName())
+		return have, Unchanged, nil
+	}
+	if delay := s.overrides.delay(svc.UID, have, want, differences); delay > 0 {
+		s.queue.EnqueueAfter(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, delay)
 		return have, Unchanged, nil
 	}
 	next, err := s.client(want.GetNamespace()).Update(ctx, next, metav1.UpdateOptions{})
 	if err != nil {
 		return have, Unchanged, s.failed("updating", want, err)
 	}
-	s.log(ctx, svc, Updated, want)
+	s.record(ctx, svc, Updated, next, want, differences)
 	return next, Updated, nil
+}
+
+// record records a write of an object that had differences before it.
+func (s Store[T]) record(ctx context.Context, svc *v1.Service, done Change, answer, want T, before []plan.Difference) {
+	s.log(ctx, svc, done, want)
+	_, left := s.update(answer, want)
+	s.overrides.wrote(svc.UID, answer, want, before, left)
+}
+
+// Overridden returns a message for each object of a Service in which others change what is written.
+func (s Store[T]) Overridden(svc *v1.Service) []string {
+	var list []string
+	for name, message := range s.overrides.messages(svc.UID) {
+		list = append(list, fmt.Sprintf("%s %s: %s. Unless that is wanted, exempt objects with the label %s=%s",
+			s.Kind, klog.KRef(s.namespaceFor(svc), name), message, plan.LabelManagedBy, plan.ManagedBy))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Cached returns the object of a Service from the cache, if it is there and has the mark.
@@ -135,8 +168,12 @@ func (s Store[T]) namespaceFor(svc *v1.Service) string {
 // Delete deletes the object of a Service if it exists.
 func (s Store[T]) Delete(ctx context.Context, svc *v1.Service, name string) error {
 	have, found, err := s.Live(ctx, svc, name)
-	if err != nil || !found {
+	if err != nil {
 		return err
+	}
+	s.overrides.forget(svc.UID, func(other string) bool { return other == name })
+	if !found {
+		return nil
 	}
 	if err = s.deleteObject(ctx, have); err != nil && !apierrors.IsNotFound(err) {
 		return s.failed("deleting", have, err)
@@ -167,6 +204,7 @@ func (s Store[T]) DeleteAll(ctx context.Context, owner firewall.Owner) (deleted 
 	if err != nil {
 		return false, err
 	}
+	s.overrides.forget(owner.UID, func(string) bool { return true })
 	for _, obj := range all {
 		if s.ownerOf(obj) != owner || obj.GetDeletionTimestamp() != nil {
 			continue

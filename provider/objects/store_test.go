@@ -38,7 +38,7 @@ func configMaps(t *testing.T, kube *fake.Clientset, stale ...*v1.ConfigMap) Stor
 			t.Fatal(err)
 		}
 	}
-	return ConfigMaps(kube, settings, corelisters.NewConfigMapLister(cached))
+	return ConfigMaps(kube, settings, corelisters.NewConfigMapLister(cached), nil)
 }
 
 func wanted(t *testing.T) *v1.ConfigMap {

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -104,9 +103,9 @@ func HasUDP(svc *v1.Service) bool {
 	return slices.ContainsFunc(svc.Spec.Ports, func(p v1.ServicePort) bool { return p.Protocol == v1.ProtocolUDP })
 }
 
-// UpdateMirror returns what to write so that have becomes like want, and whether it differs. The
-// status is not compared.
-func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
+// UpdateMirror returns what to write so that have becomes like want, and the differences. The status
+// is not compared.
+func UpdateMirror(have, want *v1.Service) (*v1.Service, []Difference) {
 	updated := have.DeepCopy()
 	updated.Labels = merge(have.Labels, want.Labels)
 	updated.Annotations = merge(have.Annotations, want.Annotations)
@@ -120,10 +119,12 @@ func UpdateMirror(have, want *v1.Service) (*v1.Service, bool) {
 	if want.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
 		updated.Spec.HealthCheckNodePort = have.Spec.HealthCheckNodePort
 	}
-	if equality.Semantic.DeepEqual(have, updated) {
-		return nil, false
-	}
-	return updated, true
+	return updated, slices.Concat(
+		lacking("metadata.labels", have.Labels, want.Labels),
+		lacking("metadata.annotations", have.Annotations, want.Annotations),
+		differing("metadata.ownerReferences", have.OwnerReferences, want.OwnerReferences),
+		differing("spec", have.Spec, updated.Spec),
+	)
 }
 
 // MirrorOf reports whether a Service is the mirror of another, whatever labels and owner references

@@ -38,17 +38,18 @@ func IsRollingOut(ds *appsv1.DaemonSet, unavailable int) bool {
 // CanWait reports whether the change from have to want can wait until the other proxy set has been
 // replaced, so that no two nodes are without an address at a time. A change of ports cannot.
 func CanWait(have, want *appsv1.DaemonSet) bool {
-	_, differs := UpdateDaemonSet(have, want)
-	return differs && slices.Equal(snapshot.HostPorts(have.Spec.Template.Spec), snapshot.HostPorts(want.Spec.Template.Spec))
+	_, differences := UpdateDaemonSet(have, want)
+	return len(differences) > 0 && slices.Equal(snapshot.HostPorts(have.Spec.Template.Spec), snapshot.HostPorts(want.Spec.Template.Spec))
 }
 
 // resetIfRolledOut returns want with the usual update strategy if nothing is to be rolled out.
 // Writing the strategy whenever a node comes or goes would have no effect, and the number has to be
-// right when the next rollout begins.
+// right when the next rollout begins. The hash decides, not the template, which somebody's admission
+// policy may have changed.
 func resetIfRolledOut(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
 	rolledOut := have.Status.ObservedGeneration >= have.Generation &&
 		have.Status.UpdatedNumberScheduled >= have.Status.DesiredNumberScheduled
-	if !rolledOut || !contains(have.Annotations, want.Annotations) || !jsonCovers(have.Spec.Template, want.Spec.Template) {
+	if !rolledOut || have.Annotations[AnnotationSpecHash] != want.Annotations[AnnotationSpecHash] {
 		return want
 	}
 	reset := want.DeepCopy()

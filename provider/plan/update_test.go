@@ -69,14 +69,15 @@ func TestUpdateDaemonSetRevertsManualChanges(t *testing.T) {
 			if c.want != nil {
 				c.want(want)
 			}
-			updated, writes := UpdateDaemonSet(have.DaemonSet, want.DaemonSet)
+			updated, differences := UpdateDaemonSet(have.DaemonSet, want.DaemonSet)
+			writes := len(differences) > 0
 			if writes != c.writes {
 				t.Fatalf("writes: %t, want %t", writes, c.writes)
 			}
 			if !writes {
 				return
 			}
-			if _, again := UpdateDaemonSet(updated, want.DaemonSet); again || updated.ResourceVersion != "7" {
+			if _, again := UpdateDaemonSet(updated, want.DaemonSet); len(again) > 0 || updated.ResourceVersion != "7" {
 				t.Error("the update does not result in the wanted DaemonSet")
 			}
 		})
@@ -95,7 +96,7 @@ func addCapability(p *ProxySet) {
 
 func TestUpdateConfigMapRevertsManualChanges(t *testing.T) {
 	want := mustProxies(t, service(), options.Default()).ConfigMap
-	if _, writes := UpdateConfigMap(want.DeepCopy(), want); writes {
+	if _, differences := UpdateConfigMap(want.DeepCopy(), want); len(differences) > 0 {
 		t.Error("an equal ConfigMap is written")
 	}
 	for i, edit := range []func(*v1.ConfigMap){
@@ -107,8 +108,8 @@ func TestUpdateConfigMapRevertsManualChanges(t *testing.T) {
 		t.Run(fmt.Sprint("edit ", i+1), func(t *testing.T) {
 			have := want.DeepCopy()
 			edit(have)
-			updated, writes := UpdateConfigMap(have, want)
-			if !writes {
+			updated, differences := UpdateConfigMap(have, want)
+			if len(differences) == 0 {
 				t.Fatal("the edit is not detected")
 			}
 			if diff := cmp.Diff(want, updated, cmpopts.EquateEmpty()); diff != "" {

@@ -40,7 +40,7 @@ func TestPodsAreTouchedTwice(t *testing.T) {
 				configMaps := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 				pods.Add(pod)
 				configMaps.Add(config)
-				m := &Manager{kube: kube, pods: pods, ConfigMaps: objects.ConfigMaps(kube, settings, corelisters.NewConfigMapLister(configMaps))}
+				m := &Manager{kube: kube, pods: pods, ConfigMaps: objects.ConfigMaps(kube, settings, corelisters.NewConfigMapLister(configMaps), nil)}
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				touched := func() string {

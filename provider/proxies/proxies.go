@@ -67,8 +67,8 @@ func New(kube kubernetes.Interface, settings plan.Settings, owned informers.Shar
 		return nil, fmt.Errorf("indexing proxies: %w", err)
 	}
 	return &Manager{
-		ConfigMaps: objects.ConfigMaps(kube, settings, owned.Core().V1().ConfigMaps().Lister()),
-		DaemonSets: objects.DaemonSets(kube, settings, owned.Apps().V1().DaemonSets().Lister()),
+		ConfigMaps: objects.ConfigMaps(kube, settings, owned.Core().V1().ConfigMaps().Lister(), queue),
+		DaemonSets: objects.DaemonSets(kube, settings, owned.Apps().V1().DaemonSets().Lister(), queue),
 		pods:       pods.GetIndexer(),
 		kube:       kube,
 		settings:   settings,
@@ -231,6 +231,11 @@ func (m *Manager) NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Nod
 		pods = append(pods, &live.Items[i])
 	}
 	return publish.NotEnded(pods, nodes), nil
+}
+
+// Overridden returns a message for each object of a Service's proxies that others change.
+func (m *Manager) Overridden(svc *v1.Service) []string {
+	return slices.Concat(m.DaemonSets.Overridden(svc), m.ConfigMaps.Overridden(svc))
 }
 
 // Delete deletes all objects of a Service's proxies.

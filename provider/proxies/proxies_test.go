@@ -75,7 +75,7 @@ func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 			for _, ds := range daemonSets(c.stored) {
 				stored = append(stored, ds)
 			}
-			m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(stored...), settings, appslisters.NewDaemonSetLister(cached))}
+			m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(stored...), settings, appslisters.NewDaemonSetLister(cached), nil)}
 			got, err := m.assignPorts(t.Context(), testService(80), planned(c.ports...))
 			if err != nil || !got.Equal(c.want) {
 				t.Errorf("assigned as %v, want %v (%v)", got, c.want, err)
@@ -104,7 +104,7 @@ func TestHeldNodesAreThoseOfTheDaemonSetsAndOfTheirPods(t *testing.T) {
 	if err := errors.Join(daemonSets.Add(ds), pods.Add(pod)); err != nil {
 		t.Fatal(err)
 	}
-	m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(), settings, appslisters.NewDaemonSetLister(daemonSets)), pods: pods}
+	m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(), settings, appslisters.NewDaemonSetLister(daemonSets), nil), pods: pods}
 	if diff := cmp.Diff(map[string]bool{"n1": true, "tainted-later": true}, m.Held(svc, tcp(80), nodes)); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
 	}

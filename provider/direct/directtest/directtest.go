@@ -104,6 +104,9 @@ func (m *Manager) DeleteMirror(_ context.Context, svc *v1.Service) error {
 // Forget does nothing: nothing else is remembered.
 func (m *Manager) Forget(*v1.Service) {}
 
+// Overridden returns nothing: nobody changes the mirror.
+func (m *Manager) Overridden(*v1.Service) []string { return nil }
+
 func (m *Manager) call(method string) error {
 	if m.Called == nil {
 		return nil

@@ -149,3 +149,6 @@ func (m *Manager) CachedAny(svc *v1.Service) bool { return len(m.Cached(svc)) > 
 func (m *Manager) Exist(_ context.Context, svc *v1.Service) (bool, error) {
 	return m.CachedAny(svc), nil
 }
+
+// Overridden returns nothing: nobody changes the proxies.
+func (m *Manager) Overridden(*v1.Service) []string { return nil }
