@@ -251,6 +251,6 @@ func TestAnnotatedAddressesArePublishedWithoutNodeIP(t *testing.T) {
 	n := must[*v1.Node](c)(c.kube.CoreV1().Nodes().Get(context.Background(), "n1", metav1.GetOptions{})).DeepCopy()
 	n.Annotations = map[string]string{nodeaddress.Annotation: "203.0.113.9,nonsense"}
 	must[*v1.Node](c)(c.kube.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}))
-	c.publishes("web", "203.0.113.1", "203.0.113.2", "203.0.113.9")
+	c.publishes("web", "203.0.113.2", "203.0.113.9")
 	c.eventually("an event on the node reports the invalid entry", func() bool { return c.hasEvent("Warning", "ExternalIPsInvalid", "n1", "nonsense") })
 }

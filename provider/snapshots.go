@@ -60,7 +60,7 @@ func (s *snapshots) get(ctx context.Context) *snapshot.Cluster {
 	if now := s.generation(); s.current == nil || now != s.taken {
 		nodes, _ := s.nodes.List(everything) // From the cache: never an error.
 		services, _ := s.services.List(everything)
-		nodes = s.addresses.AddTo(ctx, s.failures.OverlayNotReady(nodes))
+		nodes = s.addresses.Apply(ctx, s.failures.OverlayNotReady(nodes))
 		admit := whereServable(s.policy.Among(s.claimants), s.environment)
 		s.current, s.taken = snapshot.New(nodes, s.claimants(), admit, services), now
 	}

@@ -13,7 +13,6 @@ import (
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	nodehelpers "k8s.io/cloud-provider/node/helpers"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -53,26 +52,35 @@ func (r *Reader) SetRecorder(recorder eventRecorder) {
 	r.recorder = recorder
 }
 
-// AddTo returns the nodes with copies in place of those that have annotated addresses which their
-// status lacks. The copies have these addresses in their status. They cannot be written to the
-// Nodes: a kubelet that runs without --cloud-provider=external removes addresses that it does not
-// know.
-func (r *Reader) AddTo(ctx context.Context, nodes []*v1.Node) []*v1.Node {
+// Apply returns the nodes with copies in place of those whose external addresses are not the
+// annotated ones. The copies have exactly these in their status, of both IP families: somebody else
+// may have written others that are wrong. They cannot be written to the Nodes: a kubelet that runs
+// without --cloud-provider=external removes addresses that it does not know.
+func (r *Reader) Apply(ctx context.Context, nodes []*v1.Node) []*v1.Node {
 	if r == nil {
 		return nodes
 	}
 	result := slices.Clone(nodes)
 	for i, node := range nodes {
-		addresses := slices.Clone(node.Status.Addresses)
-		for _, ip := range r.External(ctx, node) {
-			nodehelpers.AddToNodeAddresses(&addresses, v1.NodeAddress{Type: v1.NodeExternalIP, Address: ip.String()})
-		}
-		if len(addresses) > len(node.Status.Addresses) {
-			result[i] = node.DeepCopy()
-			result[i].Status.Addresses = addresses
+		if annotated := r.External(ctx, node); len(annotated) > 0 {
+			result[i] = withExternal(node, annotated)
 		}
 	}
 	return result
+}
+
+func withExternal(node *v1.Node, external []netip.Addr) *v1.Node {
+	isExternal := func(a v1.NodeAddress) bool { return a.Type == v1.NodeExternalIP }
+	addresses := slices.DeleteFunc(slices.Clone(node.Status.Addresses), isExternal)
+	for _, ip := range external {
+		addresses = append(addresses, v1.NodeAddress{Type: v1.NodeExternalIP, Address: ip.String()})
+	}
+	if slices.Equal(addresses, node.Status.Addresses) {
+		return node
+	}
+	changed := node.DeepCopy()
+	changed.Status.Addresses = addresses
+	return changed
 }
 
 // External returns the annotated addresses of a Node, without those entries that are not valid.

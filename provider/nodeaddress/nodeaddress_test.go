@@ -14,6 +14,8 @@ var (
 	internal = v1.NodeAddress{Type: v1.NodeInternalIP, Address: "10.0.0.1"}
 	external = v1.NodeAddress{Type: v1.NodeExternalIP, Address: "203.0.113.1"}
 	another  = v1.NodeAddress{Type: v1.NodeExternalIP, Address: "203.0.113.2"}
+
+	externalIPv6 = v1.NodeAddress{Type: v1.NodeExternalIP, Address: "2001:db8::1"}
 )
 
 func node(annotation string, addresses ...v1.NodeAddress) *v1.Node {
@@ -23,22 +25,24 @@ func node(annotation string, addresses ...v1.NodeAddress) *v1.Node {
 	}
 }
 
-func TestANodeIsCopiedOnlyIfItsStatusLacksAnAddress(t *testing.T) {
+func TestTheAnnotationReplacesAllExternalAddresses(t *testing.T) {
 	for name, c := range map[string]struct {
 		node   *v1.Node
 		want   []v1.NodeAddress
 		copied bool
 	}{
-		"no annotation":             {node("", internal), []v1.NodeAddress{internal}, false},
-		"no valid entry":            {node("x", internal), []v1.NodeAddress{internal}, false},
-		"an address it has":         {node("203.0.113.1", internal, external), []v1.NodeAddress{internal, external}, false},
-		"an address it lacks":       {node("203.0.113.1,x", internal), []v1.NodeAddress{internal, external}, true},
-		"one it has, one it lacks":  {node("203.0.113.1,203.0.113.2", internal, external), []v1.NodeAddress{internal, external, another}, true},
-		"an internal address of it": {node("10.0.0.1", internal), []v1.NodeAddress{internal, {Type: v1.NodeExternalIP, Address: "10.0.0.1"}}, true},
+		"no annotation":              {node("", internal, external), []v1.NodeAddress{internal, external}, false},
+		"no valid entry":             {node("x", internal, external), []v1.NodeAddress{internal, external}, false},
+		"the addresses it has":       {node("203.0.113.1,203.0.113.2", internal, external, another), []v1.NodeAddress{internal, external, another}, false},
+		"an address it lacks":        {node("203.0.113.1,x", internal), []v1.NodeAddress{internal, external}, true},
+		"another than it has":        {node("203.0.113.2", internal, external), []v1.NodeAddress{internal, another}, true},
+		"one of those it has":        {node("203.0.113.2", external, internal, another), []v1.NodeAddress{internal, another}, true},
+		"one of the other IP family": {node("2001:db8::1", internal, external), []v1.NodeAddress{internal, externalIPv6}, true},
+		"an internal address of it":  {node("10.0.0.1", internal), []v1.NodeAddress{internal, {Type: v1.NodeExternalIP, Address: "10.0.0.1"}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := c.node.DeepCopy()
-			got := (&Reader{}).AddTo(t.Context(), []*v1.Node{c.node})
+			got := (&Reader{}).Apply(t.Context(), []*v1.Node{c.node})
 			if diff := cmp.Diff(c.want, got[0].Status.Addresses); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
@@ -81,7 +85,7 @@ func TestANilReaderIgnoresTheAnnotation(t *testing.T) {
 	var reader *Reader
 	reader.SetRecorder(record.NewFakeRecorder(0))
 	annotated := node("203.0.113.1", internal)
-	if got := reader.AddTo(t.Context(), []*v1.Node{annotated}); len(got) != 1 || got[0] != annotated || reader.External(t.Context(), annotated) != nil {
+	if got := reader.Apply(t.Context(), []*v1.Node{annotated}); len(got) != 1 || got[0] != annotated || reader.External(t.Context(), annotated) != nil {
 		t.Errorf("got %v", got)
 	}
 }

@@ -5,11 +5,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -40,6 +42,17 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 	})
 	wantNodeEvent(t, nodes[0], "ExternalIPsInvalid", "nonsense")
 
+	// It replaces what others write, which the node controller keeps for some time.
+	steady(t, 5*time.Second, "the right address alone is published", func() error {
+		addNodeAddress(t, nodes[0].Name, v1.NodeAddress{Type: v1.NodeExternalIP, Address: "203.0.113.99"})
+		got, err := addresses(t.Context(), svc)
+		if want := []string{nodes[1].InternalIP, nodes[2].InternalIP, external}; err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("%v are", got)
+		}
+		return err
+	})
+	wantOpen(t, getTCP, "web", 80, external)
+
 	annotateNode(t, nodes[0].Name, "")
 	wantAddresses(t, svc, time.Minute, nodes[0].InternalIP, nodes[1].InternalIP, nodes[2].InternalIP)
 }
@@ -67,6 +80,22 @@ func ipAdd(t *testing.T, host, words string) {
 			t.Errorf("clean up: %v", err)
 		}
 	})
+}
+
+// addNodeAddress adds an address to the status of a Node, as another controller may do.
+func addNodeAddress(t *testing.T, name string, address v1.NodeAddress) {
+	t.Helper()
+	node, err := client.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(node.Status.Addresses, address) {
+		return
+	}
+	node.Status.Addresses = append(node.Status.Addresses, address)
+	if _, err := client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
+		t.Fatal(err)
+	}
 }
 
 // annotateNode sets the annotation with a Node's external addresses; the empty string removes it.
