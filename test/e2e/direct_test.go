@@ -283,15 +283,15 @@ func TestDirectServesFromATerminatingEndpoint(t *testing.T) {
 	nodes := cluster.Nodes(cluster.GCE)
 	ending := newPodOf(t, ns, "web", nodes[0].Name, gracefulPod())
 	newPod(t, ns, "web", nodes[1].Name)
-	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); withDatapath(options.DatapathAuto)(s) }, servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, ips(nodes[:2], externalIP)...)
-	wantOpen(t, getTCP, "web", port, ips(nodes[:2], externalIP)...)
-	mirror := wantMirror(t, svc, port, ips(nodes, internalIP)...)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); withDatapath(options.DatapathAuto)(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, svc, time.Minute, addressesOf(nodes[:2], externalIP)...)
+	wantOpen(t, getTCP, "web", port, addressesOf(nodes[:2], externalIP)...)
+	mirror := wantMirror(t, svc, port, addressesOf(nodes, internalIP)...)
 
 	connections := startNewConnections(t, port, nodes[:1], externalIP)
 	ending.remove(t)
-	wantAddresses(t, svc, time.Minute, externalIP(nodes[1]))
-	wantAddressesStay(t, svc, 5*time.Second, externalIP(nodes[1]))
+	wantAddresses(t, svc, time.Minute, addressesOf(nodes[1:2], externalIP)...)
+	wantAddressesStay(t, svc, 5*time.Second, addressesOf(nodes[1:2], externalIP)...)
 	connections.wantNoneFailed(t, "while the only endpoint of the node terminates,")
 	if now, err := mirrorOf(t.Context(), svc); err != nil || now.ResourceVersion != mirror.ResourceVersion {
 		t.Errorf("the mirror was written again (%v)", err)
@@ -303,8 +303,8 @@ func TestBareMetalDirectServesFromATerminatingEndpoint(t *testing.T) {
 	nodes := cluster.Nodes(cluster.BareMetal)
 	ending := newPodOf(t, ns, "web", nodes[0].Name, gracefulPod())
 	newPod(t, ns, "web", nodes[1].Name)
-	svc := newService(t, ns, "web", directLocal, servicePort(v1.ProtocolTCP, port))
-	both := ips(nodes[:2], internalIP)
+	svc := newService(t, ns, "web", func(s *v1.Service) { directLocal(s); inAllFamilies(s) }, servicePort(v1.ProtocolTCP, port))
+	both := addressesOf(nodes[:2], internalIP)
 	wantAddresses(t, svc, time.Minute, both...)
 	wantOpen(t, getTCP, "web", port, both...)
 
@@ -316,5 +316,5 @@ func TestBareMetalDirectServesFromATerminatingEndpoint(t *testing.T) {
 	if err := client.CoreV1().Pods(ns).Delete(t.Context(), ending.name, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
 		t.Fatal(err)
 	}
-	wantAddresses(t, svc, time.Minute, internalIP(nodes[1]))
+	wantAddresses(t, svc, time.Minute, addressesOf(nodes[1:2], internalIP)...)
 }
