@@ -21,13 +21,26 @@ func (r *reconciliation) closeLostPorts(ctx context.Context) (closed bool) {
 		return true
 	}
 	// Ports that the Service gains are allowed later, after its proxies have them.
-	narrowed, keeps := r.plan.Firewall, firewallPorts(served)
-	narrowed.Ports = slices.DeleteFunc(slices.Clone(narrowed.Ports), func(p firewall.Port) bool { return !slices.Contains(keeps, p) })
-	if r.ensureFirewall(ctx, narrowed) {
+	if r.ensureFirewall(ctx, limitedTo(r.plan.Firewall, served)) {
 		return true
 	}
 	r.plan.ServeOnly(served)
 	return false
+}
+
+// portsToAllow returns what the firewall has to allow: the ports of the plan, but while proxies with
+// these cannot be created, only those that are served. Whatever else listens on a node would be open.
+func (r *reconciliation) portsToAllow() firewall.Spec {
+	if r.notCreated {
+		return limitedTo(r.plan.Firewall, r.servedPorts())
+	}
+	return r.plan.Firewall
+}
+
+func limitedTo(spec firewall.Spec, ports sets.Set[snapshot.Port]) firewall.Spec {
+	keeps := firewallPorts(ports)
+	spec.Ports = slices.DeleteFunc(slices.Clone(spec.Ports), func(p firewall.Port) bool { return !slices.Contains(keeps, p) })
+	return spec
 }
 
 // servedPorts returns the ports that proxies or kube-proxy, by the mirror, serve now.

@@ -17,6 +17,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/policy"
+	"github.com/hostport-ccm/hostport-ccm/provider/proxies"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -38,6 +39,8 @@ type reconciliation struct {
 	decision direct.Decision
 	// daemonSets are the proxies' DaemonSets as just applied; with datapath direct, as cached.
 	daemonSets []*appsv1.DaemonSet
+	// notCreated reports whether proxies with all ports of the plan cannot be created.
+	notCreated bool
 }
 
 // run performs the steps that make everything a Service should have:
@@ -80,7 +83,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 	if err := r.ensureProxies(ctx); err != nil {
 		return nil, err
 	}
-	allowed := closed && r.ensureFirewall(ctx, r.plan.Firewall)
+	allowed := closed && r.ensureFirewall(ctx, r.portsToAllow())
 	cutover := r.cutover()
 	directNodes := r.direct.NodesToServe(cutover)
 	in := r.publishInput(cutover.Sets, directNodes)
@@ -226,6 +229,10 @@ func (r *reconciliation) ensureProxies(ctx context.Context) error {
 	mirrorErr := r.direct.KeepMirror(ctx, r.svc, r.current, r.plan)
 	var err error
 	r.daemonSets, err = r.proxies.Ensure(ctx, r.svc, r.plan, r.cluster.Nodes)
+	if notCreated := (*proxies.NotCreatedError)(nil); errors.As(err, &notCreated) {
+		r.warnings = append(r.warnings, events.Warning{Reason: events.ProxyNotCreated, Message: notCreated.Error(), Key: notCreated.Key()})
+		r.notCreated, err = true, nil
+	}
 	if err := errors.Join(mirrorErr, err); err != nil {
 		return err
 	}

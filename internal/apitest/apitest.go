@@ -1,5 +1,6 @@
 // Package apitest adds to client-go's fake clientset what writers rely on and it omits: resource
-// versions and UIDs, and conflicts where those of a request are not those of the object.
+// versions and UIDs, conflicts where those of a request are not those of the object, and creations
+// that are only tried.
 package apitest
 
 import (
@@ -30,7 +31,7 @@ var versions atomic.Uint64
 func nextVersion() string { return strconv.FormatUint(1000+versions.Add(1), 10) }
 
 // Reaction is clienttesting.ObjectReaction with conflicts, a new resource version with each write,
-// and a UID for each created object.
+// a UID for each created object, and nothing stored by a dry run.
 func Reaction(tracker clienttesting.ObjectTracker) clienttesting.ReactionFunc {
 	apply := clienttesting.ObjectReaction(tracker)
 	return func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -42,6 +43,9 @@ func Reaction(tracker clienttesting.ObjectTracker) clienttesting.ReactionFunc {
 			obj, metadata := stored(a.Object)
 			if metadata.GetUID() == "" {
 				metadata.SetUID(types.UID("uid-" + metadata.GetResourceVersion()))
+			}
+			if len(a.CreateOptions.DryRun) > 0 {
+				return true, obj, nil
 			}
 			a.Object = obj
 			return apply(a)

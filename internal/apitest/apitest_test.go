@@ -63,3 +63,15 @@ func TestWritesWithOtherPreconditionsConflict(t *testing.T) {
 		})
 	}
 }
+
+func TestADryRunStoresNothing(t *testing.T) {
+	kube := NewClientset()
+	configMaps := kube.CoreV1().ConfigMaps("ns")
+	made, err := configMaps.Create(t.Context(), &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil || made.UID == "" {
+		t.Errorf("created %v (%v)", made, err)
+	}
+	if _, err := configMaps.Get(t.Context(), "a", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("reading it: %v", err)
+	}
+}

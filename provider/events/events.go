@@ -27,6 +27,7 @@ const (
 	HostPortConflict         = "HostPortConflict"
 	DatapathFallback         = "DatapathFallback"
 	ObjectOverridden         = "ObjectOverridden"
+	ProxyNotCreated          = "ProxyNotCreated"
 	FirewallChanged          = "FirewallChanged"
 	FirewallRepaired         = "FirewallRepaired"
 	FirewallUpdateFailed     = "FirewallUpdateFailed"

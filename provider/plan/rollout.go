@@ -35,6 +35,20 @@ func IsRollingOut(ds *appsv1.DaemonSet, unavailable int) bool {
 		int(s.NumberUnavailable) > unavailable
 }
 
+// ReplacesProxies reports whether the change from have to want replaces the proxies. The hash decides,
+// not the template, which somebody's admission policy may have changed.
+func ReplacesProxies(have, want *appsv1.DaemonSet) bool {
+	return have.Annotations[AnnotationSpecHash] != want.Annotations[AnnotationSpecHash]
+}
+
+// Missing returns on how many nodes a DaemonSet has no pod although it should, by its status.
+func Missing(ds *appsv1.DaemonSet) int {
+	if ds.Status.ObservedGeneration < ds.Generation {
+		return 0
+	}
+	return int(ds.Status.DesiredNumberScheduled - ds.Status.CurrentNumberScheduled)
+}
+
 // CanWait reports whether the change from have to want can wait until the other proxy set has been
 // replaced, so that no two nodes are without an address at a time. A change of ports cannot.
 func CanWait(have, want *appsv1.DaemonSet) bool {
@@ -44,12 +58,11 @@ func CanWait(have, want *appsv1.DaemonSet) bool {
 
 // resetIfRolledOut returns want with the usual update strategy if nothing is to be rolled out.
 // Writing the strategy whenever a node comes or goes would have no effect, and the number has to be
-// right when the next rollout begins. The hash decides, not the template, which somebody's admission
-// policy may have changed.
+// right when the next rollout begins.
 func resetIfRolledOut(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
 	rolledOut := have.Status.ObservedGeneration >= have.Generation &&
 		have.Status.UpdatedNumberScheduled >= have.Status.DesiredNumberScheduled
-	if !rolledOut || have.Annotations[AnnotationSpecHash] != want.Annotations[AnnotationSpecHash] {
+	if !rolledOut || ReplacesProxies(have, want) {
 		return want
 	}
 	reset := want.DeepCopy()

@@ -104,3 +104,13 @@ func TestOnlyChangesOtherThanPortsWaitForARollout(t *testing.T) {
 		}
 	}
 }
+
+func TestMissingCountsPodsThatTheStatusLacks(t *testing.T) {
+	ds := &appsv1.DaemonSet{Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 3, CurrentNumberScheduled: 2}}
+	if got := Missing(ds); got != 1 {
+		t.Errorf("got %d", got)
+	}
+	if ds.Generation++; Missing(ds) != 0 {
+		t.Error("a status of an earlier spec counts")
+	}
+}

@@ -3,6 +3,7 @@ package proxies
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,13 +24,13 @@ import (
 const rolloutPeriod = 2 * time.Second
 
 // Ensure makes the proxies of a Service as planned, and returns its DaemonSets as they then are.
-// nodes are all nodes of the cluster.
+// nodes are all nodes of the cluster. Beside the DaemonSets, there may be a *NotCreatedError.
 func (m *Manager) Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) (daemonSets []*appsv1.DaemonSet, err error) {
 	assigned, err := m.assignPorts(ctx, svc, p)
 	if err != nil {
 		return nil, err
 	}
-	rollingOut := false
+	rollingOut, notCreated := false, (*NotCreatedError)(nil)
 	for _, set := range p.ProxySets(assigned) {
 		if set.DaemonSet == nil {
 			if !m.cachedSet(svc, set.Name) {
@@ -43,10 +44,13 @@ func (m *Manager) Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nod
 		unavailable := publish.Unavailable(nodes, p.Nodes, m.podsOf(svc, set.DaemonSet))
 		set.TolerateUnavailable(unavailable)
 		ds, err := m.ensureSet(ctx, svc, set, rollingOut)
-		if err != nil {
+		if err != nil && !errors.As(err, &notCreated) {
 			return daemonSets, err
 		}
 		daemonSets, rollingOut = append(daemonSets, ds), plan.IsRollingOut(ds, unavailable)
+	}
+	if notCreated != nil {
+		return daemonSets, notCreated
 	}
 	return daemonSets, nil
 }
@@ -87,11 +91,10 @@ func (m *Manager) ensureSet(ctx context.Context, svc *v1.Service, set plan.Proxy
 		m.reloadConfig(ctx, svc, set.DaemonSet)
 	}
 	if have, found := m.DaemonSets.Cached(svc, set.Name); rollingOut && found && plan.CanWait(have, set.DaemonSet) {
-		m.queue.EnqueueAfter(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, rolloutPeriod)
+		m.queue.EnqueueAfter(nameOf(svc), rolloutPeriod)
 		return have, nil
 	}
-	ds, _, err := m.DaemonSets.Ensure(ctx, svc, set.DaemonSet)
-	return ds, err
+	return m.applyDaemonSet(ctx, svc, set.DaemonSet)
 }
 
 const (

@@ -38,6 +38,7 @@ type Manager struct {
 	kube       kubernetes.Interface
 	settings   plan.Settings
 	queue      Enqueuer
+	trials     trials
 }
 
 // The indexes of proxies.
@@ -249,6 +250,7 @@ func (m *Manager) Delete(ctx context.Context, svc *v1.Service) error {
 }
 
 func (m *Manager) deleteSet(ctx context.Context, svc *v1.Service, name string) error {
+	m.trials.forget(name)
 	if err := m.DaemonSets.Delete(ctx, svc, name); err != nil {
 		return err
 	}

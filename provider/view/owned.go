@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,7 +27,7 @@ func (s *Services) WatchOwned(owned informers.SharedInformerFactory, nodes corei
 	return s.addHandlers([]source{
 		{owned.Core().V1().Pods().Informer(), nil, s.ownerHandler(podMatters, podChanged)},
 		{owned.Core().V1().Pods().Informer(), nil, s.successorHandler()},
-		{owned.Apps().V1().DaemonSets().Informer(), nil, s.ownerHandler(always, edited)},
+		{owned.Apps().V1().DaemonSets().Informer(), nil, s.ownerHandler(always, daemonSetChanged)},
 		{owned.Core().V1().ConfigMaps().Informer(), nil, s.ownerHandler(never, edited)},
 		{s.real.Informer(), nil, s.mirrorHandler()},
 		{nodes.Informer(), nil, s.nodeHandler()},
@@ -151,6 +152,11 @@ func podMatters(obj any) bool {
 // podChanged is false for a pod that is only scheduled.
 func podChanged(before, after any) bool {
 	return stateOf(before) != stateOf(after) && (podMatters(before) || podMatters(after))
+}
+
+// daemonSetChanged reports whether a DaemonSet was edited, or the number of pods that it lacks changed.
+func daemonSetChanged(before, after any) bool {
+	return edited(before, after) || plan.Missing(before.(*appsv1.DaemonSet)) != plan.Missing(after.(*appsv1.DaemonSet))
 }
 
 // edited reports whether anything but the status of an object was written.

@@ -64,6 +64,14 @@ func TestPodChangedReportsReadinessAndFailures(t *testing.T) {
 	}
 }
 
+func TestADaemonSetChangesWithTheNumberOfPodsThatItLacks(t *testing.T) {
+	complete, lacking, ready := &appsv1.DaemonSet{}, &appsv1.DaemonSet{}, &appsv1.DaemonSet{}
+	lacking.Status.DesiredNumberScheduled, ready.Status.NumberReady = 1, 1
+	if !daemonSetChanged(complete, lacking) || !daemonSetChanged(lacking, complete) || daemonSetChanged(complete, ready) {
+		t.Error("want a change of the number of missing pods, and no other change of the status")
+	}
+}
+
 func TestEditedIgnoresTheStatus(t *testing.T) {
 	ds, status, spec, label := &appsv1.DaemonSet{}, &appsv1.DaemonSet{}, &appsv1.DaemonSet{}, &appsv1.DaemonSet{}
 	status.Status.NumberReady, spec.Generation, label.Labels = 1, 1, map[string]string{"a": "b"}
