@@ -69,6 +69,7 @@ type proxyManager interface {
 	Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) ([]*appsv1.DaemonSet, error)
 	Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.ProxySet
 	Pods(svc *v1.Service) []*v1.Pod
+	Ended(svc *v1.Service) []*v1.Pod
 	ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool
 	OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
 	Held(svc *v1.Service, port snapshot.Port, nodes []*v1.Node) map[string]bool

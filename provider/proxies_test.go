@@ -202,3 +202,18 @@ func TestANewPortIsOpenedAfterItsDaemonSetIsCreated(t *testing.T) {
 		t.Error("the firewall allowed the port before its DaemonSet existed")
 	}
 }
+
+func TestAProxyThatHasEndedIsReportedAndHoldsNothingUp(t *testing.T) {
+	c := twoNodes(t)
+	c.start()
+	c.serve(service("web"))
+	c.proxy("web", "n1", func(pod *v1.Pod) {
+		ready(pod) // Whoever sets the phase may leave the conditions as they were.
+		pod.Status.Phase, pod.Status.Reason = v1.PodFailed, "NodeShutdown"
+	})
+	c.publishes("web", "203.0.113.2")
+	c.eventually("a warning", func() bool { return c.hasEvent("Warning ProxyNotRunning web", "node n1", "NodeShutdown") })
+	c.removeProxy("web", "n2")
+	c.delete("web")
+	c.eventually("the Service is deleted", func() bool { return c.isGone("web") })
+}

@@ -243,7 +243,8 @@ func (r *reconciliation) ensureProxies(ctx context.Context) error {
 	explained := len(r.plan.Occupied) > 0 || len(r.plan.Awaited) > 0 || r.plan.NoNodes != ""
 	ending := slices.Concat(slices.Collect(maps.Values(r.proxies.OthersWithPortsOf(r.plan.Service)))...)
 	pods := r.proxies.Pods(r.svc)
-	for _, p := range publish.Problems(publish.WithoutWaiting(pods, slices.Concat(pods, ending), time.Now())) {
+	starting := publish.WithoutWaiting(pods, slices.Concat(pods, ending), time.Now())
+	for _, p := range publish.Problems(slices.Concat(starting, r.proxies.Ended(r.svc))) {
 		if p.Reason != publish.ReasonUnschedulable || !explained {
 			r.warnings = append(r.warnings, events.Warning{Reason: p.Reason, Message: p.Message, Key: p.Reason})
 		}

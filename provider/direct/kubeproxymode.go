@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 )
 
 // The ConfigMap in which kubeadm stores the configuration of all kube-proxies, and the label that it
@@ -162,7 +162,7 @@ func (k *KubeProxyMode) awaitsPods(ctx context.Context, written time.Time) (reas
 		return "the pods of kube-proxy cannot be read", fmt.Errorf("reading the pods of kube-proxy: %w", err)
 	}
 	for _, pod := range pods.Items {
-		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed ||
+		ended := publish.Ended(&pod) ||
 			pod.DeletionTimestamp != nil && pod.DeletionTimestamp.Time.Before(time.Now())
 		if !ended && pod.CreationTimestamp.Time.Before(written) {
 			return fmt.Sprintf("pod %s is older than the last change of %s (kubectl -n %s rollout restart daemonset kube-proxy)", pod.Name, configMapName, metav1.NamespaceSystem), nil

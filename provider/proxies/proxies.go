@@ -41,23 +41,34 @@ type Manager struct {
 	trials     trials
 }
 
-// The indexes of proxies.
+// The indexes of proxies. Only endedByService has pods that have ended: these are nobody's proxies.
 const (
-	byService  = "service"
-	byHostPort = "host port"
+	byService      = "service"
+	byHostPort     = "host port"
+	endedByService = "service of ended pods"
 )
 
 var indexers = cache.Indexers{
-	byService: func(obj any) ([]string, error) {
-		return []string{obj.(*v1.Pod).Labels[plan.LabelServiceUID]}, nil
-	},
-	byHostPort: func(obj any) ([]string, error) {
-		var ports []string
-		for _, port := range snapshot.HostPorts(obj.(*v1.Pod).Spec) {
+	byService: index(false, serviceOf),
+	byHostPort: index(false, func(pod *v1.Pod) (ports []string) {
+		for _, port := range snapshot.HostPorts(pod.Spec) {
 			ports = append(ports, port.String())
 		}
-		return ports, nil
-	},
+		return ports
+	}),
+	endedByService: index(true, serviceOf),
+}
+
+func serviceOf(pod *v1.Pod) []string { return []string{pod.Labels[plan.LabelServiceUID]} }
+
+// index is an index of the pods that have ended, or of the others.
+func index(ended bool, keys func(*v1.Pod) []string) cache.IndexFunc {
+	return func(obj any) ([]string, error) {
+		if pod := obj.(*v1.Pod); publish.Ended(pod) == ended {
+			return keys(pod), nil
+		}
+		return nil, nil
+	}
 }
 
 // New returns a Manager. owned is an informer factory for objects with our mark in the namespace of
@@ -77,14 +88,19 @@ func New(kube kubernetes.Interface, settings plan.Settings, owned informers.Shar
 	}, nil
 }
 
-// Pods returns the proxies of a Service in any state.
+// Pods returns the proxies of a Service that have not ended, in any other state.
 func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.find(byService, string(svc.UID)) }
 
-// AllPods returns the proxies of all Services in any state.
+// Ended returns the former proxies of a Service that have ended and still exist.
+func (m *Manager) Ended(svc *v1.Service) []*v1.Pod { return m.find(endedByService, string(svc.UID)) }
+
+// AllPods returns the proxies of all Services that have not ended, in any other state.
 func (m *Manager) AllPods() []*v1.Pod {
 	var pods []*v1.Pod
-	for _, pod := range m.pods.List() {
-		pods = append(pods, pod.(*v1.Pod))
+	for _, obj := range m.pods.List() {
+		if pod := obj.(*v1.Pod); !publish.Ended(pod) {
+			pods = append(pods, pod)
+		}
 	}
 	return pods
 }

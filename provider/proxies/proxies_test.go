@@ -112,3 +112,31 @@ func TestHeldNodesAreThoseOfTheDaemonSetsAndOfTheirPods(t *testing.T) {
 		t.Errorf("another port is held on %v", got)
 	}
 }
+
+func TestAPodThatHasEndedIsNobodysProxy(t *testing.T) {
+	svc, other := testService(80), testService(80)
+	other.UID = "other-uid"
+	m := &Manager{pods: cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers)}
+	for name, phase := range map[string]v1.PodPhase{"running": v1.PodRunning, "failed": v1.PodFailed, "completed": v1.PodSucceeded} {
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name, Labels: map[string]string{plan.LabelServiceUID: string(svc.UID)}}}
+		pod.Spec.NodeName = "on-" + name
+		pod.Spec.Containers = []v1.Container{{Ports: []v1.ContainerPort{{HostPort: 80, Protocol: v1.ProtocolTCP}}}}
+		pod.Status.Phase = phase
+		pod.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
+		if err := m.pods.Add(pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	served := m.ServedPorts(svc)
+	for what, n := range map[string]int{
+		"pods of the Service": len(m.Pods(svc)), "pods of all Services": len(m.AllPods()), "nodes that serve": len(served),
+		"pods with another Service's port": len(m.OthersWithPortsOf(other)[tcp(80)]), "ended pods, less one": len(m.Ended(svc)) - 1,
+	} {
+		if n != 1 {
+			t.Errorf("%s: %d", what, n)
+		}
+	}
+	if !served["on-running"][tcp(80)] {
+		t.Errorf("served: %v", served)
+	}
+}

@@ -28,7 +28,7 @@ const (
 	ReasonCrash         = "ProxyNotRunning"
 )
 
-// Problems explains which of a Service's proxies cannot start: one Problem per reason, sorted by
+// Problems explains which of a Service's proxies cannot start or have ended: one Problem per reason, sorted by
 // reason.
 func Problems(pods []*v1.Pod) []Problem {
 	byReason := map[string][]Problem{}
@@ -49,10 +49,13 @@ func Problems(pods []*v1.Pod) []Problem {
 	return list
 }
 
-// ProblemOf explains why one proxy cannot start, if so.
+// ProblemOf explains why one proxy cannot start, or has ended, if so.
 func ProblemOf(pod *v1.Pod) (Problem, bool) {
 	if pod.DeletionTimestamp != nil {
 		return Problem{}, false
+	}
+	if Ended(pod) {
+		return Problem{ReasonCrash, ended(pod)}, true
 	}
 	if c, found := unscheduledCondition(pod); found {
 		return Problem{ReasonUnschedulable, unschedulable(pod, c.Message)}, true
@@ -75,6 +78,16 @@ func WithoutWaiting(pods, proxies []*v1.Pod, now time.Time) []*v1.Pod {
 		})
 	})
 }
+
+// ended explains what ended a pod, in the kubelet's words.
+func ended(pod *v1.Pod) string {
+	cause := strings.Join(strings.Fields(pod.Status.Reason+" "+pod.Status.Message), " ")
+	return fmt.Sprintf("proxy pod %s/%s on node %s has ended (%s): it is replaced as soon as the node can run another",
+		pod.Namespace, pod.Name, targetNode(pod), options.Cut(cmp.Or(cause, string(pod.Status.Phase)), maxCause))
+}
+
+// maxCause is how many bytes of the kubelet's words are quoted.
+const maxCause = 512
 
 // portTaken is part of the scheduler's message about a host port that another pod has:
 // k8s.io/kubernetes, pkg/scheduler/framework/plugins/nodeports, ErrReason.

@@ -37,6 +37,14 @@ func unscheduled(message string) func(*v1.Pod) {
 	}
 }
 
+func failedPod(reason, message string) func(*v1.Pod) {
+	return func(pod *v1.Pod) {
+		pod.Status.Phase, pod.Status.Reason, pod.Status.Message = v1.PodFailed, reason, message
+	}
+}
+
+func completed(pod *v1.Pod) { pod.Status.Phase = v1.PodSucceeded }
+
 func TestProblemsNameTheCauseAndTheRemedy(t *testing.T) {
 	for name, c := range map[string]struct {
 		pods   []*v1.Pod
@@ -53,6 +61,14 @@ func TestProblemsNameTheCauseAndTheRemedy(t *testing.T) {
 		"an image that does not exist, of the init container": {
 			[]*v1.Pod{pod(1, false, waiting("ErrImagePull", ""), asInitContainer, waiting("PodInitializing", ""))},
 			ReasonImage, []string{"proxy-1", "loadBalancer.proxyImage"},
+		},
+		"an evicted proxy": {
+			[]*v1.Pod{pod(1, true, failedPod("Evicted", "The node was low on resource: memory. "))},
+			ReasonCrash, []string{"proxy-1", "node n1", "(Evicted The node was low on resource: memory.)", "replaced"},
+		},
+		"an evicted proxy that is deleted": {pods: []*v1.Pod{pod(1, false, failedPod("Evicted", ""), stopping)}},
+		"a proxy that completed when its node was shut down": {
+			[]*v1.Pod{pod(1, false, completed)}, ReasonCrash, []string{"proxy-1", "(Succeeded)"},
 		},
 		"a port conflict on the node": {
 			[]*v1.Pod{pod(1, false, unscheduled("0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."))},

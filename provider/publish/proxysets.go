@@ -15,7 +15,7 @@ import (
 type ProxySet struct {
 	// Ports are those that the proxies are to have. One that is yet to be replaced may have others.
 	Ports []snapshot.Port
-	// Pods are the proxies in any state.
+	// Pods are the proxies that have not ended.
 	Pods []*v1.Pod
 	// Created is when the DaemonSet was created.
 	Created time.Time
@@ -58,9 +58,15 @@ func readyOn(pods []*v1.Pod, node string) bool {
 
 func isReadyOn(pod *v1.Pod, node string) bool { return pod.Spec.NodeName == node && Ready(pod) }
 
+// Ended reports whether a pod's containers have ended for good, as after an eviction or the shutdown
+// of its node. Such a pod has no ports any more, and is nobody's proxy.
+func Ended(pod *v1.Pod) bool {
+	return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+}
+
 // Ready reports whether a proxy forwards. One that is terminating counts as not ready.
 func Ready(pod *v1.Pod) bool {
-	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
+	return pod.DeletionTimestamp == nil && !Ended(pod) && slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {
 		return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
 	})
 }
@@ -100,8 +106,7 @@ func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
 func NotEnded(pods []*v1.Pod, nodes []*v1.Node) []*v1.Pod {
 	alive := snapshot.Names(filter(nodes, NodeReady))
 	return filter(pods, func(pod *v1.Pod) bool {
-		ended := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
-		return !ended && (pod.Spec.NodeName == "" || alive[pod.Spec.NodeName])
+		return !Ended(pod) && (pod.Spec.NodeName == "" || alive[pod.Spec.NodeName])
 	})
 }
 

@@ -81,13 +81,22 @@ func (s *Services) ownerHandler(added func(any) bool, changed func(before, after
 	}
 }
 
-// successorHandler enqueues the Services that want a port of another Service's proxy that is gone.
+// successorHandler enqueues the Services that want a port of another Service's proxy that has ended
+// or is gone.
 func (s *Services) successorHandler() cache.ResourceEventHandler {
-	return cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+	free := func(obj any) {
 		if proxy, ok := unwrapDeleted(obj).(*v1.Pod); ok {
 			s.enqueueClaimants(snapshot.HostPorts(proxy.Spec), types.UID(proxy.Labels[plan.LabelServiceUID]))
 		}
-	}}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			if !publish.Ended(before.(*v1.Pod)) && publish.Ended(after.(*v1.Pod)) {
+				free(after)
+			}
+		},
+		DeleteFunc: free,
+	}
 }
 
 func (s *Services) nodeHandler() cache.ResourceEventHandler {

@@ -40,7 +40,8 @@ func TestNodeChangedIgnoresHeartbeats(t *testing.T) {
 }
 
 func TestPodChangedReportsReadinessAndFailures(t *testing.T) {
-	created, scheduled, ready, failed := &v1.Pod{}, &v1.Pod{}, &v1.Pod{}, &v1.Pod{}
+	created, scheduled, ready, failed, ended := &v1.Pod{}, &v1.Pod{}, &v1.Pod{}, &v1.Pod{}, &v1.Pod{}
+	ended.Status.Phase = v1.PodFailed
 	scheduled.Spec.NodeName = "n1"
 	ready.Spec.NodeName = "n1"
 	ready.Status.Conditions = []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}
@@ -54,6 +55,7 @@ func TestPodChangedReportsReadinessAndFailures(t *testing.T) {
 		"a pod becomes not ready": {ready, scheduled, true},
 		"a pod fails to start":    {scheduled, failed, true},
 		"a pod recovers":          {failed, scheduled, true},
+		"a pod ends":              {scheduled, ended, true},
 		"no change":               {ready, ready, false},
 	} {
 		t.Run(name, func(t *testing.T) {

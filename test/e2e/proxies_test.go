@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -224,4 +225,49 @@ func TestDrainedNodeServesWhilePublished(t *testing.T) {
 		return fmt.Errorf("it is still there (%v)", err)
 	})
 	watch.stop(t)
+}
+
+// An evicted pod keeps its object, with phase Failed, until the DaemonSet controller replaces it. A
+// finalizer makes it stay.
+func TestAProxyThatHasEndedIsReplacedAndHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	svc, port := newWeb(t)
+	p := proxies(t, svc)[0]
+	pods := client.CoreV1().Pods(cluster.ProductNamespace)
+	setFinalizers := func(list string) {
+		patch := []byte(`{"metadata":{"finalizers":` + list + `}}`)
+		if _, err := pods.Patch(context.WithoutCancel(t.Context()), p.name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	setFinalizers(`["example.com/e2e"]`)
+	released := false
+	t.Cleanup(func() {
+		if !released {
+			setFinalizers("null")
+		}
+	})
+	failed := []byte(`{"status":{"phase":"Failed","reason":"Evicted","message":"The node was low on resource: memory."}}`)
+	if _, err := pods.Patch(t.Context(), p.name, types.MergePatchType, failed, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "another proxy is ready on "+p.node, func(ctx context.Context) error {
+		now, err := proxiesOf(ctx, svc)
+		if err == nil && !slices.ContainsFunc(now, func(n proxy) bool { return n.node == p.node && n.uid != p.uid }) {
+			err = fmt.Errorf("there are %v", now)
+		}
+		return err
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	deleteService(t, svc)
+	eventually(t, time.Minute, "the Service is gone", func(ctx context.Context) error {
+		_, err := client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is still there (%w)", err)
+	})
+	setFinalizers("null")
+	released = true
 }

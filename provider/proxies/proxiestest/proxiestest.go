@@ -81,6 +81,9 @@ func (m *Manager) Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []pub
 // Pods returns the proxies of the Service.
 func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.sets[svc.UID].pods }
 
+// Ended returns nothing: no proxy ends and stays.
+func (m *Manager) Ended(*v1.Service) []*v1.Pod { return nil }
+
 // ServedPorts returns the ports of the Service's proxies by node.
 func (m *Manager) ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool {
 	served := map[string]map[snapshot.Port]bool{}
