@@ -149,7 +149,8 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		DeleteOrphans: lb.Firewall == firewall.Managed,
 	}), w.services.Resume)
 	sink := events.NewEventRecorder(ctx, kube, component)
-	recorder := events.NewRecorder(sink)
+	recent := events.ListRecent(ctx, kube, component)
+	recorder := events.NewRecorder(sink, recent)
 	c.addresses.SetRecorder(recorder)
 	allowed := policy.Policy{Defaults: c.config.Options(), Limits: lb.Policy}
 	c.balancer = &loadBalancer{
@@ -172,7 +173,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		synced := w.services.Informer().HasSynced
 		w.start(ctx)
 		go orphans.Run(ctx, synced)
-		go saturation.New(proxyManager.AllPods, w.serviceNamed, events.NewRecorder(sink)).Run(ctx)
+		go saturation.New(proxyManager.AllPods, w.serviceNamed, events.NewRecorder(sink, recent)).Run(ctx)
 		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w.services, t) })
 		mode.Run(ctx, w.services.EnqueueAll)
 		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)

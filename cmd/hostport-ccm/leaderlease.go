@@ -16,6 +16,7 @@ import (
 	appconfig "k8s.io/cloud-provider/app/config"
 	managerapp "k8s.io/controller-manager/app"
 	"k8s.io/controller-manager/controller"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 )
 
@@ -23,6 +24,8 @@ import (
 // and not when the lease has expired. The app package of k8s.io/cloud-provider does not release it,
 // as of v0.37.2.
 type leaderLease struct {
+	writes writes // Of all controllers.
+
 	mu sync.Mutex
 	// These are set once this replica leads.
 	kube            kubernetes.Interface
@@ -34,6 +37,8 @@ type leaderLease struct {
 // start only then.
 func (l *leaderLease) wrap(construct app.InitFuncConstructor) app.InitFuncConstructor {
 	return func(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+		// The clients of the controllers are made later, and completed.Client before.
+		completed.Kubeconfig.Wrap(l.writes.wrap)
 		start := construct(init, completed, cloud)
 		return func(ctx context.Context, manager managerapp.ControllerContext) (controller.Interface, bool, error) {
 			election := completed.ComponentConfig.Generic.LeaderElection
@@ -53,13 +58,21 @@ func (l *leaderLease) acquired(kube kubernetes.Interface, namespace, name string
 	l.kube, l.namespace, l.name, l.stop = kube, namespace, name, stop
 }
 
-// release stops the controller and releases the lease if this replica leads. The process has to
-// exit right after it, as it would acquire the lease again.
+// writesTimeout is how long a shutdown waits for writes. Together with the release of the lease, it is
+// less than a pod's default grace period of 30 s.
+const writesTimeout = 8 * time.Second
+
+// release stops the controllers and releases the lease if this replica leads. First it waits until
+// nothing is being written: the next leader must not be overtaken. The process has to exit right
+// after it, as it would acquire the lease again.
 func (l *leaderLease) release() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.kube == nil {
 		return nil
+	}
+	if !l.writes.stop(writesTimeout) {
+		klog.Background().Info("The lease is released although writes are under way", "after", writesTimeout)
 	}
 	l.stop()
 	host, err := os.Hostname()

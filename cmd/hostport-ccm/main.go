@@ -95,7 +95,8 @@ func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 	// When the leader's own node dies, another replica leads within 9 s and withdraws the node's
 	// addresses. This costs one small request a second.
 	options.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second
-	options.Generic.LeaderElection.RenewDeadline.Duration = 5 * time.Second
+	// A leader that is short of CPU gives up as late as possible.
+	options.Generic.LeaderElection.RenewDeadline.Duration = 7 * time.Second
 	options.Generic.LeaderElection.RetryPeriod.Duration = time.Second
 	// With several workers, a slow call of the cloud's API delays one Service, not all.
 	options.ServiceController.ConcurrentServiceSyncs = 10

@@ -17,7 +17,7 @@ func TestDefaultsOfFlags(t *testing.T) {
 		"concurrent-service-syncs":        "10",
 		"leader-elect":                    "true",
 		"leader-elect-lease-duration":     "8s",
-		"leader-elect-renew-deadline":     "5s",
+		"leader-elect-renew-deadline":     "7s",
 		"leader-elect-retry-period":       "1s",
 		"leader-elect-resource-name":      "hostport-ccm",
 		"leader-elect-resource-namespace": "hostport-system",

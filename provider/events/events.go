@@ -1,9 +1,10 @@
 // Package events records events on Services and Nodes. A warning that still holds is recorded again
-// after RepeatInterval, not at every sync.
+// after RepeatInterval, not at every sync, and not when another process has just recorded it.
 package events
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/reference"
 	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -66,11 +68,13 @@ type Recorder struct {
 	mu sync.Mutex
 	// recorded is when a Service's warnings were last recorded, by reason and key.
 	recorded map[types.UID]map[string]time.Time
+	// recent are the warnings of earlier processes that have not held in this one yet.
+	recent Recent
 }
 
-// NewRecorder returns a Recorder that sends events through recorder.
-func NewRecorder(recorder record.EventRecorder) *Recorder {
-	return &Recorder{recorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}}
+// NewRecorder returns a Recorder that sends events through recorder. recent may be nil.
+func NewRecorder(recorder record.EventRecorder, recent Recent) *Recorder {
+	return &Recorder{recorder: recorder, now: time.Now, recorded: map[types.UID]map[string]time.Time{}, recent: maps.Clone(recent)}
 }
 
 // NewEventRecorder returns a recorder that sends events as component until ctx is done.
@@ -82,8 +86,19 @@ func NewEventRecorder(ctx context.Context, kube kubernetes.Interface, component 
 	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: component})
 }
 
-// Event records an event on an object. A message that is too long is cut, and logged as a whole.
+// Event records an event on an object, unless it is a warning that an earlier process has recorded
+// since RepeatInterval. A message that is too long is cut, and logged as a whole.
 func (r *Recorder) Event(object runtime.Object, eventType, reason, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ref, err := reference.GetReference(scheme.Scheme, object); err == nil && eventType == v1.EventTypeWarning &&
+		r.now().Sub(r.recall(ref.UID, reason, message)) < RepeatInterval {
+		return
+	}
+	r.event(object, eventType, reason, message)
+}
+
+func (r *Recorder) event(object runtime.Object, eventType, reason, message string) {
 	if len(message) > MaxMessage {
 		klog.Background().Info("A message is too long for an event", "reason", reason, "message", message)
 	}
@@ -102,12 +117,24 @@ func (r *Recorder) Warn(svc *v1.Service, all []Warning) {
 		if w.Key == "" {
 			key += w.Message
 		}
-		if recorded[key] = before[key]; now.Sub(before[key]) >= RepeatInterval {
+		recorded[key] = before[key]
+		if before[key].IsZero() {
+			recorded[key] = r.recall(svc.UID, w.Reason, w.Message)
+		}
+		if now.Sub(recorded[key]) >= RepeatInterval {
 			recorded[key] = now
-			r.Event(svc, v1.EventTypeWarning, w.Reason, w.Message)
+			r.event(svc, v1.EventTypeWarning, w.Reason, w.Message)
 		}
 		r.recorded[svc.UID] = recorded
 	}
+}
+
+// recall returns when an earlier process recorded a warning, once.
+func (r *Recorder) recall(object types.UID, reason, message string) time.Time {
+	id := identity{object, reason, options.Cut(message, MaxMessage)}
+	at := r.recent[id]
+	delete(r.recent, id)
+	return at
 }
 
 // Normal records that something was done for a Service.

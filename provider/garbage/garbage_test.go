@@ -70,7 +70,7 @@ func newEnvironment(fatal func(...any), owners ...firewall.Owner) *environment {
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
 	reconciler := operations.New(fw, nil)
 	listed := corelisters.NewServiceLister(e.cached)
-	e.Collector = New(e.kube, settings, listed, func(svc *v1.Service) bool { return svc.Spec.Type == v1.ServiceTypeLoadBalancer }, events.NewRecorder(e.recorder),
+	e.Collector = New(e.kube, settings, listed, func(svc *v1.Service) bool { return svc.Spec.Type == v1.ServiceTypeLoadBalancer }, events.NewRecorder(e.recorder, nil),
 		firewallKind(reconciler, firewall.Managed),
 		KindOf(objects.Mirrors(e.kube, settings, listed, nil)),
 		KindOf(objects.DaemonSets(e.kube, settings, appslisters.NewDaemonSetLister(sets), nil)),

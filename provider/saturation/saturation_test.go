@@ -108,7 +108,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 		return nil
 	}
-	c.monitor = New(func() []*v1.Pod { return []*v1.Pod{c.proxy} }, service, events.NewRecorder(recorder))
+	c.monitor = New(func() []*v1.Pod { return []*v1.Pod{c.proxy} }, service, events.NewRecorder(recorder, nil))
 	c.monitor.limiter = rate.NewLimiter(rate.Inf, 1)
 	return c
 }

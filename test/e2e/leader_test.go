@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,6 +121,106 @@ func TestStoppedLeaderReleasesItsLease(t *testing.T) {
 		}
 	}
 	t.Fatal("no other controller manager leads")
+}
+
+// A leader that gets no CPU cannot renew its lease and ends. Who leads afterwards, the other replica or
+// the restarted process, finds nothing to do.
+func TestALostLeaseCostsNothing(t *testing.T) {
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	web := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
+	warned := newService(t, ns, "warned", func(s *v1.Service) {
+		s.Spec.Selector = map[string]string{"app": "web"}
+		s.Annotations = map[string]string{"hostport-ccm.io/max-node": "2"}
+	}, servicePort(v1.ProtocolTCP, freePort()))
+	for _, svc := range []*v1.Service{web, warned} {
+		wantAddresses(t, svc, time.Minute, externalIPs()...)
+		wantProxies(t, svc, len(externalIPs()))
+	}
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	wantWarning(t, warned, "max-node")
+	for name, c := range map[string]struct {
+		replicas int
+		lose     func(t *testing.T)
+	}{
+		"the leader is suspended":   {replicas, suspendLeader},
+		"the only one is restarted": {1, func(t *testing.T) { leadersKiller(t)() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.replicas != replicas {
+				scaleController(t, c.replicas)
+				t.Cleanup(func() { scaleController(t, replicas) })
+			}
+			eventually(t, time.Minute, "somebody leads", func(ctx context.Context) error { return leadsInsteadOf(ctx, "") })
+			rules := slices.Concat(ruleNames(t, web), ruleNames(t, warned))
+			before, eventsBefore := []map[string]string{versions(t, web), versions(t, warned)}, ownEvents(t, ns)
+			if err := sim.ForgetRequests(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			stream := startNewConnections(t, port, cluster.Nodes(cluster.GCE), externalIP)
+			c.lose(t)
+			// A new Service is served after the others were reconciled.
+			later := newService(t, ns, fmt.Sprint("later", c.replicas), func(s *v1.Service) { s.Spec.Selector = map[string]string{"app": "web"} }, servicePort(v1.ProtocolTCP, freePort()))
+			wantAddresses(t, later, 2*time.Minute, externalIPs()...)
+			stream.wantNoneFailed(t, "meanwhile")
+			after, eventsAfter := []map[string]string{versions(t, web), versions(t, warned)}, ownEvents(t, ns)
+			if diff := cmp.Diff(before, after); diff != "" {
+				t.Errorf("objects were written (-before +after):\n%s", diff)
+			}
+			maps.DeleteFunc(eventsAfter, func(key, _ string) bool { return strings.Contains(key, later.Name) })
+			if diff := cmp.Diff(eventsBefore, eventsAfter); diff != "" {
+				t.Errorf("events were recorded (-before +after):\n%s", diff)
+			}
+			wantNoWrites(t, rules)
+		})
+	}
+}
+
+// suspendLeader stops the process of the leader until the other one leads, continues it, and waits
+// until it has ended and been restarted.
+func suspendLeader(t *testing.T) {
+	t.Helper()
+	before, err := leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := leadersPod(t)
+	status := pod.Status.ContainerStatuses[0]
+	container := strings.TrimPrefix(status.ContainerID, "containerd://")
+	signal := func(name string) {
+		if out, err := sandbox.Exec(t.Context(), pod.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "--signal", name, container); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	signal("SIGSTOP")
+	eventually(t, time.Minute, "the other one leads", func(ctx context.Context) error { return leadsInsteadOf(ctx, before) })
+	signal("SIGCONT")
+	eventually(t, 2*time.Minute, "the process has been restarted", func(ctx context.Context) error {
+		live, err := client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		if err == nil && (live.Status.ContainerStatuses[0].RestartCount == status.RestartCount || !isReady(*live)) {
+			err = errors.New("it has not")
+		}
+		return err
+	})
+}
+
+// ownEvents returns the versions of the events that hostport-ccm and its controllers recorded on the
+// Services of a namespace and on Nodes.
+func ownEvents(t *testing.T, namespace string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, ns := range []string{namespace, metav1.NamespaceDefault} {
+		list, err := client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list.Items {
+			if slices.Contains([]string{"hostport-ccm", "service-controller", "cloud-node-controller", "cloud-node-lifecycle-controller"}, e.Source.Component) {
+				found[e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason+" "+e.Message+" "+e.Name] = e.ResourceVersion
+			}
+		}
+	}
+	return found
 }
 
 // acceptedWrites counts the accepted changes of firewall rules, finished or not, by verb and rule.
