@@ -2,6 +2,7 @@ package nodeproxy
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -105,7 +106,7 @@ func (h *health) ready() error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not ready: %s", strings.Join(reasons, "; "))
+	return errors.New(config.NotReadyPrefix + strings.Join(reasons, "; "))
 }
 
 // readiness returns 1 if the proxy is ready, else 0.

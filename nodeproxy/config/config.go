@@ -20,6 +20,9 @@ const (
 // BearerPrefix precedes the token in the header Authorization of a request for health.
 const BearerPrefix = "Bearer "
 
+// NotReadyPrefix precedes the reasons why a proxy is not ready in its answer.
+const NotReadyPrefix = "not ready: "
+
 // MaxDrainSeconds is the longest drain time. The grace period of all proxy pods
 // is longer. It is the same for all, since a change of it would replace the pods.
 const MaxDrainSeconds = 3600

@@ -18,8 +18,11 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// MetricsFlag is the flag of a proxy with the port of its metrics, which follows.
-const MetricsFlag = "--metrics-address=:"
+// The flags of a proxy with the ports of its metrics and of its health, which follow.
+const (
+	MetricsFlag = "--metrics-address=:"
+	HealthFlag  = "--health-address=:"
+)
 
 // configDir is the mount point of the ConfigMap. A mounted directory follows changes of the
 // ConfigMap; a single mounted file does not.
@@ -135,7 +138,7 @@ func (s Settings) container(svc *v1.Service) v1.Container {
 	// Other pods do not know the UID of a Service: only those who may read the Service do.
 	args := []string{
 		MetricsFlag + fmt.Sprint(metrics),
-		fmt.Sprintf("--health-address=:%d", health),
+		HealthFlag + fmt.Sprint(health),
 		"--health-token=" + string(svc.UID),
 	}
 	if !hasIPv6(svc) {

@@ -4,17 +4,13 @@ package saturation
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"golang.org/x/time/rate"
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,6 +21,7 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/proxyclient"
 )
 
 const (
@@ -33,9 +30,6 @@ const (
 	// perSecond is how many proxies are asked in a second, so that the work does not grow with their
 	// number: with more than 150, a round takes longer.
 	perSecond = 10
-	// timeout limits a request, and maxBytes its answer.
-	timeout  = 2 * time.Second
-	maxBytes = 1 << 20
 	// percent is how full a port is when it is reported.
 	percent = 80
 	// maxNodes is how many nodes an event names.
@@ -66,7 +60,7 @@ type Monitor struct {
 	proxies func() []*v1.Pod
 	service func(types.NamespacedName) *v1.Service
 	events  *events.Recorder
-	client  *http.Client
+	client  *proxyclient.Client
 	limiter *rate.Limiter
 	// asked are the Services whose proxies were asked in the last round.
 	asked map[types.UID]*v1.Service
@@ -80,12 +74,7 @@ func New(proxies func() []*v1.Pod, service func(types.NamespacedName) *v1.Servic
 		proxies: proxies,
 		service: service,
 		events:  recorder,
-		client: &http.Client{
-			Timeout: timeout,
-			// The addresses are those of pods, so no proxy of the environment applies.
-			Transport:     &http.Transport{DisableKeepAlives: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		client:  proxyclient.New(),
 		limiter: rate.NewLimiter(perSecond, 1),
 	}
 }
@@ -98,22 +87,25 @@ func (m *Monitor) Run(ctx context.Context) {
 func (m *Monitor) round(ctx context.Context) {
 	services, full := map[types.UID]*v1.Service{}, map[types.UID][]string{}
 	for _, proxy := range m.proxies() {
-		svc, url := m.service(plan.ServiceOf(proxy)), metricsURL(proxy)
-		if svc == nil || url == "" || string(svc.UID) != proxy.Labels[plan.LabelServiceUID] {
+		svc := m.service(plan.ServiceOf(proxy))
+		if svc == nil || proxy.Status.Phase != v1.PodRunning || string(svc.UID) != proxy.Labels[plan.LabelServiceUID] {
 			continue
 		}
 		if err := m.limiter.Wait(ctx); err != nil {
 			return
 		}
+		families, err := m.client.Metrics(ctx, proxy)
+		if errors.Is(err, proxyclient.ErrNoEndpoint) {
+			continue
+		}
 		services[svc.UID] = svc
-		ports, err := m.read(ctx, url)
 		if err != nil {
 			readsTotal.WithLabelValues("failure").Inc()
 			klog.FromContext(ctx).V(2).Info("Cannot read the metrics of a proxy", "pod", klog.KObj(proxy), "err", err)
 			continue
 		}
 		readsTotal.WithLabelValues("success").Inc()
-		if len(ports) > 0 {
+		if ports := nearlyFull(families); len(ports) > 0 {
 			full[svc.UID] = append(full[svc.UID], fmt.Sprintf("node %s: %s", proxy.Spec.NodeName, strings.Join(ports, ", ")))
 		}
 	}
@@ -127,44 +119,9 @@ func (m *Monitor) round(ctx context.Context) {
 	m.asked = services
 }
 
-// metricsURL returns the URL of a running proxy's metrics, or the empty string.
-func metricsURL(proxy *v1.Pod) string {
-	if proxy.Status.Phase != v1.PodRunning || proxy.Status.PodIP == "" || len(proxy.Spec.Containers) == 0 {
-		return ""
-	}
-	for _, arg := range proxy.Spec.Containers[0].Args {
-		if port, ok := strings.CutPrefix(arg, plan.MetricsFlag); ok {
-			return "http://" + net.JoinHostPort(proxy.Status.PodIP, port) + "/metrics"
-		}
-	}
-	return ""
-}
-
-// read returns the ports of a proxy that are nearly full.
-func (m *Monitor) read(ctx context.Context, url string) (full []string, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := m.client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s returns %s", url, response.Status)
-	}
-	return nearlyFull(io.LimitReader(response.Body, maxBytes))
-}
-
-// nearlyFull reads metrics in Prometheus' text format and describes the ports that have at least
-// percent of the connections that they can have.
-func nearlyFull(text io.Reader) (full []string, err error) {
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(text)
-	if err != nil {
-		return nil, err
-	}
+// nearlyFull describes the ports that have at least percent of the connections that they can have, by
+// the metrics of a proxy.
+func nearlyFull(families map[string]*dto.MetricFamily) (full []string) {
 	limits := map[string]float64{}
 	for _, metric := range families[limitGauge].GetMetric() {
 		limits[portOf(metric)] = metric.GetGauge().GetValue()
@@ -175,15 +132,12 @@ func nearlyFull(text io.Reader) (full []string, err error) {
 			full = append(full, fmt.Sprintf("%s %.0f of %.0f", port, connections, limit))
 		}
 	}
-	return full, nil
+	return full
 }
 
 // portOf names the port of a metric, such as "port 443/TCP over IPv4".
 func portOf(metric *dto.Metric) string {
-	labels := map[string]string{}
-	for _, label := range metric.GetLabel() {
-		labels[label.GetName()] = label.GetValue()
-	}
+	labels := proxyclient.Labels(metric)
 	return fmt.Sprintf("port %s/%s over %s", labels["port"], labels["protocol"], labels["family"])
 }
 
