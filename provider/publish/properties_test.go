@@ -28,6 +28,7 @@ func drawInput(t *rapid.T) Input {
 		Now:       now,
 
 		ServingEndpoints: map[string]bool{},
+		Unreached:        map[string][]v1.IPFamily{},
 	}
 	for range rapid.IntRange(1, 2).Draw(t, "sets") {
 		in.Sets = append(in.Sets, ProxySet{Ports: []snapshot.Port{web}, Created: rapid.SampledFrom([]time.Time{{}, now}).Draw(t, "since")})
@@ -48,6 +49,9 @@ func drawInput(t *rapid.T) Input {
 		in.Nodes = append(in.Nodes, node(n+1, changes...))
 		endpoint := rapid.IntRange(0, 2).Draw(t, "endpoint") // None, one that serves, one that is ready.
 		in.ServingEndpoints[fmt.Sprint("n", n+1)], in.Endpoints[fmt.Sprint("n", n+1)] = endpoint > 0, endpoint > 1
+		if rapid.IntRange(0, 2).Draw(t, "unreachable") == 0 {
+			in.Unreached[fmt.Sprint("n", n+1)] = rapid.SampledFrom([][]v1.IPFamily{{v1.IPv4Protocol}, {v1.IPv6Protocol}, {v1.IPv4Protocol, v1.IPv6Protocol}}).Draw(t, "in")
+		}
 		in.Direct[fmt.Sprint("n", n+1)] = rapid.IntRange(0, 3).Draw(t, "direct") == 0
 		for i := range in.Sets {
 			if rapid.IntRange(0, 3).Draw(t, "pod") > 0 {
@@ -138,6 +142,29 @@ func TestTheLastAddressStaysWhileAnyNodeMayServe(t *testing.T) {
 		}
 		if candidates := filter(in.Nodes, mayServe); len(candidates) > 0 && len(in.Previous.Ingress) > 0 && len(Status(in).Ingress) == 0 {
 			t.Fatalf("nothing is published although %s may serve", candidates[0].Name)
+		}
+	})
+}
+
+// Observations of a prober can be wrong, so they withdraw addresses only in favour of others.
+func TestUnreachableNodesLeaveOnlyWhileOthersStay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		without := in
+		without.Unreached = nil
+		got, all := Status(in), Status(without)
+		if len(got.Ingress) == 0 && len(all.Ingress) > 0 {
+			t.Fatalf("unreachable nodes leave no address of %v", ips(all))
+		}
+		answers := func(entry v1.LoadBalancerIngress) bool {
+			return slices.ContainsFunc(in.Nodes, func(node *v1.Node) bool {
+				return slices.ContainsFunc(in.addresses(node), func(a address) bool {
+					return a.ip.String() == entry.IP && in.reaches(node, family(a.ip))
+				})
+			})
+		}
+		if reached := filter(got.Ingress, answers); len(reached) > 0 && len(reached) < len(got.Ingress) {
+			t.Fatalf("of %v only %d are reachable", ips(got), len(reached))
 		}
 	})
 }

@@ -33,6 +33,9 @@ type Input struct {
 	// Endpoints are the names of the nodes with a ready endpoint. ServingEndpoints has also those
 	// with an endpoint that still serves while it is terminating.
 	Endpoints, ServingEndpoints map[string]bool
+	// Unreached are the IP families in which packets to the ports of a node do not reach its proxy, by
+	// the nodes' names.
+	Unreached map[string][]v1.IPFamily
 	// Previous is the status as it is.
 	Previous v1.LoadBalancerStatus
 	// Families are the Service's IP families, the preferred one first. Empty means both.
@@ -76,6 +79,9 @@ func (in Input) nodesToPublish() []*v1.Node {
 	serving := in.serving()
 	if in.awaitsFirst(serving) {
 		return nil
+	}
+	if reached := filter(serving, in.reached); len(reached) > 0 {
+		serving = reached
 	}
 	if serving = in.preferLocal(serving); len(serving) == 0 {
 		serving = in.lastResort()
@@ -215,10 +221,7 @@ func tainted(node *v1.Node, key string) bool {
 
 // ingress returns the nodes' addresses in the form and order of a status.
 func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
-	var all []address
-	for _, node := range nodes {
-		all = append(all, filter(in.addresses(node), func(a address) bool { return in.forwardsFamily(node, a.ip) })...)
-	}
+	all := in.addressesToPublish(nodes)
 	place := map[string]int{} // The index in the previous status, counted from the end.
 	for i, entry := range in.Previous.Ingress {
 		place[entry.IP] = len(in.Previous.Ingress) - i
