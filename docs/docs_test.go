@@ -181,15 +181,15 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		},
 		{
 			name:      "the events",
-			inSources: []string{"../provider/events/events.go", "../provider/nodeaddress/nodeaddress.go", "../provider/publish/problems.go", "../provider/saturation/saturation.go"}, sourcePattern: `(?m)^(?:const)?\s+\w+\s+= "([A-Z]\w+)"`,
+			inSources: []string{"../provider/events/events.go", "../provider/nodeaddress/nodeaddress.go", "../provider/publish/problems.go", "../provider/reachability/report.go", "../provider/saturation/saturation.go"}, sourcePattern: `(?m)^(?:const)?\s+\w+\s+= "([A-Z]\w+)"`,
 			page: observability, inPattern: "(?:Normal|Warning)(?: \\|)? `(\\w+)`",
 		},
 		{
 			name:      "the controller manager's metrics",
-			inSources: []string{"../internal/gce/metrics.go", "../provider/failover/metrics.go", "../provider/garbage/garbage.go", "../provider/saturation/saturation.go"},
+			inSources: []string{"../internal/gce/metrics.go", "../provider/failover/metrics.go", "../provider/garbage/garbage.go", "../provider/reachability/metrics.go", "../provider/saturation/saturation.go"},
 			// The page has the full names; the sources have them in parts.
 			sourcePattern: `(?m)^\s+Name:\s+"(\w+)"`,
-			page:          observability, inPattern: "(?m)^\\| `hostport_ccm_(?:gce_|failover_|saturation_)?(\\w+)`",
+			page:          observability, inPattern: "(?m)^\\| `hostport_ccm_(?:gce_|failover_|reachability_|saturation_)?(\\w+)`",
 		},
 		{
 			name:      "the proxy's flags",

@@ -126,8 +126,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		return nil, err
 	}
 	settings := plan.Settings{
-		ClusterID:       id,
-		Namespace:       lb.Namespace,
+		ClusterID: id, Namespace: lb.Namespace,
 		ProxyImage:      lb.ProxyImage,
 		ImagePullPolicy: lb.ImagePullPolicy,
 		UserNamespaces:  lb.UserNamespaces,
@@ -144,18 +143,18 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	mode := direct.NewKubeProxyMode(kube, lb.KubeProxyMode)
 	directManager := direct.New(kube, settings, w.all.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, w.services)
 	fw := operations.New(c.newFirewall(firewall.Cluster{
-		ID:            id,
-		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
-		DeleteOrphans: lb.Firewall == firewall.Managed,
+		ID: id, DeleteOrphans: lb.Firewall == firewall.Managed,
+		Services: func() []firewall.Owner { return firewallOwners(settings, w.services) },
 	}), w.services.Resume)
 	sink := events.NewEventRecorder(ctx, kube, component)
 	recent := events.ListRecent(ctx, kube, component)
 	recorder := events.NewRecorder(sink, recent)
 	c.addresses.SetRecorder(recorder)
 	allowed := policy.Policy{Defaults: c.config.Options(), Limits: lb.Policy}
+	reached := w.reachabilityMonitor(proxyManager, directManager, events.NewRecorder(sink, recent))
 	c.balancer = &loadBalancer{
 		settings: settings, policy: allowed, kube: kube, services: w.services, foreign: w.foreign,
-		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder,
+		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder, unreachable: reached.Unreachable,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
 			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
@@ -173,6 +172,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		synced := w.services.Informer().HasSynced
 		w.start(ctx)
 		go orphans.Run(ctx, synced)
+		go reached.Run(ctx)
 		go saturation.New(proxyManager.AllPods, w.serviceNamed, events.NewRecorder(sink, recent)).Run(ctx)
 		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w.services, t) })
 		mode.Run(ctx, w.services.EnqueueAll)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
@@ -256,4 +257,9 @@ func TestSlowDeletionsDoNotBlockOtherServices(t *testing.T) {
 	if c.hasEvent("Warning") {
 		t.Errorf("warnings: %v", c.events())
 	}
+}
+
+func (c *cluster) isGone(name string) bool {
+	_, err := c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err)
 }

@@ -55,9 +55,11 @@ type cluster struct {
 	nodes     *failovertest.Monitor
 	// takeover is how long the proxies stay after kube-proxy serves all nodes.
 	takeover time.Duration
-	balancer *loadBalancer
-	watches  atomic.Int32
-	settled  atomic.Int32
+	// unreachable, if set before start, is what the reachability monitor finds.
+	unreachable *atomic.Pointer[map[string][]v1.IPFamily]
+	balancer    *loadBalancer
+	watches     atomic.Int32
+	settled     atomic.Int32
 	// onStatus, if set before start, is called with each Service whose status was patched.
 	onStatus func(*v1.Service)
 }
@@ -171,6 +173,9 @@ func (c *cluster) startWith(workers int) (stop func()) {
 	}
 	c.balancer = cloud.balancer
 	c.direct().TakeoverTime = c.takeover
+	if c.unreachable != nil {
+		c.balancer.unreachable = func(*v1.Service) map[string][]v1.IPFamily { return *c.unreachable.Load() }
+	}
 	before := c.watches.Load()
 	done := make(chan struct{})
 	go func() {
@@ -385,11 +390,6 @@ func (c *cluster) settle() {
 	c.Helper()
 	name := fmt.Sprint("settle-", time.Now().UnixNano())
 	c.serve(service(name, tcp(int32(10000+c.settled.Add(1)))))
-}
-
-func (c *cluster) isGone(name string) bool {
-	_, err := c.kube.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})
-	return apierrors.IsNotFound(err)
 }
 
 // wantNoResources fails if objects or firewall rules of a Service exist.

@@ -46,6 +46,9 @@ type loadBalancer struct {
 	firewall  firewallReconciler
 	events    *events.Recorder
 	snapshots snapshots
+	// unreachable returns the IP families in which packets to a node's ports do not reach the Service's
+	// proxy, by the nodes' names.
+	unreachable func(*v1.Service) map[string][]v1.IPFamily
 }
 
 // serviceQueue makes the service controller ensure a Service again. *view.Services is one.

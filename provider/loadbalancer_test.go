@@ -67,6 +67,7 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 			services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
 			failures: noFailureDetection, policy: policy.Policy{Defaults: defaults},
 		},
+		unreachable: func(*v1.Service) map[string][]v1.IPFamily { return nil },
 	}
 	s.snapshots.environment = s.direct.Environment
 	return s

@@ -122,14 +122,15 @@ func (r *reconciliation) reject(ctx context.Context, err error) (*v1.LoadBalance
 	eligible := slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return !isEligible(n) })
 	served := slices.DeleteFunc(slices.Clone(eligible), func(n *v1.Node) bool { return !r.current.Nodes[n.Name] || occupied[n.Name] })
 	in := publish.Input{
-		Nodes:    eligible,
-		Sets:     r.proxies.Observe(r.svc, r.proxies.Cached(r.svc)),
-		Direct:   snapshot.Names(served),
-		Local:    r.isLocal(len(served) == 0),
-		Previous: r.svc.Status.LoadBalancer,
-		Families: r.svc.Spec.IPFamilies,
-		IPMode:   publish.IPModes(r.direct.Environment(), true, len(served) > 0),
-		Now:      time.Now(),
+		Nodes:     eligible,
+		Sets:      r.proxies.Observe(r.svc, r.proxies.Cached(r.svc)),
+		Direct:    snapshot.Names(served),
+		Local:     r.isLocal(len(served) == 0),
+		Previous:  r.svc.Status.LoadBalancer,
+		Families:  r.svc.Spec.IPFamilies,
+		Unreached: r.unreachable(r.svc),
+		IPMode:    publish.IPModes(r.direct.Environment(), true, len(served) > 0),
+		Now:       time.Now(),
 	}
 	in.Endpoints, in.ServingEndpoints = r.foreign.EndpointNodes(r.svc)
 	r.recheck(in)
@@ -283,6 +284,7 @@ func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1
 		Sets:      sets,
 		Direct:    snapshot.Names(directNodes),
 		Local:     r.isLocal(!r.decision.Direct),
+		Unreached: r.unreachable(r.svc),
 		Previous:  r.svc.Status.LoadBalancer,
 		Families:  r.svc.Spec.IPFamilies,
 		Addresses: r.options.Addresses,

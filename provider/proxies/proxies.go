@@ -255,6 +255,11 @@ func (m *Manager) Overridden(svc *v1.Service) []string {
 	return slices.Concat(m.DaemonSets.Overridden(svc), m.ConfigMaps.Overridden(svc))
 }
 
+// Replace deletes a proxy, so that its DaemonSet makes another one when it has drained.
+func (m *Manager) Replace(ctx context.Context, proxy *v1.Pod) error {
+	return m.kube.CoreV1().Pods(proxy.Namespace).Delete(ctx, proxy.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(proxy.UID))})
+}
+
 // Delete deletes all objects of a Service's proxies.
 func (m *Manager) Delete(ctx context.Context, svc *v1.Service) error {
 	for _, name := range plan.SetNames(svc) {
