@@ -23,11 +23,13 @@ func (c *cluster) refusePods(cause string) {
 	})
 }
 
-// refuseDaemonSets makes the API server refuse to update DaemonSets.
+// refuseDaemonSets makes the API server refuse to create and update DaemonSets.
 func (c *cluster) refuseDaemonSets(cause string) {
-	c.kube.PrependReactor("update", "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "x", errors.New(cause))
-	})
+	for _, verb := range []string{"create", "update"} {
+		c.kube.PrependReactor(verb, "daemonsets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "x", errors.New(cause))
+		})
+	}
 }
 
 func TestAServiceWhoseChangedProxiesAreRefusedKeepsItsOwn(t *testing.T) {
@@ -50,7 +52,7 @@ func TestAServiceWhoseChangedProxiesAreRefusedKeepsItsOwn(t *testing.T) {
 				t.Error("the DaemonSet was changed")
 			}
 			c.eventually("the firewall allows what is served", func() bool {
-				return c.allowsPort("web", 80) && !c.allowsPort("web", 81) && !c.allowsPort("web", 82)
+				return c.allowsPort("web", 80) && !c.allowsPort("web", 81) && c.allowsPort("web", 82) == c.hasPort("web", 82)
 			})
 			// What turns bad leaves the status nevertheless.
 			c.proxy("web", "n1", func(pod *v1.Pod) { pod.Spec.Containers = before.Spec.Template.Spec.Containers; notReady(pod) })

@@ -80,10 +80,7 @@ func (in Input) nodesToPublish() []*v1.Node {
 	if in.awaitsFirst(serving) {
 		return nil
 	}
-	if reached := filter(serving, in.reached); len(reached) > 0 {
-		serving = reached
-	}
-	if serving = in.preferLocal(serving); len(serving) == 0 {
+	if serving = in.preferLocal(preferring(serving, in.reached)); len(serving) == 0 {
 		serving = in.lastResort()
 	}
 	return serving
@@ -125,8 +122,9 @@ func (in Input) keepsEndpoints(node *v1.Node) bool {
 // lastResort returns the nodes to publish while no node is known to serve: nodes that stay or, for a
 // Service that has addresses, nodes that still serve something. These are the first of the following
 // groups that is not empty:
-//   - published nodes that are healthy, whose proxies may just be replaced, and published nodes
-//     that are about to be removed, while they are Ready and serve some ports;
+//   - published nodes that are healthy, and published nodes that are about to be removed, while they
+//     are Ready and serve some ports. If any of these nodes serves some ports, those that do; else the
+//     proxies may just be replaced;
 //   - published nodes that are not about to be removed: a node that lost the API server may still
 //     forward;
 //   - any nodes that are about to be removed, while they are Ready and serve some ports;
@@ -139,7 +137,7 @@ func (in Input) lastResort() []*v1.Node {
 		return NodeReady(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
 	}
 	if alive := filter(published, func(node *v1.Node) bool { return healthy(node) || forwards(node) }); len(alive) > 0 {
-		return alive
+		return preferring(alive, in.servesSome)
 	}
 	if staying := filter(published, func(node *v1.Node) bool { return !leaving(node) }); len(staying) > 0 {
 		return staying
@@ -171,6 +169,14 @@ func (in Input) nodesWithAddress(ok func(*v1.Node) bool) []*v1.Node {
 		}
 		return hasAddress && ok(node)
 	})
+}
+
+// preferring returns the nodes for which ok holds, or all if there are none.
+func preferring(nodes []*v1.Node, ok func(*v1.Node) bool) []*v1.Node {
+	if preferred := filter(nodes, ok); len(preferred) > 0 {
+		return preferred
+	}
+	return nodes
 }
 
 func filter[T any](list []T, ok func(T) bool) []T {

@@ -178,6 +178,10 @@ func TestStatusKeepsNodesThatMayStillServe(t *testing.T) {
 			Input{Nodes: []*v1.Node{node(2)}, Sets: []ProxySet{setOf(pod(2, true)), setOf()}, Previous: published("203.0.113.1")},
 			[]string{"203.0.113.2"},
 		},
+		"a published node that serves some ports rather than one that serves none": {
+			Input{Nodes: []*v1.Node{node(1), node(2)}, Sets: []ProxySet{setOf(pod(2, true)), setOf()}, Previous: published("203.0.113.1", "203.0.113.2")},
+			[]string{"203.0.113.2"},
+		},
 		"no deselected node that does not serve": {
 			Input{Nodes: []*v1.Node{node(2, notReady)}, Others: []*v1.Node{node(1)}, Previous: published("203.0.113.1")}, nil,
 		},
