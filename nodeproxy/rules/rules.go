@@ -167,8 +167,9 @@ func clientsChain(limit int, family config.Family, target string) Chain {
 	}}
 }
 
-// source returns the match of a source range. iptables prints none for the range of all addresses,
-// and inet_ntop prints the last 32 bits of an address as in IPv4 if only they are not zero.
+// source returns the match of a source range. iptables prints none for the range of all addresses.
+// inet_ntop prints the last 32 bits of an IPv6 address as an IPv4 address if all bits before them are
+// zero and the first 16 of them are not.
 func source(prefix netip.Prefix) string {
 	if prefix.Bits() == 0 {
 		return ""
