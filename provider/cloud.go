@@ -125,13 +125,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
-	settings := plan.Settings{
-		ClusterID: id, Namespace: lb.Namespace,
-		ProxyImage:      lb.ProxyImage,
-		ImagePullPolicy: lb.ImagePullPolicy,
-		UserNamespaces:  lb.UserNamespaces,
-		Reserved:        lb.Reserved(),
-	}
+	settings := planSettings(id, lb)
 	w, err := newWatches(kube, settings, shared, lb.Classes)
 	if err != nil {
 		return nil, err
@@ -143,8 +137,9 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	mode := direct.NewKubeProxyMode(kube, lb.KubeProxyMode)
 	directManager := direct.New(kube, settings, w.all.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, w.services)
 	fw := operations.New(c.newFirewall(firewall.Cluster{
-		ID: id, DeleteOrphans: lb.Firewall == firewall.Managed,
-		Services: func() []firewall.Owner { return firewallOwners(settings, w.services) },
+		ID:            id,
+		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
+		DeleteOrphans: lb.Firewall == firewall.Managed,
 	}), w.services.Resume)
 	sink := events.NewEventRecorder(ctx, kube, component)
 	recent := events.ListRecent(ctx, kube, component)
@@ -179,6 +174,17 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
+}
+
+func planSettings(clusterID string, lb *config.LoadBalancer) plan.Settings {
+	return plan.Settings{
+		ClusterID:       clusterID,
+		Namespace:       lb.Namespace,
+		ProxyImage:      lb.ProxyImage,
+		ImagePullPolicy: lb.ImagePullPolicy,
+		UserNamespaces:  lb.UserNamespaces,
+		Reserved:        lb.Reserved(),
+	}
 }
 
 // watches are the informers that the load balancer reads from. They enqueue Services when something
