@@ -44,6 +44,25 @@ func TestAServiceIsServedWithTheFewestWrites(t *testing.T) {
 	}
 }
 
+func TestNoWarningIsRecordedAgainAfterARestart(t *testing.T) {
+	c := twoNodes(t)
+	stop := c.start()
+	c.serve(service("web", withAnnotation(options.Prefix+"max-node", "2")))
+	warned := func() (list []string) {
+		return slices.DeleteFunc(c.events(), func(event string) bool { return !strings.HasPrefix(event, "Warning UnknownAnnotation web") })
+	}
+	c.eventually("a warning", func() bool { return len(warned()) == 1 })
+	stop()
+	c.start()
+	c.settle()
+	// Events are recorded in order, so a repeated one would come before this.
+	c.edit("web", withAnnotation(options.Prefix+"max-nods", "2"))
+	c.eventually("the warning about the new annotation", func() bool { return c.hasEvent("Warning UnknownAnnotation web", "max-nods") })
+	if got := warned(); len(got) != 2 {
+		t.Errorf("events %q", got)
+	}
+}
+
 func TestNothingIsWrittenAgainAfterARestart(t *testing.T) {
 	c := twoNodes(t)
 	stop := c.start()

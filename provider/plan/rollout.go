@@ -35,6 +35,11 @@ func IsRollingOut(ds *appsv1.DaemonSet, unavailable int) bool {
 		int(s.NumberUnavailable) > unavailable
 }
 
+// RolledOut reports whether all pods of a DaemonSet are of its latest template, by its status.
+func RolledOut(ds *appsv1.DaemonSet) bool {
+	return ds.Status.ObservedGeneration >= ds.Generation && ds.Status.UpdatedNumberScheduled >= ds.Status.DesiredNumberScheduled
+}
+
 // ReplacesProxies reports whether the change from have to want replaces the proxies. The hash decides,
 // not the template, which somebody's admission policy may have changed.
 func ReplacesProxies(have, want *appsv1.DaemonSet) bool {
@@ -60,9 +65,7 @@ func CanWait(have, want *appsv1.DaemonSet) bool {
 // Writing the strategy whenever a node comes or goes would have no effect, and the number has to be
 // right when the next rollout begins.
 func resetIfRolledOut(have, want *appsv1.DaemonSet) *appsv1.DaemonSet {
-	rolledOut := have.Status.ObservedGeneration >= have.Generation &&
-		have.Status.UpdatedNumberScheduled >= have.Status.DesiredNumberScheduled
-	if !rolledOut || ReplacesProxies(have, want) {
+	if !RolledOut(have) || ReplacesProxies(have, want) {
 		return want
 	}
 	reset := want.DeepCopy()

@@ -41,6 +41,8 @@ type trial struct {
 	words string
 	// refused reports whether the API server refused them, with these words.
 	refused bool
+	// previous is the DaemonSet as it was before a rollout that has not ended.
+	previous *appsv1.DaemonSet
 }
 
 func (t *trials) of(name string) trial {
@@ -67,7 +69,7 @@ func (m *Manager) applyDaemonSet(ctx context.Context, svc *v1.Service, want *app
 		if t := m.try(ctx, svc, candidate, &have.Spec.Template.Spec); t.refused {
 			return have, refusedError("the changed proxies of DaemonSet "+at, t.words, "the Service keeps the proxies that it has")
 		}
-		m.trials.forget(want.Name)
+		m.trials.set(want.Name, trial{previous: have})
 	}
 	ds, _, err := m.DaemonSets.Ensure(ctx, svc, want)
 	if words, refused := refusal(err); refused {
@@ -85,12 +87,15 @@ func (m *Manager) applyDaemonSet(ctx context.Context, svc *v1.Service, want *app
 
 // explainMissing returns a *NotCreatedError if a DaemonSet has lacked pods for some seconds.
 func (m *Manager) explainMissing(ctx context.Context, svc *v1.Service, ds *appsv1.DaemonSet) error {
-	missing := plan.Missing(ds)
-	if missing <= 0 {
+	missing, t := plan.Missing(ds), m.trials.of(ds.Name)
+	switch {
+	case plan.RolledOut(ds) && missing <= 0:
 		m.trials.forget(ds.Name)
 		return nil
+	case missing <= 0:
+		m.trials.set(ds.Name, trial{previous: t.previous})
+		return nil
 	}
-	t := m.trials.of(ds.Name)
 	if t.missing.IsZero() {
 		t.missing = time.Now()
 		m.trials.set(ds.Name, t)
@@ -103,6 +108,8 @@ func (m *Manager) explainMissing(ctx context.Context, svc *v1.Service, ds *appsv
 	t = m.try(ctx, svc, ds, nil)
 	at, nodes := ds.Namespace+"/"+ds.Name, fmt.Sprintf("%d of %d nodes have none", missing, ds.Status.DesiredNumberScheduled)
 	switch {
+	case t.refused && m.goBack(ctx, svc, ds, t.previous):
+		return refusedError("the changed proxies of DaemonSet "+at, t.words, nodes+", and the Service goes back to the proxies that it had")
 	case t.refused:
 		return refusedError("proxies of DaemonSet "+at, t.words, nodes)
 	case refusedBefore:
@@ -112,6 +119,19 @@ func (m *Manager) explainMissing(ctx context.Context, svc *v1.Service, ds *appsv
 			"proxies of DaemonSet %s are not created, %s: see the events of kubectl -n %s describe daemonset %s", at, nodes, ds.Namespace, ds.Name)}
 	}
 	return nil
+}
+
+// goBack undoes a rollout whose pods are refused, if the API server would admit those from before. It
+// reports whether it does. What was refused is tried again as any change is.
+func (m *Manager) goBack(ctx context.Context, svc *v1.Service, ds, previous *appsv1.DaemonSet) bool {
+	if previous == nil || plan.RolledOut(ds) || m.ask(ctx, podOf(previous)) != nil {
+		return false
+	}
+	if _, _, err := m.DaemonSets.Ensure(ctx, svc, previous); err != nil {
+		klog.FromContext(ctx).Error(err, "A rollout that cannot continue is not undone", "daemonSet", klog.KObj(ds))
+		return false
+	}
+	return true
 }
 
 // try asks the API server by a dry run whether it would admit a pod of a DaemonSet, and enqueues the
@@ -127,9 +147,7 @@ func (m *Manager) try(ctx context.Context, svc *v1.Service, ds *appsv1.DaemonSet
 		t.retry = firstRetry
 	}
 	pod := podOf(ds)
-	asking, cancel := context.WithTimeout(ctx, dryRunTimeout)
-	defer cancel()
-	_, err := m.kube.CoreV1().Pods(pod.Namespace).Create(asking, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	err := m.ask(ctx, pod)
 	t.spec, t.at = spec, time.Now()
 	t.words, t.refused = refusal(err)
 	if t.refused && replaces != nil && fitsAfterReplacing(t.words, *replaces, pod.Spec) {
@@ -141,13 +159,22 @@ func (m *Manager) try(ctx context.Context, svc *v1.Service, ds *appsv1.DaemonSet
 	return t
 }
 
+// ask creates a pod by a dry run.
+func (m *Manager) ask(ctx context.Context, pod *v1.Pod) error {
+	ctx, cancel := context.WithTimeout(ctx, dryRunTimeout)
+	defer cancel()
+	_, err := m.kube.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
+}
+
 // podOf returns a pod as the DaemonSet controller makes it, but for what is different on each node.
 // The owner does not block, as that would take the right to change finalizers of DaemonSets where the
 // admission plugin OwnerReferencesPermissionEnforcement is on.
 func podOf(ds *appsv1.DaemonSet) *v1.Pod {
 	template := ds.Spec.Template.DeepCopy()
 	pod := &v1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
-	pod.Namespace, pod.GenerateName = ds.Namespace, ds.Name+"-"
+	// A generated name would make the same refusal another one each time.
+	pod.Namespace, pod.Name = ds.Namespace, ds.Name+"-dry-run"
 	pod.OwnerReferences = []metav1.OwnerReference{{
 		APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "DaemonSet", Name: ds.Name, UID: ds.UID, Controller: ptr.To(true),
 	}}

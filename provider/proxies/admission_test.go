@@ -177,6 +177,48 @@ func TestMissingProxiesAreExplained(t *testing.T) {
 	})
 }
 
+func TestARolloutThatIsRefusedMidwayGoesBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		refused []string
+		want    string
+		words   string
+	}{
+		"the new proxies are refused": {[]string{"b"}, "a", "goes back"},
+		"all proxies are refused":     {[]string{"a", "b"}, "b", "1 of 3 nodes have none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRefusing(t)
+				r.apply("a", 3, 3)
+				r.apply("b", 3, 3)
+				r.apply("b", 3, 2) // A proxy was deleted.
+				r.apply("b", 3, 2)
+				time.Sleep(missingPeriod)
+				r.kube.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+					class := action.(clienttesting.CreateActionImpl).Object.(*v1.Pod).Spec.PriorityClassName
+					return slices.Contains(c.refused, class), nil, forbidden("no PriorityClass with name " + class + " was found")
+				})
+				_, err := r.apply("b", 3, 2)
+				live, getErr := r.kube.AppsV1().DaemonSets(system).Get(t.Context(), plan.Name(testService(80)), metav1.GetOptions{})
+				if getErr != nil || live.Spec.Template.Spec.PriorityClassName != c.want {
+					t.Errorf("the DaemonSet has class %q, want %q (%v)", live.Spec.Template.Spec.PriorityClassName, c.want, getErr)
+				}
+				if err == nil || !strings.Contains(err.Error(), "no PriorityClass with name b was found") || !strings.Contains(err.Error(), c.words) {
+					t.Errorf("got %v", err)
+				}
+				// It stays so, and is not changed again until the new proxies are admitted.
+				live.Status = appsv1.DaemonSetStatus{DesiredNumberScheduled: 3, CurrentNumberScheduled: 2}
+				if err := r.daemonSets.Update(live); err != nil {
+					t.Fatal(err)
+				}
+				if class, err := r.apply("b", 3, 2); class != c.want || err == nil {
+					t.Errorf("afterwards the DaemonSet has class %q (%v)", class, err)
+				}
+			})
+		})
+	}
+}
+
 func TestMissingProxiesThatWouldBeAdmittedAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRefusing(t)

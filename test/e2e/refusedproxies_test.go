@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,16 +127,23 @@ func refuseHostPorts(t *testing.T, namespace string) (remove func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	waitRefused(t, "no host ports here", namespace)
+	return remove
+}
+
+// waitRefused waits until the API server refuses a pod with a host port for the Services of a
+// namespace. What refuses it takes a moment to reach the API server.
+func waitRefused(t *testing.T, words, namespace string) {
+	t.Helper()
 	tried := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "tried", Labels: map[string]string{"hostport-ccm.io/service-namespace": namespace}}, Spec: backendPod()}
 	tried.Spec.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 1, HostPort: 1}}
-	eventually(t, time.Minute, "policy "+meta.Name+" is in force", func(ctx context.Context) error {
+	eventually(t, time.Minute, "the API server refuses pods: "+words, func(ctx context.Context) error {
 		_, err := client.CoreV1().Pods(cluster.ProductNamespace).Create(ctx, tried, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if apierrors.IsInvalid(err) {
+		if err != nil && strings.Contains(err.Error(), words) {
 			return nil
 		}
-		return fmt.Errorf("the API server says: %w", err)
+		return fmt.Errorf("it says: %w", err)
 	})
-	return remove
 }
 
 // A limit and a quota are in force for all proxies, so this does not run beside other tests.
@@ -173,6 +181,7 @@ func TestLimitsAndQuotasThatRefuseProxiesAreReported(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = quotas.Delete(context.WithoutCancel(t.Context()), made.Name, metav1.DeleteOptions{}) })
+		waitRefused(t, "exceeded quota", svc.Namespace)
 		editService(t, svc, otherTolerations)
 		wantEvent(t, svc, events.ProxyNotCreated, "exceeded quota", "keeps the proxies")
 		editService(t, svc, func(s *v1.Service) { s.Annotations = nil })
