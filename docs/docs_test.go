@@ -181,7 +181,7 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		},
 		{
 			name:      "the events",
-			inSources: []string{"../provider/events/events.go", "../provider/nodeaddress/nodeaddress.go", "../provider/publish/problems.go", "../provider/reachability/report.go", "../provider/saturation/saturation.go"}, sourcePattern: `(?m)^(?:const)?\s+\w+\s+= "([A-Z]\w+)"`,
+			inSources: []string{"../provider/events/events.go", "../provider/nodeaddress/nodeaddress.go", "../provider/publish/fields.go", "../provider/publish/problems.go", "../provider/reachability/report.go", "../provider/saturation/saturation.go"}, sourcePattern: `(?m)^(?:const)?\s+\w+\s+= "([A-Z]\w+)"`,
 			page: observability, inPattern: "(?:Normal|Warning)(?: \\|)? `(\\w+)`",
 		},
 		{

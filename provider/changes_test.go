@@ -80,7 +80,8 @@ func TestAnEditedServiceKeepsItsAddresses(t *testing.T) {
 			if replaced := after == nil || !cmp.Equal(before, after.Spec.Template); replaced != c.replaces {
 				t.Errorf("proxies replaced: %t, want %t", replaced, c.replaces)
 			}
-			if got := cl.warnings("web"); len(got) > 0 {
+			affinity := cl.service("web").Spec.SessionAffinity == v1.ServiceAffinityClientIP
+			if got := cl.warnings("web"); len(got) > 1 || affinity != cl.hasEvent("Warning AffinityPerNode web") || !affinity && len(got) > 0 {
 				t.Errorf("warnings: %q", got)
 			}
 		})

@@ -80,6 +80,9 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 		}
 		return r.reject(ctx, unavailable)
 	}
+	for _, p := range publish.FieldProblems(r.svc, r.options, r.decision.Direct) {
+		r.warn(p.Reason, p.Message)
+	}
 	if err := r.ensureProxies(ctx); err != nil {
 		return nil, err
 	}

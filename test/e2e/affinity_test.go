@@ -33,6 +33,9 @@ func TestDatapathSessionAffinityHoldsAndSwitches(t *testing.T) {
 		// source port of an earlier one.
 		wantBackends(t, 1, cluster.Internet2, port, d.addresses()...)
 		wantSticky(t, cluster.Internet2, port, d.addresses()...)
+		if d.direct != (hasWarning(t.Context(), svc, "AffinityPerNode") != nil) {
+			t.Errorf("an event is wanted with proxies, which hide the clients' addresses, and not otherwise; direct: %t", d.direct)
+		}
 		for _, address := range d.addresses() {
 			backends := backendsOf(t, clients[d.family], address, port)
 			t.Logf("by %s, %d clients reached %d backends", address, clientCount, len(backends))
