@@ -4,6 +4,8 @@
 package config
 
 import (
+	"net/netip"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -73,6 +75,11 @@ type LoadBalancer struct {
 	// external-or-internal; see the annotation of that name. Default: external for provider gce,
 	// external-or-internal for provider none.
 	Addresses options.Addresses `json:"addresses,omitempty"`
+	// InternalRanges are the clients, as CIDR ranges, to whom a Service is open that has addresses
+	// internal and no source ranges of its own. Everybody else gets no answer, also at external
+	// addresses of the nodes. With external-or-internal, where clients are anywhere, they do not apply.
+	// Default: the private ranges 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and fc00::/7.
+	InternalRanges []string `json:"internalRanges,omitempty"`
 	// Firewall is managed, report or none; see the annotation of that name.
 	// Default: managed.
 	Firewall firewall.Mode `json:"firewall,omitempty"`
@@ -218,6 +225,12 @@ type GCE struct {
 func (c *CloudConfig) Options() options.Options {
 	defaults := options.Default()
 	defaults.Addresses = c.LoadBalancer.Addresses
+	if written := c.LoadBalancer.InternalRanges; len(written) > 0 {
+		defaults.InternalRanges = make([]netip.Prefix, len(written))
+		for i, text := range written {
+			defaults.InternalRanges[i], _ = options.ParseRange(text) // It is valid.
+		}
+	}
 	defaults.Tolerations = c.LoadBalancer.Tolerations
 	defaults.PriorityClassName = c.LoadBalancer.PriorityClassName
 	defaults.Firewall = c.LoadBalancer.Firewall

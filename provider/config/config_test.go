@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,7 +53,7 @@ func TestAFullConfigIsReadAsWritten(t *testing.T) {
 		LoadBalancer: LoadBalancer{
 			ProxyImage: "x", ImagePullPolicy: v1.PullNever, Namespace: "elsewhere", Classes: ClassesClass,
 			PriorityClassName: "high", Tolerations: []v1.Toleration{{Operator: v1.TolerationOpExists}},
-			Addresses: options.Internal, Firewall: firewall.None, IPMode: v1.LoadBalancerIPModeProxy,
+			Addresses: options.Internal, InternalRanges: []string{"10.0.0.0/8", "2001:db8::/32"}, Firewall: firewall.None, IPMode: v1.LoadBalancerIPModeProxy,
 			Datapath: options.DatapathAuto, KubeProxyMode: KubeProxyNFTables,
 			Failover:      FailoverKubernetes,
 			ReservedPorts: []string{"23", "8000-8010/UDP"}, NodePortRange: "none",
@@ -80,6 +81,9 @@ func TestAFullConfigIsReadAsWritten(t *testing.T) {
 		t.Errorf("config differs (-want +got):\n%s", diff)
 	}
 	defaults := got.Options()
+	if got := fmt.Sprint(defaults.InternalRanges); got != "[10.0.0.0/8 2001:db8::/32]" {
+		t.Errorf("internal ranges: %s", got)
+	}
 	if defaults.Addresses != options.Internal || defaults.PriorityClassName != "high" || len(defaults.Tolerations) != 1 || defaults.Firewall != firewall.None ||
 		defaults.Datapath != options.DatapathAuto {
 		t.Errorf("the options do not have the defaults of the config: %+v", defaults)
@@ -119,6 +123,8 @@ func TestAnInvalidConfigIsReportedInOneLineWithTheField(t *testing.T) {
 		"no proxy image":                          {"proxyImage: example.com/nodeproxy:v1", "classes: both", []string{"loadBalancer.proxyImage"}},
 		"an unknown value of classes":             {"loadBalancer:", "loadBalancer:\n  classes: all", []string{"loadBalancer.classes", "both, class, none"}},
 		"an unknown value of addresses":           {"loadBalancer:", "loadBalancer:\n  addresses: public", []string{"loadBalancer.addresses", "external-or-internal"}},
+		"an invalid internal range":               {"loadBalancer:", "loadBalancer:\n  internalRanges: [10.0.0.1]", []string{"loadBalancer.internalRanges", `"10.0.0.1"`, "CIDR"}},
+		"no internal range":                       {"loadBalancer:", "loadBalancer:\n  internalRanges: []", []string{"loadBalancer.internalRanges", "empty", "10.0.0.0/8"}},
 		"an invalid toleration":                   {"loadBalancer:", "loadBalancer:\n  tolerations: [{value: a}]", []string{"loadBalancer.tolerations", "toleration 1"}},
 		"an unknown pull policy":                  {"loadBalancer:", "loadBalancer:\n  imagePullPolicy: Sometimes", []string{"loadBalancer.imagePullPolicy"}},
 		"an unknown ip mode":                      {"loadBalancer:", "loadBalancer:\n  ipMode: vip", []string{"loadBalancer.ipMode", "VIP, Proxy"}},

@@ -49,6 +49,11 @@ func (lb *LoadBalancer) validate(p *problems) {
 	err := options.ValidateTolerations(lb.Tolerations)
 	p.check(err == nil, "loadBalancer.tolerations", "not valid, expected %v", err)
 	p.expect(lb.Addresses.Validate(), "loadBalancer.addresses", lb.Addresses)
+	p.check(lb.InternalRanges == nil || len(lb.InternalRanges) > 0, "loadBalancer.internalRanges", "empty, expected at least one range such as 10.0.0.0/8")
+	for _, text := range lb.InternalRanges {
+		_, err := options.ParseRange(text)
+		p.expect(err, "loadBalancer.internalRanges", text)
+	}
 	p.expect(options.ValidateFirewall(lb.Firewall), "loadBalancer.firewall", lb.Firewall)
 	p.expect(lb.Datapath.Validate(), "loadBalancer.datapath", lb.Datapath)
 	if lb.KubeProxyMode != "" {

@@ -3,6 +3,8 @@
 package options
 
 import (
+	"net/netip"
+
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -27,7 +29,8 @@ const (
 	// NodeAddresses selects which addresses of a node are published: "external", "internal", or
 	// "external-or-internal", which is the internal one of a node without an external one. A public
 	// IPv6 address that the Node lists as internal counts as external if the Node has no external IPv6
-	// address. Default: as in the cloud config.
+	// address. With "internal", a Service without source ranges of its own allows clients in
+	// loadBalancer.internalRanges of the cloud config alone. Default: as in the cloud config.
 	NodeAddresses = Prefix + "addresses"
 
 	// Tolerations allows nodes with these taints to serve, with a proxy or directly. It is a JSON or
@@ -89,9 +92,11 @@ const (
 // Options are the options of a Service, with defaults.
 type Options struct {
 	// NodeSelector selects nodes by their labels. It is never nil.
-	NodeSelector      labels.Selector
-	MaxNodes          int // 0: no limit.
-	Addresses         Addresses
+	NodeSelector labels.Selector
+	MaxNodes     int // 0: no limit.
+	Addresses    Addresses
+	// InternalRanges are the clients that a Service with Addresses Internal allows by default.
+	InternalRanges    []netip.Prefix
 	Tolerations       []v1.Toleration
 	PriorityClassName string
 	Firewall          firewall.Mode
@@ -106,5 +111,8 @@ const defaultDrainSeconds = 3
 
 // Default returns the options of a Service where neither annotations nor the cloud config set any.
 func Default() Options {
-	return Options{NodeSelector: labels.Everything(), Addresses: External, Firewall: firewall.Managed, Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds}
+	return Options{
+		NodeSelector: labels.Everything(), Addresses: External, InternalRanges: privateRanges, Firewall: firewall.Managed,
+		Datapath: DatapathProxy, DrainSeconds: defaultDrainSeconds,
+	}
 }

@@ -23,13 +23,9 @@ func SourceRanges(svc *v1.Service) ([]netip.Prefix, error) {
 	written, where := WrittenRanges(svc)
 	var ranges netipx.IPSetBuilder
 	for _, w := range written {
-		prefix, err := netip.ParsePrefix(strings.TrimSpace(w))
+		prefix, err := ParseRange(w)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %s is not valid, expected a range in CIDR notation such as 203.0.113.0/24", where, Quote(w))
-		}
-		// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
-		if prefix = prefix.Masked(); prefix.Addr().Is4In6() {
-			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+			return nil, fmt.Errorf("%s: %s is not valid, expected %w", where, Quote(w), err)
 		}
 		ranges.AddPrefix(prefix)
 	}

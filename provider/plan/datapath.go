@@ -68,7 +68,8 @@ func (e Environment) CheckDirect(svc *v1.Service, o options.Options, conflicts [
 	// Without a mirror, kube-proxy serves all ports in the Service's own spec, to all clients that
 	// the spec allows.
 	_, where := options.WrittenRanges(svc)
-	unrestricted := unrestrictedFamilies(svc)
+	ranges, _ := options.SourceRanges(svc)
+	unrestricted := unrestrictedFamilies(svc, ranges)
 	switch {
 	case e.IPMode == v1.LoadBalancerIPModeProxy:
 		return &DirectUnavailableError{"loadBalancer.ipMode in the cloud config is Proxy, with which kube-proxy does not serve it: remove that line, or use datapath proxy", false}
@@ -82,11 +83,9 @@ func (e Environment) CheckDirect(svc *v1.Service, o options.Options, conflicts [
 	return nil
 }
 
-// unrestrictedFamilies returns the IP families of a Service for which it has no range, although it
-// has ranges of the other family. kube-proxy sorts ranges by family and takes an empty list for no
-// restriction.
-func unrestrictedFamilies(svc *v1.Service) []v1.IPFamily {
-	ranges, _ := options.SourceRanges(svc)
+// unrestrictedFamilies returns the IP families of a Service for which none of its ranges is. kube-proxy
+// sorts ranges by family and takes an empty list for no restriction.
+func unrestrictedFamilies(svc *v1.Service, ranges []netip.Prefix) []v1.IPFamily {
 	var families []v1.IPFamily
 	for _, family := range svc.Spec.IPFamilies {
 		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() == (family == v1.IPv4Protocol) }) {

@@ -30,7 +30,7 @@ var notForExternalDNS = map[string]string{
 // the addresses that packets carry when they arrive at a node. These addresses are in the
 // mirror's status. Its spec has the fields of svc that kube-proxy and the EndpointSlice controller
 // read, and no others. svc has only the ports that it gets.
-func (s Settings) mirror(svc *v1.Service) *v1.Service {
+func (s Settings) mirror(svc *v1.Service, o options.Options) *v1.Service {
 	labels := s.labels(svc)
 	labels[LabelName] = MirrorName
 	return &v1.Service{
@@ -46,7 +46,7 @@ func (s Settings) mirror(svc *v1.Service) *v1.Service {
 			AllocateLoadBalancerNodePorts: ptr.To(false),
 			Selector:                      maps.Clone(svc.Spec.Selector),
 			Ports:                         mirrorPorts(svc),
-			LoadBalancerSourceRanges:      mirrorRanges(svc),
+			LoadBalancerSourceRanges:      mirrorRanges(svc, o),
 			ExternalTrafficPolicy:         svc.Spec.ExternalTrafficPolicy,
 			InternalTrafficPolicy:         svc.Spec.InternalTrafficPolicy,
 			SessionAffinity:               svc.Spec.SessionAffinity,
@@ -70,18 +70,18 @@ func mirrorPorts(svc *v1.Service) []v1.ServicePort {
 // noClient is a range of each IP family that no client is in.
 var noClient = map[v1.IPFamily]string{v1.IPv4Protocol: "0.0.0.0/32", v1.IPv6Protocol: "::/128"}
 
-// mirrorRanges is empty if the user wrote no ranges. An IP family without a range gets one that
+// mirrorRanges is empty if all clients are allowed. An IP family without a range gets one that
 // no client is in. The ranges are valid.
-func mirrorRanges(svc *v1.Service) []string {
-	if written, _ := options.WrittenRanges(svc); len(written) == 0 {
+func mirrorRanges(svc *v1.Service, o options.Options) []string {
+	if written, _ := options.WrittenRanges(svc); len(written) == 0 && !o.IsConfined(svc) {
 		return nil
 	}
-	ranges, _ := options.SourceRanges(svc)
+	ranges, _ := o.ClientRanges(svc)
 	var list []string
 	for _, r := range ranges {
 		list = append(list, r.String())
 	}
-	for _, family := range unrestrictedFamilies(svc) {
+	for _, family := range unrestrictedFamilies(svc, ranges) {
 		list = append(list, noClient[family])
 	}
 	return list

@@ -97,7 +97,7 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
 	}
-	ranges, err := options.SourceRanges(svc)
+	ranges, err := in.Options.ClientRanges(svc)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (s Settings) Build(in Input) (*Plan, error) {
 		Nodes:     serving,
 		Service:   served,
 		Conflicts: conflicts,
-		Mirror:    s.mirror(served),
+		Mirror:    s.mirror(served, in.Options),
 		Firewall: firewall.Spec{
 			Owner:         s.Owner(svc),
 			SourceRanges:  ranges,

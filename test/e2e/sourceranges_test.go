@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
 	"google.golang.org/api/compute/v1"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -42,6 +44,33 @@ func TestDatapathSourceRangesAreEnforcedAtTheFirewallAndBehindIt(t *testing.T) {
 		editService(t, svc, onlyFrom(other))
 		wantBothOpen(t, cluster.Internet2, port, d.addresses()...)
 		waitBothClosed(t, cluster.Internet, port, d.addresses()[0])
+	})
+}
+
+func TestDatapathInternalAddressesAnswerTheInternalNetworkAlone(t *testing.T) {
+	t.Parallel()
+	overDatapaths(t, func(t *testing.T, d datapath) {
+		ns, port := newNamespace(t), freePort()
+		newBackend(t, ns, "web")
+		svc := d.newService(t, ns, withAnnotation(options.NodeAddresses, string(options.Internal)), bothProtocols(port)...)
+		internal := ips(cluster.Nodes(cluster.GCE), internalIP)
+		wantAddresses(t, svc, time.Minute, internal...)
+		wantBothOpen(t, cluster.Control, port, internal...)
+		wantBothClosed(t, cluster.Internet, port, d.addresses()...)
+		rules, err := rulesOf(t.Context(), svc)
+		if want := []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}; err != nil || len(rules) != 1 || !slices.Equal(rules[0].SourceRanges, want) {
+			t.Errorf("the rules are %+v (%v), want one from %v", rules, err, want)
+		}
+
+		packets := countPackets(t, "node1", cluster.InternetIP, port)
+		openManually(t, port, "0.0.0.0/0")
+		wantBothClosed(t, cluster.Internet, port, d.addresses()...)
+		if packets() == 0 {
+			t.Error("no packet from the internet reached the node, so there was nothing to refuse behind the firewall")
+		}
+		editService(t, svc, onlyFrom(cluster.InternetIP))
+		wantBothOpen(t, cluster.Internet, port, d.addresses()...)
+		waitBothClosed(t, cluster.Control, port, internal[0])
 	})
 }
 
