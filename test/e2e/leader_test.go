@@ -128,16 +128,18 @@ func TestStoppedLeaderReleasesItsLease(t *testing.T) {
 func TestALostLeaseCostsNothing(t *testing.T) {
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
-	web := newService(t, ns, "web", nil, servicePort(v1.ProtocolTCP, port))
+	web := newService(t, ns, "web", inAllFamilies, servicePort(v1.ProtocolTCP, port))
 	warned := newService(t, ns, "warned", func(s *v1.Service) {
 		s.Spec.Selector = map[string]string{"app": "web"}
 		s.Annotations = map[string]string{"hostport-ccm.io/max-node": "2"}
 	}, servicePort(v1.ProtocolTCP, freePort()))
+	all := addressesOf(cluster.Nodes(cluster.GCE), externalIP)
+	wantAddresses(t, web, time.Minute, all...)
+	wantAddresses(t, warned, time.Minute, externalIPs()...)
 	for _, svc := range []*v1.Service{web, warned} {
-		wantAddresses(t, svc, time.Minute, externalIPs()...)
 		wantProxies(t, svc, len(externalIPs()))
 	}
-	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, all...)
 	wantWarning(t, warned, "max-node")
 	for name, c := range map[string]struct {
 		replicas int
