@@ -65,7 +65,11 @@ func (tn *testNetwork) wantAnswer(from, network, address, want string) {
 
 func (tn *testNetwork) wantError(from, network, address string, want error) {
 	tn.t.Helper()
-	if got, err := tn.request(from, network, address); !errors.Is(err, want) {
+	limit := longTimeout
+	if want == errTimeout {
+		limit = shortTimeout
+	}
+	if got, err := tn.requestFor(limit, from, network, address); !errors.Is(err, want) {
 		tn.t.Errorf("%s %s from %s answered %q, %v, want error %v", network, address, from, got, err, want)
 	}
 }
