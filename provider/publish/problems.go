@@ -68,13 +68,14 @@ func ProblemOf(pod *v1.Pod) (Problem, bool) {
 	return Problem{}, false
 }
 
-// WithoutWaiting returns pods without those that only wait for a host port which another of the
-// proxies, that has yet to end, still has on their node. proxies may contain pods.
+// WithoutWaiting returns pods without those that wait for a host port for a time: until another of the
+// proxies on their node ends, and the scheduler has noticed. What remains waits for a proxy that should
+// have ended. proxies may contain pods. Pods of others that have a port are reported by package plan.
 func WithoutWaiting(pods, proxies []*v1.Pod, now time.Time) []*v1.Pod {
 	return filter(pods, func(pod *v1.Pod) bool {
-		return !waitsForPort(pod) || !slices.ContainsFunc(proxies, func(other *v1.Pod) bool {
-			ends := other.DeletionTimestamp == nil || now.Before(other.DeletionTimestamp.Time)
-			return ends && other.Spec.NodeName == targetNode(pod) && missing(snapshot.HostPorts(pod.Spec), other) < len(snapshot.HostPorts(pod.Spec))
+		return !waitsForPort(pod) || slices.ContainsFunc(proxies, func(other *v1.Pod) bool {
+			isLate := other.DeletionTimestamp != nil && !now.Before(other.DeletionTimestamp.Time)
+			return isLate && other.Spec.NodeName == targetNode(pod) && missing(snapshot.HostPorts(pod.Spec), other) < len(snapshot.HostPorts(pod.Spec))
 		})
 	})
 }

@@ -143,7 +143,7 @@ func TestUnavailableCountsNodesWithoutAUsableProxy(t *testing.T) {
 	}
 }
 
-func TestAProxyThatWaitsForAnotherToEndIsNoProblem(t *testing.T) {
+func TestAProxyThatWaitsForAPortIsAProblemIfAnotherShouldHaveEnded(t *testing.T) {
 	waiting := func() *v1.Pod { return pending(1, "node(s) didn't have free ports") }
 	ending := func(in time.Duration) func(*v1.Pod) {
 		return func(pod *v1.Pod) { pod.DeletionTimestamp = &metav1.Time{Time: now.Add(in)} }
@@ -155,9 +155,9 @@ func TestAProxyThatWaitsForAnotherToEndIsNoProblem(t *testing.T) {
 		"one that drains":                 {pod(1, true, ending(time.Minute)), false},
 		"one that is about to be deleted": {pod(1, true), false},
 		"one that should have ended":      {pod(1, true, ending(-time.Second)), true},
-		"one with another port":           {pod(1, true, withPort(81), ending(time.Minute)), true},
-		"one on another node":             {pod(2, true, ending(time.Minute)), true},
-		"one that waits too":              {waiting(), true},
+		"one with another port":           {pod(1, true, withPort(81), ending(-time.Second)), false},
+		"one on another node":             {pod(2, true, ending(-time.Second)), false},
+		"one that waits too":              {waiting(), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pods := []*v1.Pod{waiting()}

@@ -99,7 +99,7 @@ func waitIPv6Added(t *testing.T, svc *v1.Service, want []string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, fmt.Sprintf("Service %s has addresses %v", svc.Name, want), func(ctx context.Context) error {
 		got, err := addresses(ctx, svc)
-		if err != nil || slices.Equal(got, want) {
+		if err != nil || sameElements(got, want) {
 			return err
 		}
 		kept := slices.DeleteFunc(externalIPs(), func(ip string) bool { return !slices.Contains(got, ip) })

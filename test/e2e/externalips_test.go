@@ -46,7 +46,7 @@ func TestBareMetalExternalIPsOfANodeArePublished(t *testing.T) {
 	steady(t, 5*time.Second, "the right address alone is published", func() error {
 		addNodeAddress(t, nodes[0].Name, v1.NodeAddress{Type: v1.NodeExternalIP, Address: "203.0.113.99"})
 		got, err := addresses(t.Context(), svc)
-		if want := []string{nodes[1].InternalIP, nodes[2].InternalIP, external}; err == nil && !slices.Equal(got, want) {
+		if want := []string{nodes[1].InternalIP, nodes[2].InternalIP, external}; err == nil && !sameElements(got, want) {
 			err = fmt.Errorf("%v are", got)
 		}
 		return err

@@ -74,7 +74,7 @@ func waitWithdrawnWhileReady(t *testing.T, svc *v1.Service, node cluster.Node) {
 			t.Fatalf("Kubernetes was faster to notice that %s is off", node.Name)
 		}
 		got, err := addresses(ctx, svc)
-		if err == nil && !slices.Equal(got, externalIPs(node.Name)) {
+		if err == nil && !sameElements(got, externalIPs(node.Name)) {
 			err = fmt.Errorf("the addresses are %v", got)
 		}
 		return err

@@ -16,9 +16,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
-// These tests remove rules of nodes, so no others run at the same time.
-
 func TestANodeThatLosesTheRulesOfItsProxyLeavesAndIsRepaired(t *testing.T) {
+	t.Parallel()
 	svc, port := newWeb(t)
 	before := proxyOn(t, svc, "node1")
 	stop := watchFewest(t, svc, externalIPs("node1"))
@@ -35,6 +34,7 @@ func TestANodeThatLosesTheRulesOfItsProxyLeavesAndIsRepaired(t *testing.T) {
 }
 
 func TestAllNodesThatLoseTheirRulesAreRepairedOneByOne(t *testing.T) {
+	t.Parallel()
 	svc, port := newWeb(t)
 	stop := watchFewest(t, svc, nil)
 	loseHostPorts(t, v1.IPv4Protocol, port, "node1", "node2", "node3")
@@ -48,6 +48,7 @@ func TestAllNodesThatLoseTheirRulesAreRepairedOneByOne(t *testing.T) {
 }
 
 func TestDualStackAddressesOfAFamilyWithoutHostPortsLeave(t *testing.T) {
+	t.Parallel()
 	needDualStack(t)
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
@@ -63,6 +64,7 @@ func TestDualStackAddressesOfAFamilyWithoutHostPortsLeave(t *testing.T) {
 }
 
 func TestNodesThatServeStayWhateverTheProberSees(t *testing.T) {
+	t.Parallel()
 	kinds := map[string]func(*v1.Service){
 		"from other sources": onlyFrom(cluster.InternetIP),
 		"UDP alone":          func(s *v1.Service) { s.Spec.Ports[0].Protocol = v1.ProtocolUDP },
@@ -78,7 +80,7 @@ func TestNodesThatServeStayWhateverTheProberSees(t *testing.T) {
 	}
 	steady(t, 45*time.Second, "all nodes are published", func() error {
 		for name, svc := range services {
-			if got, err := addresses(t.Context(), svc); err == nil && !slices.Equal(got, externalIPs()) {
+			if got, err := addresses(t.Context(), svc); err == nil && !sameElements(got, externalIPs()) {
 				return fmt.Errorf("Service %s has addresses %v", name, got)
 			}
 			if err := hasWarning(t.Context(), svc, "AddressNotReachable"); err == nil {
@@ -93,6 +95,7 @@ func TestNodesThatServeStayWhateverTheProberSees(t *testing.T) {
 }
 
 func TestAPortWithTrafficIsNotProbed(t *testing.T) {
+	t.Parallel()
 	svc, port := newWeb(t)
 	p := proxyOn(t, svc, "node1")
 	counter := fmt.Sprintf("hostport_nodeproxy_port_connections_total{family=\"IPv4\",protocol=\"TCP\",port=\"%d\"}", port)
@@ -121,6 +124,7 @@ func TestAPortWithTrafficIsNotProbed(t *testing.T) {
 }
 
 func TestDualStackAProxyThatIsNotReadySaysWhyInAnEvent(t *testing.T) {
+	t.Parallel()
 	needDualStack(t)
 	ns, port := newNamespace(t), freePort()
 	newBackend(t, ns, "web")
