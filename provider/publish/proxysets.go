@@ -147,7 +147,13 @@ func RecheckAfter(in Input) time.Duration {
 // awaitsNewPorts reports whether the proxies of new ports are expected on a published node, which
 // serves all other ports.
 func (in Input) awaitsNewPorts(node *v1.Node) bool {
-	return in.isPublished(node) && len(in.ingress([]*v1.Node{node})) > 0 && len(in.Sets) > 0 && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
+	return in.isPublished(node) && len(in.ingress([]*v1.Node{node})) > 0 && in.isExpectedToServe(node)
+}
+
+// isExpectedToServe reports whether a node serves each set of ports, or the proxy of a new set is
+// expected there.
+func (in Input) isExpectedToServe(node *v1.Node) bool {
+	return len(in.Sets) > 0 && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
 		return !s.serves(node.Name) && !s.expectedOn(node.Name, in.Now)
 	})
 }
@@ -168,11 +174,7 @@ func (in Input) awaitsFirst(serving []*v1.Node) bool {
 			first = since
 		}
 	}
-	expected := in.nodesWithAddress(func(node *v1.Node) bool {
-		return healthy(node) && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
-			return !s.serves(node.Name) && !s.expectedOn(node.Name, in.Now)
-		})
-	})
+	expected := in.nodesWithAddress(func(node *v1.Node) bool { return healthy(node) && in.isExpectedToServe(node) })
 	return len(expected) > len(serving) && in.Now.Sub(first) < firstWait
 }
 

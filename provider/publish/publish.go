@@ -130,7 +130,8 @@ func (in Input) keepsEndpoints(node *v1.Node) bool {
 //   - any nodes that are about to be removed, while they are Ready and serve some ports;
 //   - published nodes that were deselected, until a node selected instead serves; if no selected
 //     node is healthy, none;
-//   - nodes that serve some of the ports.
+//   - nodes that serve some of the ports, if possible such that are expected to serve all: as soon as
+//     they are published, they count as serving.
 func (in Input) lastResort() []*v1.Node {
 	published := in.nodesWithAddress(in.isPublished)
 	forwards := func(node *v1.Node) bool {
@@ -156,7 +157,7 @@ func (in Input) lastResort() []*v1.Node {
 	if len(deselected) > 0 {
 		return deselected
 	}
-	return forwarders
+	return in.preferLocal(preferring(preferring(forwarders, in.isExpectedToServe), in.reached))
 }
 
 // nodesWithAddress returns the planned nodes that have an address to publish and for which ok
