@@ -235,6 +235,7 @@ func TestACutoverToDirectAndBackKeepsTheAddresses(t *testing.T) {
 	for _, node := range []string{"n1", "n2"} {
 		c.removeProxy("web", node)
 	}
+	c.settle() // The cache has no ready proxies any more.
 	c.publishes("web", "203.0.113.1", "203.0.113.2")
 
 	c.edit("web", withDatapath(options.DatapathProxy))
