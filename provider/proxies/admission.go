@@ -113,7 +113,7 @@ func (m *Manager) explainMissing(ctx context.Context, svc *v1.Service, ds *appsv
 	case t.refused:
 		return refusedError("proxies of DaemonSet "+at, t.words, nodes)
 	case refusedBefore:
-		m.wake(ctx, ds)
+		m.requeue(ctx, ds)
 	case time.Since(t.missing) >= firstRetry:
 		return &NotCreatedError{cause: "unknown", message: fmt.Sprintf(
 			"proxies of DaemonSet %s are not created, %s: see the events of kubectl -n %s describe daemonset %s", at, nodes, ds.Namespace, ds.Name)}
@@ -184,9 +184,9 @@ func podOf(ds *appsv1.DaemonSet) *v1.Pod {
 // admittedAnnotation is set on a DaemonSet when its pods are admitted again.
 const admittedAnnotation = options.Prefix + "pods-admitted"
 
-// wake makes the DaemonSet controller try again at once. It waits for as long as it has failed, up to
+// requeue makes the DaemonSet controller try again at once. It waits for as long as it has failed, up to
 // 17 minutes.
-func (m *Manager) wake(ctx context.Context, ds *appsv1.DaemonSet) {
+func (m *Manager) requeue(ctx context.Context, ds *appsv1.DaemonSet) {
 	changed := ds.DeepCopy()
 	metav1.SetMetaDataAnnotation(&changed.ObjectMeta, admittedAnnotation, time.Now().UTC().Format(time.RFC3339))
 	if _, err := m.kube.AppsV1().DaemonSets(ds.Namespace).Update(ctx, changed, metav1.UpdateOptions{}); err != nil {

@@ -112,9 +112,9 @@ func (s *placeState) answers() bool {
 	return len(unreachable) == 0 || slices.Contains(slices.Collect(maps.Values(unreachable)), false)
 }
 
-// nextVisits returns at most max of the places that are to be visited now: first those under
+// nextChecks returns at most max of the places that are to be checked now: first those under
 // suspicion, then the others by the time for which they are due.
-func (d *detector) nextVisits(now time.Time, places []place, max int) []place {
+func (d *detector) nextChecks(now time.Time, places []place, max int) []place {
 	due := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return d.places[p].due.After(now) })
 	rank := func(p place) int {
 		if d.places[p].isSuspected() {

@@ -28,13 +28,13 @@ import (
 )
 
 const (
-	// period is the time between the visits of a proxy, and between the connections to one of its
+	// period is the time between the checks of a proxy, and between the connections to one of its
 	// ports that has no others. With retry, an address leaves within 25 s.
 	period = 8 * time.Second
-	// retry is the time until the next visit after an attempt that seems to have failed. It is longer
+	// retry is the time until the next check after an attempt that seems to have failed. It is longer
 	// than the period of the proxy's syncs, in which it reads its counters.
 	retry = 3 * time.Second
-	// recheck is the time until the next visit if the proxy has not read its counters since.
+	// recheck is the time until the next check if the proxy has not read its counters since.
 	recheck = time.Second
 	// failures is how many attempts in a row have to fail.
 	failures = 3
@@ -84,7 +84,7 @@ const (
 	aborted outcome = "aborted"
 )
 
-// result is what a visit shows of a group, for metrics.
+// result is what a check shows of a group, for metrics.
 type result string
 
 const (
@@ -145,7 +145,7 @@ type placeState struct {
 	pod     types.UID
 	reading *reading
 	groups  map[group]*groupState
-	// due is when the next visit is, and seen when the place last had a proxy.
+	// due is when the next check is, and seen when the place last had a proxy.
 	due, seen time.Time
 }
 
@@ -305,7 +305,7 @@ func (g *groupState) choose(idle []port) (next port, found bool) {
 }
 
 // connected takes the outcome of an attempt that observe asked for. After the first one of a Service
-// that seems to have failed, its other places are visited soon, so that the decisions fall together.
+// that seems to have failed, its other places are checked soon, so that the decisions fall together.
 func (d *detector) connected(now time.Time, where place, a attempt) {
 	s := d.places[where]
 	g := s.groups[a.port.group]

@@ -36,7 +36,7 @@ var (
 	})
 )
 
-// unread is the result of a visit whose proxy did not answer.
+// unread is the result of a check whose proxy did not answer.
 const unread result = "unread"
 
 var registerMetrics = sync.OnceFunc(func() {

@@ -22,9 +22,9 @@ import (
 
 const (
 	interval = time.Second
-	// maxVisits is how many proxies are visited in a second in the whole cluster. Each visit is a
+	// maxChecks is how many proxies are checked in a second in the whole cluster. Each check is a
 	// request to the proxy and at most four connections: two IP families, two protocols.
-	maxVisits = 10
+	maxChecks = 10
 )
 
 // Cluster is what a Monitor sees and does in the cluster.
@@ -102,7 +102,7 @@ type target struct {
 	node *v1.Node
 }
 
-// round visits the proxies whose turn it is, decides, and acts.
+// round checks the proxies whose turn it is, decides, and acts.
 func (m *Monitor) round(ctx context.Context) {
 	now, targets := m.now(), m.targets()
 	ready := map[place]target{}
@@ -114,8 +114,8 @@ func (m *Monitor) round(ctx context.Context) {
 	}
 	m.detector.forget(now)
 	var running sync.WaitGroup
-	for _, where := range m.detector.nextVisits(now, slices.Collect(maps.Keys(ready)), maxVisits) {
-		running.Go(func() { m.visit(ctx, ready[where]) })
+	for _, where := range m.detector.nextChecks(now, slices.Collect(maps.Keys(ready)), maxChecks) {
+		running.Go(func() { m.check(ctx, ready[where]) })
 	}
 	running.Go(func() { m.askNotReady(ctx, targets) })
 	running.Wait()
@@ -152,8 +152,8 @@ func (m *Monitor) targets() (targets []target) {
 	return targets
 }
 
-// visit reads the counters of a proxy and connects to the ports that need it.
-func (m *Monitor) visit(ctx context.Context, t target) {
+// check reads the counters of a proxy and connects to the ports that need it.
+func (m *Monitor) check(ctx context.Context, t target) {
 	metrics, err := m.prober.Metrics(ctx, t.pod)
 	if err != nil {
 		klog.FromContext(ctx).V(4).Info("Cannot read the metrics of a proxy", "pod", klog.KObj(t.pod), "err", err)

@@ -130,11 +130,11 @@ func TestProbesAreFewAndEachPortHasItsTurn(t *testing.T) {
 	}
 }
 
-func TestNoMoreThanTenProxiesAreVisitedInASecond(t *testing.T) {
+func TestNoMoreThanTenProxiesAreCheckedInASecond(t *testing.T) {
 	w := newWorld(100, tcp(80))
 	w.runWith(t.Context(), 30*time.Second, func() {
-		if w.requests > maxVisits {
-			t.Fatalf("%d visits in a second", w.requests)
+		if w.requests > maxChecks {
+			t.Fatalf("%d checks in a second", w.requests)
 		}
 		w.requests = 0
 	})

@@ -49,11 +49,7 @@ func TestAllNodesThatLoseTheirRulesAreRepairedOneByOne(t *testing.T) {
 
 func TestDualStackAddressesOfAFamilyWithoutHostPortsLeave(t *testing.T) {
 	t.Parallel()
-	needDualStack(t)
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", inFamilies(v1.IPv4Protocol, v1.IPv6Protocol), servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, slices.Concat(externalIPs(), externalIPv6s())...)
+	svc, port := newDualStackWeb(t)
 	before := proxies(t, svc)
 	loseHostPorts(t, v1.IPv6Protocol, port, "node1", "node2", "node3")
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
@@ -125,11 +121,7 @@ func TestAPortWithTrafficIsNotProbed(t *testing.T) {
 
 func TestDualStackAProxyThatIsNotReadySaysWhyInAnEvent(t *testing.T) {
 	t.Parallel()
-	needDualStack(t)
-	ns, port := newNamespace(t), freePort()
-	newBackend(t, ns, "web")
-	svc := newService(t, ns, "web", inFamilies(v1.IPv4Protocol, v1.IPv6Protocol), servicePort(v1.ProtocolTCP, port))
-	wantAddresses(t, svc, time.Minute, slices.Concat(externalIPs(), externalIPv6s())...)
+	svc, _ := newDualStackWeb(t)
 	p := proxyOn(t, svc, "node2")
 	if out, err := p.inNamespace(t.Context(), "ip", "-6", "address", "flush", "scope", "global"); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -137,6 +129,18 @@ func TestDualStackAProxyThatIsNotReadySaysWhyInAnEvent(t *testing.T) {
 	wantEvent(t, svc, "ProxyNotReady", p.name, "node2", "this pod has no IPv6 address")
 	deletePod(t, p)
 	wantAddresses(t, svc, time.Minute, slices.Concat(externalIPs(), externalIPv6s())...)
+}
+
+// newDualStackWeb creates a Service with one TCP port and waits until all nodes serve it in both IP
+// families.
+func newDualStackWeb(t *testing.T) (svc *v1.Service, port int) {
+	t.Helper()
+	needDualStack(t)
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	svc = newService(t, ns, "web", inFamilies(v1.IPv4Protocol, v1.IPv6Protocol), servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, svc, time.Minute, slices.Concat(externalIPs(), externalIPv6s())...)
+	return svc, port
 }
 
 // loseHostPorts removes the rules that the network plugin made on nodes for the proxies that have a

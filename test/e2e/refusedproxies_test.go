@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ import (
 
 // otherTolerations changes the proxies of a Service.
 func otherTolerations(s *v1.Service) {
-	s.Annotations = map[string]string{"hostport-ccm.io/tolerations": `[{"operator":"Exists","key":"e2e"}]`}
+	metav1.SetMetaDataAnnotation(&s.ObjectMeta, "hostport-ccm.io/tolerations", `[{"operator":"Exists","key":"e2e"}]`)
 }
 
 func TestProxiesAreNotReplacedByOnesThatAreRefused(t *testing.T) {
@@ -84,12 +85,45 @@ func TestAPolicyThatRefusesANewServicesProxiesIsReported(t *testing.T) {
 	wantOpen(t, getTCP, "web", port, externalIPs()...)
 }
 
+func TestARolloutWhoseProxiesAreRefusedGoesBack(t *testing.T) {
+	t.Parallel()
+	ns, port := newNamespace(t), freePort()
+	newBackend(t, ns, "web")
+	svc := newService(t, ns, "web", withAnnotation(drainSeconds, "20"), servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	editService(t, svc, otherTolerations)
+	eventually(t, time.Minute, "the first proxy is being replaced", func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods(cluster.ProductNamespace).List(ctx, ownedBy(svc))
+		if err == nil && !slices.ContainsFunc(pods.Items, func(pod v1.Pod) bool { return pod.DeletionTimestamp != nil }) {
+			err = errors.New("none is terminating")
+		}
+		return err
+	})
+	// The dry run has passed before.
+	refusePods(t, ns, `!object.spec.?tolerations.orValue([]).exists(t, t.?key.orValue("") == "e2e")`, "no such toleration here")
+	wantEvent(t, svc, events.ProxyNotCreated, "no such toleration here", "goes back to the proxies that it had")
+	eventually(t, 2*time.Minute, "all nodes have a proxy from before", func(ctx context.Context) error {
+		return haveAvailable(ctx, svc, len(externalIPs()))
+	})
+	wantAddresses(t, svc, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "web", port, externalIPs()...)
+	// The change is tried again, and refused by the dry run.
+	wantAddressesStay(t, svc, 20*time.Second, externalIPs()...)
+}
+
 // refuseHostPorts makes the API server refuse proxies of the Services of a namespace. It returns when
 // that is in force.
 func refuseHostPorts(t *testing.T, namespace string) (remove func()) {
 	t.Helper()
+	return refusePods(t, namespace, "!object.spec.containers.exists(c, c.?ports.orValue([]).exists(p, has(p.hostPort)))", "no host ports here")
+}
+
+// refusePods makes the API server refuse, with these words, proxies of the Services of a namespace for
+// which a CEL expression is false. It returns when that is in force.
+func refusePods(t *testing.T, namespace, expression, words string) (remove func()) {
+	t.Helper()
 	admission := client.AdmissionregistrationV1()
-	meta := metav1.ObjectMeta{Name: "no-host-ports-" + namespace}
+	meta := metav1.ObjectMeta{Name: "refuse-proxies-" + namespace}
 	_, err := admission.ValidatingAdmissionPolicies().Create(t.Context(), &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: meta,
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{
@@ -100,9 +134,7 @@ func refuseHostPorts(t *testing.T, namespace string) (remove func()) {
 					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
 				}}},
 			},
-			Validations: []admissionv1.Validation{{
-				Expression: "!object.spec.containers.exists(c, c.?ports.orValue([]).exists(p, has(p.hostPort)))", Message: "no host ports here",
-			}},
+			Validations: []admissionv1.Validation{{Expression: expression, Message: words}},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -127,16 +159,18 @@ func refuseHostPorts(t *testing.T, namespace string) (remove func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitRefused(t, "no host ports here", namespace)
+	waitRefused(t, words, namespace)
 	return remove
 }
 
-// waitRefused waits until the API server refuses a pod with a host port for the Services of a
-// namespace. What refuses it takes a moment to reach the API server.
+// waitRefused waits until the API server refuses a pod with a host port, and with the toleration of
+// otherTolerations, for the Services of a namespace. What refuses it takes a moment to reach the API
+// server.
 func waitRefused(t *testing.T, words, namespace string) {
 	t.Helper()
 	tried := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "tried", Labels: map[string]string{"hostport-ccm.io/service-namespace": namespace}}, Spec: backendPod()}
 	tried.Spec.Containers[0].Ports = []v1.ContainerPort{{ContainerPort: 1, HostPort: 1}}
+	tried.Spec.Tolerations = []v1.Toleration{{Key: "e2e", Operator: v1.TolerationOpExists}}
 	eventually(t, time.Minute, "the API server refuses pods: "+words, func(ctx context.Context) error {
 		_, err := client.CoreV1().Pods(cluster.ProductNamespace).Create(ctx, tried, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err != nil && strings.Contains(err.Error(), words) {
