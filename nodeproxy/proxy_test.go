@@ -109,7 +109,7 @@ func (p *testProxy) wantRuleset(t *testing.T, build func(config.Config, config.F
 		var want []string
 		for _, chain := range ruleset.Chains {
 			for _, rule := range chain.Rules {
-				want = append(want, chain.Table+" "+chain.Name+" "+strings.Join(rule.Spec, " "))
+				want = append(want, chain.Table+" "+chain.Name+" "+rule.Spec)
 			}
 		}
 		text, err := fake.Save(t.Context())
@@ -338,7 +338,7 @@ func TestCountersContinueWhenRulesAreProgrammed(t *testing.T) {
 	p := newTestProxy(t, web)
 	p.Sync(t.Context())
 	count := func() {
-		p.kernel.Tables[config.IPv4].Count("filter", "HOSTPORT-FORWARD", "-p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL", rules.Count{Packets: 5, Bytes: 500})
+		p.kernel.Tables[config.IPv4].Count("filter", "HOSTPORT-IN", "-p tcp -m tcp --dport 80 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL", rules.Count{Packets: 5, Bytes: 500})
 		p.kernel.Tables[config.IPv4].Count("nat", "HOSTPORT-PREROUTING", "-p udp", rules.Count{Packets: 1, Bytes: 60})
 		p.Sync(t.Context())
 	}

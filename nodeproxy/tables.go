@@ -55,7 +55,7 @@ func (t *tables) confirm(ctx context.Context, rewritten []rules.Rewritten) error
 		klog.FromContext(ctx).Info("Confirming rules that iptables prints differently from how they were written", "kinds", len(rewritten), "first", rewritten[0])
 	}
 	for i, r := range rewritten {
-		ok, err := t.iptables.Exists(r.Table, r.Chain, r.Written...)
+		ok, err := t.iptables.Exists(r.Table, r.Chain, strings.Fields(r.Written)...)
 		switch {
 		case err == nil && !ok:
 			err = fmt.Errorf("the kernel does not have it, but %q", r.Printed)
@@ -63,7 +63,7 @@ func (t *tables) confirm(ctx context.Context, rewritten []rules.Rewritten) error
 			err = fmt.Errorf("iptables prints it and rules of %d other kinds differently from how they were written; use the iptables of the released image", len(rewritten)-1)
 		}
 		if err != nil {
-			return fmt.Errorf("rule %q of chain %s, table %s: %w", strings.Join(r.Written, " "), r.Chain, r.Table, err)
+			return fmt.Errorf("rule %q of chain %s, table %s: %w", r.Written, r.Chain, r.Table, err)
 		}
 	}
 	return nil

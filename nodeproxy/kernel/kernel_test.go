@@ -137,7 +137,7 @@ func checkRuleset(t *testing.T, flavour string, want rules.Ruleset) {
 		}
 		for _, chain := range want.Chains {
 			for _, rule := range chain.Rules {
-				if ok, err := iptables.Exists(chain.Table, chain.Name, rule.Spec...); !ok || err != nil {
+				if ok, err := iptables.Exists(chain.Table, chain.Name, strings.Fields(rule.Spec)...); !ok || err != nil {
 					t.Errorf("rule %v of %s: exists %v, error %v", rule.Spec, chain.Name, ok, err)
 				}
 			}

@@ -80,8 +80,8 @@ func TestAlteredRulesAreNoticed(t *testing.T) {
 					t.Errorf("noticed %+v, want all three rules of the port", rewritten)
 				}
 				for _, r := range rewritten {
-					if ok, err := iptables.Exists(r.Table, r.Chain, r.Written...); ok || err != nil {
-						t.Errorf("rule %q: exists %v, error %v", strings.Join(r.Written, " "), ok, err)
+					if ok, err := iptables.Exists(r.Table, r.Chain, strings.Fields(r.Written)...); ok || err != nil {
+						t.Errorf("rule %q: exists %v, error %v", r.Written, ok, err)
 					}
 				}
 			})
@@ -117,7 +117,7 @@ func BenchmarkInstall(b *testing.B) {
 			run(name+", "+flavour+", by processes", func(iptables nodeproxy.Iptables, want rules.Ruleset, _ rules.InstalledRules) {
 				for _, chain := range want.Chains {
 					for _, rule := range chain.Rules {
-						if ok, err := iptables.Exists(chain.Table, chain.Name, rule.Spec...); !ok || err != nil {
+						if ok, err := iptables.Exists(chain.Table, chain.Name, strings.Fields(rule.Spec)...); !ok || err != nil {
 							b.Errorf("rule %v: exists %v, error %v", rule.Spec, ok, err)
 						}
 					}

@@ -127,9 +127,9 @@ func (f *Iptables) restoreLine(chains map[string][]rules.InstalledRule, builtin 
 	if !exists {
 		return fmt.Errorf("no chain %s", name)
 	}
-	if _, target, jumps := strings.Cut(spec, "-j HOST"); jumps {
-		if _, ok := chains["HOST"+target]; !ok {
-			return fmt.Errorf("no chain HOST%s to jump to", target)
+	if target := targetOf(spec); strings.HasPrefix(target, "HOST") {
+		if _, ok := chains[target]; !ok {
+			return fmt.Errorf("no chain %s to jump to", target)
 		}
 	}
 	switch command {
@@ -156,10 +156,13 @@ func (f *Iptables) restoreLine(chains map[string][]rules.InstalledRule, builtin 
 	return nil
 }
 
+// targetOf returns the last word of a rule, which is the chain if it jumps or goes to one.
+func targetOf(spec string) string { return spec[strings.LastIndex(spec, " ")+1:] }
+
 func hasJumpTo(chains map[string][]rules.InstalledRule, name string) bool {
 	for _, list := range chains {
 		for _, rule := range list {
-			if strings.HasSuffix(rule.Spec, "-j "+name) {
+			if targetOf(rule.Spec) == name {
 				return true
 			}
 		}

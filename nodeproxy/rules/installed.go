@@ -66,9 +66,10 @@ func parseRule(line string) (chain string, rule InstalledRule, err error) {
 }
 
 // Restore returns the input for iptables-restore --noflush that changes the
-// installed rules to the ruleset. It empties and fills the proxy's own chains
-// and makes each jump the first rule of its hook; it changes nothing else. Each
-// table changes in one step, so no packet meets a part of the new rules.
+// installed rules to the ruleset. It empties and fills the proxy's own chains,
+// deletes those that the ruleset does not have, and makes each jump the first
+// rule of its hook; it changes nothing else. Each table changes in one step, so
+// no packet meets a part of the new rules.
 func (r Ruleset) Restore(installed InstalledRules) string {
 	return r.text(func(b *strings.Builder, chains []Chain) {
 		for _, chain := range chains {
@@ -76,7 +77,7 @@ func (r Ruleset) Restore(installed InstalledRules) string {
 		}
 		for _, chain := range chains {
 			for _, rule := range chain.Rules {
-				fmt.Fprintf(b, "-A %s %s\n", chain.Name, strings.Join(rule.Spec, " "))
+				fmt.Fprintf(b, "-A %s %s\n", chain.Name, rule.Spec)
 			}
 			if chain.hooked(installed) {
 				continue
@@ -86,6 +87,7 @@ func (r Ruleset) Restore(installed InstalledRules) string {
 			}
 			fmt.Fprintf(b, "-I %s 1 -j %s\n", chain.Hook, chain.Name)
 		}
+		remove(b, r.unwanted(installed[chains[0].Table], chains))
 	})
 }
 
@@ -93,30 +95,62 @@ func (r Ruleset) Restore(installed InstalledRules) string {
 // ruleset's chains. No hook may jump to them.
 func (r Ruleset) Remove() string {
 	return r.text(func(b *strings.Builder, chains []Chain) {
-		for _, command := range []string{"-F", "-X"} {
-			for _, chain := range chains {
-				fmt.Fprintf(b, "%s %s\n", command, chain.Name)
-			}
+		var names []string
+		for _, chain := range chains {
+			names = append(names, chain.Name)
 		}
+		remove(b, names)
 	})
+}
+
+// remove writes the lines that delete chains, which may jump to each other.
+func remove(b *strings.Builder, names []string) {
+	for _, command := range []string{"-F", "-X"} {
+		for _, name := range names {
+			fmt.Fprintf(b, "%s %s\n", command, name)
+		}
+	}
+}
+
+// unwanted returns the chains with the ruleset's prefix in a table that are not among the given ones.
+func (r Ruleset) unwanted(table map[string][]InstalledRule, chains []Chain) []string {
+	wanted := map[string]bool{}
+	for _, chain := range chains {
+		wanted[chain.Name] = true
+	}
+	var out []string
+	for name := range table {
+		if strings.HasPrefix(name, r.prefix) && !wanted[name] {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // text returns input for iptables-restore; write adds the lines for the chains
 // of one table.
 func (r Ruleset) text(write func(b *strings.Builder, chains []Chain)) string {
 	var b strings.Builder
+	for _, chains := range r.byTable() {
+		fmt.Fprintf(&b, "*%s\n", chains[0].Table)
+		write(&b, chains)
+		b.WriteString("COMMIT\n")
+	}
+	return b.String()
+}
+
+// byTable returns the chains of each table, in the order of the tables.
+func (r Ruleset) byTable() (out [][]Chain) {
 	for rest := r.Chains; len(rest) > 0; {
-		table := rest[0].Table
-		end := slices.IndexFunc(rest, func(c Chain) bool { return c.Table != table })
+		end := slices.IndexFunc(rest, func(c Chain) bool { return c.Table != rest[0].Table })
 		if end < 0 {
 			end = len(rest)
 		}
-		fmt.Fprintf(&b, "*%s\n", table)
-		write(&b, rest[:end])
-		b.WriteString("COMMIT\n")
+		out = append(out, rest[:end])
 		rest = rest[end:]
 	}
-	return b.String()
+	return out
 }
 
 // hooked reports whether the only jump to the chain is the first rule of its
@@ -153,6 +187,11 @@ func (r Ruleset) Differences(installed InstalledRules) []string {
 			out = append(out, fmt.Sprintf("the jump to %s is not the first rule of %s in table %s", chain.Name, chain.Hook, chain.Table))
 		}
 	}
+	for _, chains := range r.byTable() {
+		for _, name := range r.unwanted(installed[chains[0].Table], chains) {
+			out = append(out, fmt.Sprintf("chain %s of table %s is from another config", name, chains[0].Table))
+		}
+	}
 	return out
 }
 
@@ -160,8 +199,7 @@ func (r Ruleset) Differences(installed InstalledRules) []string {
 type Rewritten struct {
 	Table, Chain string
 	// Written is its Spec, and Printed what iptables prints.
-	Written []string
-	Printed string
+	Written, Printed string
 }
 
 // Rewritten returns one rule of each kind that iptables prints differently from how it was written.
@@ -174,10 +212,10 @@ func (r Ruleset) Rewritten(installed InstalledRules) []Rewritten {
 	for _, chain := range r.Chains {
 		for i, rule := range chain.Rules {
 			printed := installed[chain.Table][chain.Name][i].Spec
-			if printed == strings.Join(rule.Spec, " ") {
+			if printed == rule.Spec {
 				continue
 			}
-			kind := strings.Join([]string{chain.Table, chain.Name, withoutValues(rule.Spec, rule.Spec), withoutValues(strings.Fields(printed), rule.Spec)}, "\n")
+			kind := strings.Join([]string{chain.Table, withoutValues(rule.Spec, rule.Spec), withoutValues(printed, rule.Spec)}, "\n")
 			if !seen[kind] {
 				seen[kind] = true
 				out = append(out, Rewritten{chain.Table, chain.Name, rule.Spec, printed})
@@ -187,12 +225,13 @@ func (r Ruleset) Rewritten(installed InstalledRules) []Rewritten {
 	return out
 }
 
-// withoutValues returns the words of a rule, of which those that are addresses or numbers in spec
-// are replaced by their position there.
-func withoutValues(words, spec []string) string {
+// withoutValues returns the words of a rule, of which those that are addresses, numbers or numbered
+// chains in spec are replaced by their position there.
+func withoutValues(rule, spec string) string {
+	words := strings.Fields(spec)
 	var out []string
-	for _, word := range words {
-		if at := slices.Index(spec, word); at >= 0 && strings.ContainsAny(word, "0123456789") {
+	for _, word := range strings.Fields(rule) {
+		if at := slices.Index(words, word); at >= 0 && strings.ContainsAny(word, "0123456789") {
 			word = fmt.Sprintf("$%d", at)
 		}
 		out = append(out, word)
@@ -212,16 +251,17 @@ func (r Ruleset) Specs(installed InstalledRules) []string {
 	return out
 }
 
-// Counts returns the sums of the ruleset's meters. The installed rules must not
-// have Differences from the ruleset.
+// Counts returns the sums of the ruleset's meters. It leaves out a chain whose
+// number of installed rules differs from the ruleset.
 func (r Ruleset) Counts(installed InstalledRules) map[Meter]Count {
 	out := map[Meter]Count{}
 	for _, chain := range r.Chains {
+		rules := installed[chain.Table][chain.Name]
 		for i, rule := range chain.Rules {
-			if rule.Meter == (Meter{}) {
+			if rule.Meter == (Meter{}) || len(rules) != len(chain.Rules) {
 				continue
 			}
-			count, sum := installed[chain.Table][chain.Name][i].Count, out[rule.Meter]
+			count, sum := rules[i].Count, out[rule.Meter]
 			out[rule.Meter] = Count{sum.Packets + count.Packets, sum.Bytes + count.Bytes}
 		}
 	}

@@ -30,7 +30,7 @@ func lines(ruleset rules.Ruleset, table string) []string {
 			continue
 		}
 		for _, rule := range chain.Rules {
-			out = append(out, strings.TrimPrefix(chain.Name, "HOSTPORT-")+" "+strings.Join(rule.Spec, " "))
+			out = append(out, strings.TrimPrefix(chain.Name, "HOSTPORT-")+" "+rule.Spec)
 		}
 	}
 	return out
@@ -72,6 +72,11 @@ func TestWanted(t *testing.T) {
 	limited.MaxConnectionsPerClient = 20
 	noSources := c
 	noSources.SourceRanges = nil
+	manyPorts := c
+	manyPorts.Ports = []config.Port{{Protocol: "UDP", Port: 53}}
+	for i := range uint16(9) {
+		manyPorts.Ports = append(manyPorts.Ports, config.Port{Protocol: "TCP", Port: 88 - i})
+	}
 	for name, tc := range map[string]struct {
 		config config.Config
 		family config.Family
@@ -79,54 +84,87 @@ func TestWanted(t *testing.T) {
 		want   []string
 	}{
 		"the ports of the pod's address go to the cluster IP, for any protocol": {c, config.IPv4, "nat", []string{
-			"PREROUTING -p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 -j DNAT --to-destination 10.96.0.7",
 			"PREROUTING -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING -p tcp -m tcp --dport 80 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 -j DNAT --to-destination 10.96.0.7",
 			"POSTROUTING -m conntrack --ctstate DNAT --ctorigdst 10.1.0.5 -j MASQUERADE --random-fully",
 		}},
 		"only the config's ports and source ranges are accepted, the rest is dropped": {c, config.IPv6, "filter", []string{
 			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
 			"SOURCES -s 2001:db8::/32 -j ACCEPT",
-			"FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"SOURCES -j DROP",
+			"IN -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir ORIGINAL -j RETURN",
+			"IN -p tcp -m tcp --dport 80 -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir ORIGINAL -j RETURN",
+			"IN -j DROP",
+			"OUT -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
+			"OUT -p tcp -m tcp --sport 80 -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
+			"OUT -j DROP",
 			"FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -j ACCEPT",
-			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
-			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
-			"FORWARD -j DROP",
+			"FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+			"FORWARD -m conntrack --ctdir REPLY -g HOSTPORT-OUT",
+			"FORWARD -j HOSTPORT-IN",
+			"FORWARD -g HOSTPORT-SOURCES",
 		}},
 		"without source ranges no client is accepted": {noSources, config.IPv4, "filter", []string{
 			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
-			"FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"SOURCES -j DROP",
+			"IN -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir ORIGINAL -j RETURN",
+			"IN -p tcp -m tcp --dport 80 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL -j RETURN",
+			"IN -j DROP",
+			"OUT -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
+			"OUT -p tcp -m tcp --sport 80 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
+			"OUT -j DROP",
 			"FORWARD -p icmp -m conntrack --ctstate RELATED -j ACCEPT",
-			"FORWARD -p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p tcp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
-			"FORWARD -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p sctp -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
-			"FORWARD -j DROP",
+			"FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+			"FORWARD -m conntrack --ctdir REPLY -g HOSTPORT-OUT",
+			"FORWARD -j HOSTPORT-IN",
+			"FORWARD -g HOSTPORT-SOURCES",
 		}},
 		"packets from source ranges pass the limit per client, for IPv6 per /64": {limited, config.IPv6, "filter", []string{
 			"CLIENTS -m conntrack --ctstate NEW -m connlimit --connlimit-above 20 --connlimit-mask 64 --connlimit-saddr -j DROP",
 			"CLIENTS -j ACCEPT",
 			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
 			"SOURCES -s 2001:db8::/32 -j HOSTPORT-CLIENTS",
-			"FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"SOURCES -j DROP",
+			"IN -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir ORIGINAL -j RETURN",
+			"IN -p tcp -m tcp --dport 80 -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir ORIGINAL -j RETURN",
+			"IN -j DROP",
+			"OUT -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
+			"OUT -p tcp -m tcp --sport 80 -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
+			"OUT -j DROP",
 			"FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -j ACCEPT",
-			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p tcp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 80 --ctdir REPLY -j ACCEPT",
-			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir ORIGINAL -j HOSTPORT-SOURCES",
-			"FORWARD -p sctp -m conntrack --ctorigdst fd00:1::5 --ctorigdstport 99 --ctdir REPLY -j ACCEPT",
-			"FORWARD -j DROP",
+			"FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+			"FORWARD -m conntrack --ctdir REPLY -g HOSTPORT-OUT",
+			"FORWARD -j HOSTPORT-IN",
+			"FORWARD -g HOSTPORT-SOURCES",
 		}},
-		"a family without cluster IP forwards nothing": {onlyIPv4, config.IPv6, "filter", []string{
+		"a family without cluster IP forwards nothing but ICMP errors": {onlyIPv4, config.IPv6, "filter", []string{
 			"INPUT -p tcp -m conntrack --ctstate INVALID -j DROP",
 			"SOURCES -s 2001:db8::/32 -j ACCEPT",
-			"FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"SOURCES -j DROP",
+			"IN -j DROP",
+			"OUT -j DROP",
 			"FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -j ACCEPT",
-			"FORWARD -j DROP",
+			"FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+			"FORWARD -m conntrack --ctdir REPLY -g HOSTPORT-OUT",
+			"FORWARD -j HOSTPORT-IN",
+			"FORWARD -g HOSTPORT-SOURCES",
 		}},
 		"a family without cluster IP rewrites nothing": {onlyIPv4, config.IPv6, "nat", nil},
-		"the MSS is clamped": {c, config.IPv4, "mangle", []string{
-			"MSS -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+		"more ports than a chain has are divided, by protocol first": {manyPorts, config.IPv4, "nat", []string{
+			"PREROUTING -p tcp -g HOSTPORT-PREROUTING-1",
+			"PREROUTING -p udp -m udp --dport 53 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 53 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-1 -p tcp -m tcp --dport 80:84 -g HOSTPORT-PREROUTING-2",
+			"PREROUTING-1 -p tcp -m tcp --dport 85:88 -g HOSTPORT-PREROUTING-3",
+			"PREROUTING-2 -p tcp -m tcp --dport 80 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 80 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-2 -p tcp -m tcp --dport 81 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 81 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-2 -p tcp -m tcp --dport 82 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 82 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-2 -p tcp -m tcp --dport 83 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 83 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-2 -p tcp -m tcp --dport 84 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 84 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-3 -p tcp -m tcp --dport 85 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 85 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-3 -p tcp -m tcp --dport 86 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 86 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-3 -p tcp -m tcp --dport 87 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 87 -j DNAT --to-destination 10.96.0.7",
+			"PREROUTING-3 -p tcp -m tcp --dport 88 -m conntrack --ctorigdst 10.1.0.5 --ctorigdstport 88 -j DNAT --to-destination 10.96.0.7",
+			"POSTROUTING -m conntrack --ctstate DNAT --ctorigdst 10.1.0.5 -j MASQUERADE --random-fully",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -169,10 +207,8 @@ func TestShutdownRulesDifferFromWantedOnlyForTCPFromClients(t *testing.T) {
 				if diff := cmp.Diff(want, lines(got, "filter")); diff != "" {
 					t.Errorf("rules of table filter (-want +got):\n%s", diff)
 				}
-				for _, table := range []string{"mangle", "nat"} {
-					if diff := cmp.Diff(lines(wanted, table), lines(got, table)); diff != "" {
-						t.Errorf("rules of table %s (-wanted +got):\n%s", table, diff)
-					}
+				if diff := cmp.Diff(lines(wanted, "nat"), lines(got, "nat")); diff != "" {
+					t.Errorf("rules of table nat (-wanted +got):\n%s", diff)
 				}
 			})
 		}
@@ -244,10 +280,10 @@ func TestStale(t *testing.T) {
 
 func genConfig(t *rapid.T) config.Config {
 	port := rapid.Custom(func(t *rapid.T) config.Port {
-		return config.Port{Protocol: rapid.SampledFrom([]string{"TCP", "UDP", "SCTP"}).Draw(t, "protocol"), Port: rapid.Uint16Range(1, 5).Draw(t, "port")}
+		return config.Port{Protocol: rapid.SampledFrom([]string{"TCP", "UDP", "SCTP"}).Draw(t, "protocol"), Port: rapid.Uint16Range(1, 30).Draw(t, "port")}
 	})
 	return config.Config{
-		Ports:        rapid.SliceOfNDistinct(port, 1, 6, rapid.ID[config.Port]).Draw(t, "ports"),
+		Ports:        rapid.SliceOfNDistinct(port, 1, 30, rapid.ID[config.Port]).Draw(t, "ports"),
 		ClusterIPs:   rapid.SampledFrom([][]string{{"10.96.0.7"}, {"10.96.0.8"}, {"fd00:96::7", "10.96.0.7"}, {"fd00:96::8"}}).Draw(t, "cluster IPs"),
 		SourceRanges: rapid.SliceOfN(rapid.SampledFrom([]string{"0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"}), 0, 3).Draw(t, "ranges"),
 
@@ -292,6 +328,28 @@ func foreign(tables rules.InstalledRules) []string {
 	return out
 }
 
+// chainsOf returns the names of a ruleset's chains, sorted.
+func chainsOf(ruleset rules.Ruleset) (out []string) {
+	for _, chain := range ruleset.Chains {
+		out = append(out, chain.Table+" "+chain.Name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// ownChains returns the names of the proxy's chains in the tables, sorted.
+func ownChains(tables rules.InstalledRules) (out []string) {
+	for table, chains := range tables {
+		for name := range chains {
+			if strings.HasPrefix(name, "HOSTPORT-") {
+				out = append(out, table+" "+name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 func TestRestoreLeadsFromAnyStateToTheRulesetAndChangesNothingElse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		iptables := nodeproxytest.NewIptables()
@@ -310,13 +368,16 @@ func TestRestoreLeadsFromAnyStateToTheRulesetAndChangesNothingElse(t *testing.T)
 				t.Fatalf("step %d: foreign rules (-before +after):\n%s", step, diff)
 			}
 			var want []string
-			for _, table := range []string{"mangle", "filter", "nat"} {
+			for _, table := range []string{"filter", "nat"} {
 				for _, line := range lines(ruleset, table) {
 					want = append(want, table+" HOSTPORT-"+line)
 				}
 			}
 			if diff := cmp.Diff(want, ruleset.Specs(after)); diff != "" {
 				t.Fatalf("step %d: own rules (-want +got):\n%s", step, diff)
+			}
+			if diff := cmp.Diff(chainsOf(ruleset), ownChains(after)); diff != "" {
+				t.Fatalf("step %d: own chains (-want +got):\n%s", step, diff)
 			}
 			damage(t, iptables)
 		}
@@ -353,8 +414,8 @@ func TestCounts(t *testing.T) {
 	if err := iptables.Restore(t.Context(), ruleset.Restore(nil)); err != nil {
 		t.Fatal(err)
 	}
-	iptables.Count("filter", "HOSTPORT-FORWARD", "ORIGINAL", rules.Count{Packets: 3, Bytes: 300})
-	iptables.Count("filter", "HOSTPORT-FORWARD", "--ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY", rules.Count{Packets: 2, Bytes: 9})
+	iptables.Count("filter", "HOSTPORT-IN", "ORIGINAL", rules.Count{Packets: 3, Bytes: 300})
+	iptables.Count("filter", "HOSTPORT-OUT", "--ctorigdst 10.1.0.5 --ctorigdstport 80 --ctdir REPLY", rules.Count{Packets: 2, Bytes: 9})
 	iptables.Count("nat", "HOSTPORT-PREROUTING", "DNAT", rules.Count{Packets: 1, Bytes: 60})
 	want := map[rules.Meter]rules.Count{
 		{Port: http, Kind: rules.In}:          {Packets: 6, Bytes: 600},

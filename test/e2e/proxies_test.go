@@ -82,7 +82,7 @@ func TestDatapathFlushedRulesAreRepaired(t *testing.T) {
 	wantOpen(t, getTCP, "web", port, all...)
 	p := proxies(t, svc)[0]
 	for _, family := range families() {
-		for _, table := range []string{"nat", "filter", "mangle"} {
+		for _, table := range []string{"nat", "filter"} {
 			saw := false
 			// The proxy is not ready for a fraction of a second, which the check may miss.
 			for tries := 0; tries < 5 && !saw; tries++ {
