@@ -24,33 +24,47 @@ const (
 	// delete its entry earlier would cost the client a retransmission after a
 	// second.
 	handshakeTime = time.Second
+	// unwatchedSyncs is the number of sync periods after which rules are read again where the kernel
+	// does not tell whether they have changed.
+	unwatchedSyncs = 5
 )
 
 // apply makes the kernel follow the config in force. Its result is unchanged,
 // changed or repaired.
 func (p *Proxy) apply(ctx context.Context) (result string, err error) {
-	addrs, err := p.kernel.Addresses()
-	if err != nil {
-		return "", err
+	if p.kernel.NetworkChanged() || p.wanted == nil {
+		p.networkChecked = false
+	}
+	addrs := p.addrs
+	if !p.networkChecked {
+		if addrs, err = p.kernel.Addresses(); err != nil {
+			return "", err
+		}
+	}
+	if p.wanted == nil || !slices.Equal(addrs, p.addrs) {
+		p.addrs, p.wanted = addrs, map[config.Family]*rules.Ruleset{}
+		p.flows.wanted.Store(&flowTarget{p.config, addrs})
 	}
 	result = "unchanged"
 	var failures []error
 	for _, family := range config.Families {
-		change, err := p.applyFamily(ctx, family, addrs)
+		change, err := p.applyFamily(ctx, family)
 		p.health.progressed(time.Now())
 		failures = append(failures, err)
 		if change != "" {
 			result = change
 		}
 	}
-	p.flush(ctx, addrs)
-	p.countFlows(ctx, addrs)
-	return result, errors.Join(failures...)
+	p.flush(ctx)
+	p.warnOfCrowdedPorts(ctx)
+	err = errors.Join(failures...)
+	p.networkChecked = err == nil
+	return result, err
 }
 
 // applyFamily installs the rules before it switches forwarding on, so that
 // nothing is forwarded without them.
-func (p *Proxy) applyFamily(ctx context.Context, family config.Family, addrs []netip.Addr) (change string, err error) {
+func (p *Proxy) applyFamily(ctx context.Context, family config.Family) (change string, err error) {
 	_, served := p.config.ClusterIP(family)
 	if p.unsupported[family] && !served {
 		return "", nil
@@ -64,16 +78,16 @@ func (p *Proxy) applyFamily(ctx context.Context, family config.Family, addrs []n
 	if err != nil {
 		return "", err
 	}
-	if change, err = p.applyRules(ctx, t, rules.Wanted(p.config, family, addrs)); err != nil {
+	if change, err = p.applyRules(ctx, t, p.rulesFor(family)); err != nil {
 		if p.config.MaxConnectionsPerClient > 0 {
 			err = fmt.Errorf("%w; the limit of connections per client needs the kernel module xt_connlimit on this node", err)
 		}
 		return "", fmt.Errorf("%s rules: %w", family, err)
 	}
-	if !served {
+	if !served || p.networkChecked {
 		return change, nil
 	}
-	if !slices.ContainsFunc(addrs, func(addr netip.Addr) bool { return config.FamilyOf(addr) == family }) {
+	if !slices.ContainsFunc(p.addrs, func(addr netip.Addr) bool { return config.FamilyOf(addr) == family }) {
 		return change, fmt.Errorf("the Service has an %s cluster IP, but this pod has no %s address; remove the family from the Service's ipFamilies or add it to the cluster's pod network", family, family)
 	}
 	interfaces, err := p.kernel.Forward(family)
@@ -99,19 +113,36 @@ func (p *Proxy) tablesOf(ctx context.Context, family config.Family) (*tables, er
 	return p.tables[family], nil
 }
 
+// rulesFor returns the rules that the config requires. They are computed when the config or an
+// address has changed; if they are those that are applied, it returns the same pointer.
+func (p *Proxy) rulesFor(family config.Family) *rules.Ruleset {
+	if p.wanted[family] == nil {
+		want := rules.Wanted(p.config, family, p.addrs)
+		p.wanted[family] = &want
+		if applied := p.tables[family].applied; applied != nil && reflect.DeepEqual(*applied, want) {
+			p.wanted[family] = applied
+		}
+	}
+	return p.wanted[family]
+}
+
 // applyRules installs the wanted rules unless they are installed. change is "" if they are,
 // "repaired" if they were installed last and have been changed since, and else "changed".
-func (p *Proxy) applyRules(ctx context.Context, t *tables, want rules.Ruleset) (change string, err error) {
+func (p *Proxy) applyRules(ctx context.Context, t *tables, want *rules.Ruleset) (change string, err error) {
+	if t.applied == want && t.unchanged(unwatchedSyncs*p.syncPeriod) {
+		return "", nil
+	}
+	before := t.state()
 	installed, err := t.read(ctx)
 	if err != nil {
 		return "", err
 	}
 	change, reasons := "changed", []string{"the rules for this config are not installed yet"}
-	if t.applied != nil && reflect.DeepEqual(*t.applied, want) {
+	if t.applied == want {
 		change, reasons = "repaired", t.differences(installed)
 	}
 	if len(reasons) == 0 {
-		p.metrics.count(want.Family, want.Counts(installed))
+		t.verified = before
 		return "", nil
 	}
 	if change == "repaired" {
@@ -122,20 +153,24 @@ func (p *Proxy) applyRules(ctx context.Context, t *tables, want rules.Ruleset) (
 	}
 	klog.FromContext(ctx).Info("Installing rules", "family", want.Family, "reasons", reasons)
 	p.flushes, p.flushTCPAfter = flushSyncs, time.Now().Add(handshakeTime)
-	p.metrics.countersReset(want.Family)
-	return change, t.install(ctx, want, installed)
+	p.counters.installing(want.Family, installed)
+	if err := t.install(ctx, want, installed); err != nil {
+		return change, err
+	}
+	p.counters.installed(t.iptables, want)
+	return change, nil
 }
 
 // flush deletes stale flows after a change. If that fails, the next syncs try
 // again and the metrics show it. The proxy stays ready, as new flows are not
 // affected.
-func (p *Proxy) flush(ctx context.Context, addrs []netip.Addr) {
+func (p *Proxy) flush(ctx context.Context) {
 	tcp := !p.flushTCPAfter.IsZero() && time.Now().After(p.flushTCPAfter)
 	if p.flushes == 0 && !tcp {
 		return
 	}
 	p.flushes = max(0, p.flushes-1)
-	failed, matcher := false, rules.NewMatcher(p.config, addrs)
+	failed, matcher := false, rules.NewMatcher(p.config, p.addrs)
 	for _, family := range config.Families {
 		if _, served := p.config.ClusterIP(family); !served {
 			continue

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/klog/v2"
@@ -19,13 +21,34 @@ type configFile struct {
 	options Options
 	// data is the content at the last load, nil if that failed.
 	data []byte
+	// info describes the file as it was just before data was read, at the time read.
+	info fs.FileInfo
+	read time.Time
+}
+
+// clockGranularity is more than the time for which a file system can give two changes of a file the
+// same time.
+const clockGranularity = 100 * time.Millisecond
+
+// isUnchanged reports whether the file is the one that was read last, which saves reading it.
+func (f *configFile) isUnchanged(now fs.FileInfo) bool {
+	return f.data != nil && os.SameFile(now, f.info) && now.Size() == f.info.Size() && now.ModTime().Equal(f.info.ModTime()) &&
+		f.read.Sub(now.ModTime()) > clockGranularity
 }
 
 // load reads and validates the file. changed is false if its content is the same
 // as at the last load; then c and err are zero.
 func (f *configFile) load() (c config.Config, changed bool, err error) {
 	path := f.options.ConfigFile
-	data, err := os.ReadFile(path)
+	var data []byte
+	info, err := os.Stat(path)
+	if err == nil {
+		if f.isUnchanged(info) {
+			return config.Config{}, false, nil
+		}
+		f.info, f.read = info, time.Now()
+		data, err = os.ReadFile(path)
+	}
 	if err != nil {
 		f.data = nil
 		return config.Config{}, true, fmt.Errorf("reading the config: %w; mount the Service's ConfigMap there or name another file with --config-file", err)

@@ -27,9 +27,19 @@ func (p *Proxy) FlushTCPAfter() time.Time { return p.flushTCPAfter }
 
 func (p *Proxy) SetFlushTCPAfter(at time.Time) { p.flushTCPAfter = at }
 
-// CountFlowsNow makes the next sync count flows.
-func (p *Proxy) CountFlowsNow() { p.countFlowsAfter = time.Time{} }
+// CountFlowsNow makes the next sync, and the next request for metrics, count flows.
+func (p *Proxy) CountFlowsNow() { p.countFlowsAfter, p.flows.after = time.Time{}, time.Time{} }
+
+// CountAlways makes each request for metrics read the kernel's counters.
+func (p *Proxy) CountAlways() { p.counters.maxAge = 0 }
 
 func (p *Proxy) Liveness() time.Duration { return p.liveness() }
 
 func (p *Proxy) SetLastProgress(at time.Time) { p.health.progressed(at) }
+
+// PassTime makes the rules' last verification d earlier.
+func (p *Proxy) PassTime(d time.Duration) {
+	for _, t := range p.tables {
+		t.verified.at = t.verified.at.Add(-d)
+	}
+}

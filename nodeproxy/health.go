@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 )
 
@@ -33,12 +35,19 @@ func (p *Proxy) HealthHandler() http.Handler {
 	})
 }
 
-// MetricsHandler serves /metrics.
+// MetricsHandler serves /metrics. Without the kernel's counters, it leaves them out.
 func (p *Proxy) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		var except []metric
+		if err := p.counters.update(r.Context()); err != nil {
+			// Values of earlier would say that no packet has arrived since.
+			klog.FromContext(r.Context()).Error(err, "Metrics lack the counters of ports")
+			except = kernelCounters
+		}
+		p.flows.update(r.Context())
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		p.metrics.write(w)
+		p.metrics.write(w, except)
 	})
 	return mux
 }

@@ -93,13 +93,19 @@ func (m *metrics) countersReset(family config.Family) {
 	delete(m.lastCounts, family)
 }
 
-// count adds what the kernel has counted since the last call.
+// count adds what the kernel has counted since the last call. A meter that is not
+// in counts keeps its value.
 func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last := m.lastCounts[family]
+	if last == nil {
+		last = map[rules.Meter]rules.Count{}
+		m.lastCounts[family] = last
+	}
 	for meter, count := range counts {
 		packets, bytes := increase(last[meter].Packets, count.Packets), increase(last[meter].Bytes, count.Bytes)
+		last[meter] = count
 		if meter.Kind == rules.Limited {
 			m.values[seriesOf(clientLimited, []string{"family", string(family)})] += packets
 			continue
@@ -113,7 +119,6 @@ func (m *metrics) count(family config.Family, counts map[rules.Meter]rules.Count
 		m.values[seriesOf(portPackets, labels)] += packets
 		m.values[seriesOf(portBytes, labels)] += bytes
 	}
-	m.lastCounts[family] = counts
 }
 
 // portLabels returns the labels of a port's series.
@@ -130,13 +135,17 @@ func increase(before, after uint64) uint64 {
 	return after - before
 }
 
-// write writes all metrics in Prometheus' text format, in a stable order.
-func (m *metrics) write(w io.Writer) {
+// kernelCounters are the metrics that the kernel counts.
+var kernelCounters = []metric{portPackets, portBytes, portConnections, clientLimited}
+
+// write writes all metrics but the excepted ones in Prometheus' text format, in a stable order.
+func (m *metrics) write(w io.Writer, except []metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	ordered := slices.SortedFunc(maps.Keys(m.values), func(a, b series) int {
 		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.labels, b.labels))
 	})
+	ordered = slices.DeleteFunc(ordered, func(s series) bool { return slices.Contains(except, s.metric) })
 	for i, s := range ordered {
 		if i == 0 || s.metric != ordered[i-1].metric {
 			fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", s.name, s.help, s.name, s.kind)

@@ -11,6 +11,8 @@ package nodeproxy
 
 import (
 	"context"
+	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,7 +33,8 @@ type Options struct {
 	// HealthToken is what requests for health have to bring as a bearer token. If it is
 	// empty, everybody is answered.
 	HealthToken string
-	// SyncPeriod is the time between two syncs when nothing changes.
+	// SyncPeriod is the time between two syncs when nothing changes. Each looks for changes, without
+	// starting a process if there are none.
 	SyncPeriod time.Duration
 	// IPv4Only ignores the config's IPv6 cluster IP, which other proxies serve.
 	IPv4Only bool
@@ -53,6 +56,14 @@ type Proxy struct {
 	// drain is the drain time of config, for Run.
 	drain atomic.Int64
 
+	// addrs are the pod's addresses. wanted are the rules for them and config, as far as they have been
+	// computed; it is nil after a change of config.
+	addrs  []netip.Addr
+	wanted map[config.Family]*rules.Ruleset
+	// networkChecked means that addrs are current and forwarding is on, unless the kernel tells of a
+	// change.
+	networkChecked bool
+
 	tables map[config.Family]*tables
 	// unsupported has the families without a working iptables.
 	unsupported map[config.Family]bool
@@ -62,20 +73,26 @@ type Proxy struct {
 	// this is done.
 	flushTCPAfter time.Time
 
-	// countFlowsAfter is when to count flows again. crowded describes the ports that had almost no
-	// source port left at the last count.
+	// countFlowsAfter is when to count flows again for the log. crowded describes the ports that had
+	// almost no source port left at the last count.
 	countFlowsAfter time.Time
 	crowded         []string
 
+	// lastResult is the result of the last sync.
+	lastResult string
+
 	resetStep, resetTimeout time.Duration
 
-	health  *health
-	metrics *metrics
+	health   *health
+	metrics  *metrics
+	counters *counters
+	flows    *flowCounter
 }
 
 // New returns a Proxy. It fails if the config file cannot be read or is not
 // valid.
 func New(options Options, kernel Kernel) (*Proxy, error) {
+	m := newMetrics()
 	p := &Proxy{
 		kernel:       kernel,
 		syncPeriod:   options.SyncPeriod,
@@ -86,7 +103,9 @@ func New(options Options, kernel Kernel) (*Proxy, error) {
 		resetStep:    resetStep,
 		resetTimeout: resetTimeout,
 		health:       newHealth(time.Now()),
-		metrics:      newMetrics(),
+		metrics:      m,
+		counters:     newCounters(m),
+		flows:        &flowCounter{kernel: kernel, metrics: m},
 	}
 	first, _, err := p.file.load()
 	if err != nil {
@@ -170,6 +189,10 @@ func (p *Proxy) sync(ctx context.Context) time.Duration {
 		klog.FromContext(ctx).Info("Ready", "service", p.config.Service)
 	}
 	p.metrics.add(syncs, 1, "result", result)
+	if result == "unchanged" && p.lastResult != result {
+		debug.FreeOSMemory() // The change took more memory than the time until the next one.
+	}
+	p.lastResult = result
 	p.health.progressed(time.Now())
 	return next
 }
@@ -192,8 +215,7 @@ func (p *Proxy) reloadConfig(ctx context.Context) {
 }
 
 func (p *Proxy) useConfig(c config.Config) {
-	p.config, p.configErr = c, nil
-	p.forgetFlows()
+	p.config, p.configErr, p.wanted = c, nil, nil
 	p.countFlowsAfter = time.Time{}
 	p.drain.Store(int64(c.Drain()))
 	p.metrics.set(configValid, 1)

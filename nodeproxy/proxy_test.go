@@ -56,6 +56,7 @@ func newTestProxyWith(t *testing.T, c config.Config, change func(*nodeproxy.Opti
 		t.Fatal(err)
 	}
 	p.SetResetTimes(time.Millisecond, time.Hour)
+	p.CountAlways()
 	return p
 }
 
@@ -161,6 +162,34 @@ func TestASecondSyncChangesNothing(t *testing.T) {
 	}
 	p.wantReady(t)
 	p.wantMetric(t, `hostport_nodeproxy_syncs_total{result="unchanged"} 1`)
+}
+
+func TestTheNetworkIsReadOnlyAfterAChange(t *testing.T) {
+	dual := web
+	dual.ClusterIPs = []string{"10.96.0.7", "fd00:96::7"}
+	p := newTestProxy(t, dual)
+	p.kernel.Forwards[config.IPv6] = true
+	for range 5 {
+		p.Sync(t.Context())
+	}
+	p.wantReady(t)
+	// The second time, the proxy itself had switched forwarding on.
+	if p.kernel.AddressesCalls != 2 {
+		t.Errorf("addresses were read %d times in 5 syncs without changes, want 2", p.kernel.AddressesCalls)
+	}
+	p.kernel.Forwards[config.IPv4], p.kernel.Forwards[config.IPv6] = false, false
+	for range 2 {
+		p.Sync(t.Context())
+		p.wantNotReady(t, "forwarding of IPv6 is off")
+	}
+	if !p.kernel.Forwards[config.IPv4] {
+		t.Error("forwarding of IPv4 was not switched on again")
+	}
+	p.kernel.Forwards[config.IPv6] = true
+	p.kernel.Addrs = []netip.Addr{netip.MustParseAddr("10.1.0.9"), pod6}
+	p.Sync(t.Context())
+	p.wantReady(t)
+	p.wantRules(t, dual)
 }
 
 func TestChangedRulesAreRepairedAndTheProxyIsNotReadyUntilThen(t *testing.T) {

@@ -51,6 +51,7 @@ func (p *Proxy) installUnconfirmed(ctx context.Context, build func(config.Config
 		for family, t := range p.tables {
 			installed, err := t.read(ctx)
 			if err == nil {
+				p.counters.installing(family, installed)
 				err = t.iptables.Restore(ctx, build(p.config, family, addrs).Restore(installed))
 			}
 			failures = append(failures, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -16,12 +17,39 @@ import (
 // Rules are written as iptables prints them. Right after installation, what it prints is compared
 // with what was written; from then on, it must stay the same. A version that prints a rule in
 // another form has to confirm one of each kind, which takes a process each.
+//
+// What iptables prints is read again only after the kernel's state has changed. Where the kernel
+// does not tell, it is read from time to time.
 type tables struct {
 	iptables Iptables
 	// applied is the ruleset that was installed and confirmed last, nil if the last attempt
 	// failed. printed is how iptables printed it then.
 	applied *rules.Ruleset
 	printed []string
+	// verified is the state just before the last reading that found the applied rules.
+	verified state
+}
+
+// state tells one state of the kernel's rules from another.
+type state struct {
+	generation uint32
+	known      bool
+	at         time.Time
+}
+
+func (t *tables) state() state {
+	n, known := t.iptables.Generation()
+	return state{n, known, time.Now()}
+}
+
+// unchanged reports whether the kernel still has the applied rules. A state of which the kernel does
+// not tell whether it has changed counts as unchanged for the period unwatched.
+func (t *tables) unchanged(unwatched time.Duration) bool {
+	now := t.state()
+	if now.known || t.verified.known {
+		return now.known && t.verified.known && now.generation == t.verified.generation
+	}
+	return now.at.Before(t.verified.at.Add(unwatched))
 }
 
 // maxRewritten is how many kinds of rules iptables may print in a form of its own. The versions
@@ -29,11 +57,12 @@ type tables struct {
 const maxRewritten = 50
 
 // install changes the installed rules to the wanted ones and confirms them.
-func (t *tables) install(ctx context.Context, want rules.Ruleset, installed rules.InstalledRules) error {
+func (t *tables) install(ctx context.Context, want *rules.Ruleset, installed rules.InstalledRules) error {
 	t.applied = nil
 	if err := t.iptables.Restore(ctx, want.Restore(installed)); err != nil {
 		return err
 	}
+	before := t.state()
 	installed, err := t.read(ctx)
 	if err != nil {
 		return err
@@ -44,7 +73,7 @@ func (t *tables) install(ctx context.Context, want rules.Ruleset, installed rule
 	if err := t.confirm(ctx, want.Rewritten(installed)); err != nil {
 		return err
 	}
-	t.applied, t.printed = &want, want.Specs(installed)
+	t.applied, t.printed, t.verified = want, want.Specs(installed), before
 	return nil
 }
 

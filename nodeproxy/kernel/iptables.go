@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
+	"github.com/vishvananda/netlink/nl"
 
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
@@ -38,6 +39,8 @@ const (
 type Kernel struct {
 	// Flavours are the flavours of iptables to try, in this order.
 	Flavours []string
+	// messages hears of changes of the network, nil before the first call of NetworkChanged.
+	messages *nl.NetlinkSocket
 }
 
 // New returns a Kernel that prefers nft to legacy.
@@ -105,6 +108,16 @@ func (t *tables) probe(ctx context.Context, family config.Family) error {
 
 // Flavour returns nft or legacy.
 func (t *tables) Flavour() string { return t.flavour }
+
+// Generation returns the number of the state of nf_tables. x_tables, which flavour legacy uses, has
+// none.
+func (t *tables) Generation() (n uint32, known bool) {
+	if t.flavour != NFT {
+		return 0, false
+	}
+	n, err := generation()
+	return n, err == nil
+}
 
 // Save returns the output of iptables-save -c.
 func (t *tables) Save(ctx context.Context) (string, error) { return run(ctx, "", t.save, "-c") }

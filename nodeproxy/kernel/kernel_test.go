@@ -145,6 +145,38 @@ func checkRuleset(t *testing.T, flavour string, want rules.Ruleset) {
 	}
 }
 
+func TestTheGenerationOfNFTChangesWithTheRulesAndOnlyThen(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		for flavour, family := range map[string]config.Family{kernel.NFT: config.IPv4, kernel.Legacy: config.IPv6} {
+			iptables, err := (&kernel.Kernel{Flavours: []string{flavour}}).Iptables(t.Context(), family)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			generation := func() uint32 {
+				n, known := iptables.Generation()
+				if known != (flavour == kernel.NFT) {
+					t.Errorf("flavour %s: a generation is known: %v", flavour, known)
+				}
+				return n
+			}
+			before := generation()
+			if _, err := iptables.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if generation() != before {
+				t.Error("reading the rules changes the generation")
+			}
+			if err := iptables.Restore(t.Context(), "*filter\n-A OUTPUT -j ACCEPT\nCOMMIT\n"); err != nil {
+				t.Error(err)
+			}
+			if flavour == kernel.NFT && generation() == before {
+				t.Error("a new rule does not change the generation")
+			}
+		}
+	})
+}
+
 func TestNFTIsPreferred(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		iptables, err := kernel.New().Iptables(t.Context(), config.IPv4)
@@ -191,6 +223,30 @@ func TestForwardingIsSwitchedOnOnce(t *testing.T) {
 	})
 }
 
+func TestChangesOfTheNetworkAreNoticed(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		k := kernel.New()
+		if !k.NetworkChanged() || k.NetworkChanged() {
+			t.Error("only the first call must report a change")
+		}
+		for _, command := range []string{
+			"ip address add 10.1.0.9/24 dev pod0", "ip address del fd00:1::5/64 dev pod0", "ip link set pod0 down",
+			"echo 1 > /proc/sys/net/ipv4/conf/pod0/forwarding", "echo 1 > /proc/sys/net/ipv4/ip_forward", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+			"ip link del pod0",
+		} {
+			if out, err := exec.Command("sh", "-ec", command).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", command, err, out)
+			}
+			if !k.NetworkChanged() {
+				t.Errorf("%s was not noticed", command)
+			}
+			if k.NetworkChanged() {
+				t.Errorf("%s was noticed twice", command)
+			}
+		}
+	})
+}
+
 func TestIPv6ForwardingThatIsOffIsAnErrorThatSaysWhatToDo(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		k := kernel.New()
@@ -226,6 +282,9 @@ func TestFlushDeletesOnlyStaleFlows(t *testing.T) {
 		create(unix.IPPROTO_TCP, 80, &netlink.ProtoInfoTCP{State: synSent})
 		create(unix.IPPROTO_TCP, 81, &netlink.ProtoInfoTCP{State: established})
 		create(unix.IPPROTO_SCTP, 99, nil)
+		if n, err := k.FlowCount(); n != 4 || err != nil {
+			t.Errorf("FlowCount() = %d, %v, want 4", n, err)
+		}
 		if err := k.Flows(config.IPv4, func(f rules.Flow) { visited[fmt.Sprint(f.Protocol, f.OrigDstPort)]++ }); err != nil {
 			t.Error(err)
 		}

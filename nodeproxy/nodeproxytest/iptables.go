@@ -31,6 +31,8 @@ type Iptables struct {
 	restoreErr    error
 	alter, reword func(spec string) string
 	processes     int
+	generation    uint32
+	unwatched     bool
 }
 
 // NewIptables returns a packet filter whose chains are the built-in ones, empty.
@@ -70,6 +72,20 @@ func (f *Iptables) Reword(reword func(spec string) string) {
 	f.reword = reword
 }
 
+// Unwatched makes Generation return none, as that of flavour legacy.
+func (f *Iptables) Unwatched() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unwatched = true
+}
+
+// Generation returns how many tables have been committed.
+func (f *Iptables) Generation() (n uint32, known bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.generation, !f.unwatched
+}
+
 // Processes returns how many calls of Restore, Save and Exists there were. Each is a process.
 func (f *Iptables) Processes() int {
 	f.mu.Lock()
@@ -91,6 +107,7 @@ func (f *Iptables) Restore(_ context.Context, text string) error {
 		switch {
 		case line == "COMMIT":
 			f.tables[table], chains = chains, nil
+			f.generation++
 			continue
 		case line[0] == '*':
 			table, chains = line[1:], maps.Clone(f.tables[line[1:]])

@@ -36,8 +36,10 @@ type Kernel struct {
 	TCPTimeouts rules.TCPTimeouts
 	// TimeoutsErr is the error that SetTCPTimeouts returns, if any.
 	TimeoutsErr error
-	// IptablesCalls counts the calls of Iptables.
-	IptablesCalls int
+	// IptablesCalls and AddressesCalls count the calls of Iptables and Addresses.
+	IptablesCalls, AddressesCalls int
+	// seen is what the network was at the last call of NetworkChanged.
+	seen string
 }
 
 // NewKernel returns a Kernel that supports both families, with forwarding off.
@@ -60,7 +62,18 @@ func (k *Kernel) FailRestore(err error) {
 func (k *Kernel) Addresses() ([]netip.Addr, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.AddressesCalls++
 	return slices.Clone(k.Addrs), nil
+}
+
+// NetworkChanged reports whether Addrs or Forwards have changed since the last call.
+func (k *Kernel) NetworkChanged() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := fmt.Sprint(k.Addrs, k.Forwards)
+	changed := now != k.seen
+	k.seen = now
+	return changed
 }
 
 // Iptables returns the family's packet filter.
@@ -101,6 +114,13 @@ func (k *Kernel) Flows(family config.Family, visit func(rules.Flow)) error {
 		}
 	}
 	return nil
+}
+
+// FlowCount returns the number of Tracked entries.
+func (k *Kernel) FlowCount() (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.Tracked), k.FlowsErr
 }
 
 // Flush deletes the stale flows of the family.

@@ -113,7 +113,7 @@ func TestAPortWithTrafficIsNotProbed(t *testing.T) {
 	send(5) // A probe may be under way.
 	from, sentFrom := p.metric(t, counter), sent
 	send(20)
-	// The proxy counts every two seconds, so a connection may be counted late at either end.
+	// What the proxy answers can be a second old, so a connection may be counted late at either end.
 	if got, own := p.metric(t, counter)-from, sent-sentFrom; got > own+2 {
 		t.Errorf("%d connections, of which clients made %d", got, own)
 	}
