@@ -2,8 +2,8 @@ package nodeproxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,9 +23,9 @@ import (
 type tables struct {
 	iptables Iptables
 	// applied is the ruleset that was installed and confirmed last, nil if the last attempt
-	// failed. printed is how iptables printed it then.
+	// failed. printed is the fingerprint of how iptables printed it then.
 	applied *rules.Ruleset
-	printed []string
+	printed [sha256.Size]byte
 	// verified is the state just before the last reading that found the applied rules.
 	verified state
 }
@@ -73,7 +73,7 @@ func (t *tables) install(ctx context.Context, want *rules.Ruleset, installed rul
 	if err := t.confirm(ctx, want.Rewritten(installed)); err != nil {
 		return err
 	}
-	t.applied, t.printed, t.verified = want, want.Specs(installed), before
+	t.applied, t.printed, t.verified = want, fingerprint(want.Specs(installed)), before
 	return nil
 }
 
@@ -102,10 +102,15 @@ func (t *tables) confirm(ctx context.Context, rewritten []rules.Rewritten) error
 // returns nothing if they do not differ.
 func (t *tables) differences(installed rules.InstalledRules) []string {
 	differences := t.applied.Differences(installed)
-	if len(differences) == 0 && !slices.Equal(t.printed, t.applied.Specs(installed)) {
+	if len(differences) == 0 && t.printed != fingerprint(t.applied.Specs(installed)) {
 		return []string{"a rule was replaced by another"}
 	}
 	return differences
+}
+
+// fingerprint stands for rules, which take more memory.
+func fingerprint(specs []string) [sha256.Size]byte {
+	return sha256.Sum256([]byte(strings.Join(specs, "\n")))
 }
 
 func (t *tables) read(ctx context.Context) (rules.InstalledRules, error) {
