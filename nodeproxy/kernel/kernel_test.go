@@ -70,10 +70,18 @@ func TestBothFlavoursInstallRepairAndVerifyRulesets(t *testing.T) {
 	}
 	limited := c
 	limited.MaxConnectionsPerClient = 20
+	// The chains of trees have to go with the next ruleset.
+	trees := many(9, 9)
+	trees.ClusterIPs = c.ClusterIPs
+	for i := range 9 {
+		trees.Ports = append(trees.Ports, config.Port{Protocol: "SCTP", Port: uint16(2000 + i)})
+		trees.SourceRanges = append(trees.SourceRanges, fmt.Sprintf("2001:db8:%x::/48", 2*i))
+	}
 	for _, flavour := range []string{kernel.NFT, kernel.Legacy} {
 		for _, family := range config.Families {
 			t.Run(flavour+" "+string(family), func(t *testing.T) {
 				inNamespace(t, func(t *testing.T) {
+					checkRuleset(t, flavour, rules.Wanted(trees, family, ownAddresses(t)))
 					checkRuleset(t, flavour, rules.Wanted(c, family, ownAddresses(t)))
 					checkRuleset(t, flavour, rules.Wanted(limited, family, ownAddresses(t)))
 					checkRuleset(t, flavour, rules.ShutdownMark(c, family, ownAddresses(t)))
