@@ -67,7 +67,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	echo "$$total"; exit $$status
 
 .PHONY: bench
-bench: ## Measure the time from an event to the status, and the datapaths' speed and limits (as root)
+bench: ## Measure the time from an event to the status, and the datapaths' speed, costs and limits (as root)
 	@go test -count=1 -v -run '^TestEveryCause' ./provider -latency-services=50 -latency-nodes=20 -latency-rounds=10 | grep -v '^[IWE][0-9]'
 	@go run ./test/bench
 

@@ -13,23 +13,23 @@ func TestEveryPathIsMeasuredAndFilled(t *testing.T) {
 		t.Skip("needs root to make network namespaces")
 	}
 	var out bytes.Buffer
-	if err := run(t.Context(), 1, 50*time.Millisecond, 500, &out); err != nil {
+	if err := run(t.Context(), options{rounds: 1, period: 50 * time.Millisecond, idle: time.Second, connections: 500}, &out); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", &out)
-	for _, w := range netPaths {
+	for _, w := range paths() {
 		if !strings.Contains(out.String(), w.name+"  ") {
 			t.Errorf("%q is not in the table", w.name)
 		}
 	}
 	for name, want := range map[string]string{
-		direct.name: "500", proxy.name: "500",
+		direct.name: "500", "proxy": "500",
 		"proxy, 2 cluster IPs with an endpoint each":                "500",
 		"proxy, 4 source addresses that nobody routes to the pod":   "0",
 		"proxy, 4 source addresses that the node routes to the pod": "500",
 	} {
 		_, ceilings, _ := strings.Cut(out.String(), "Simultaneous connections")
-		_, row, _ := strings.Cut(ceilings, name+" ")
+		_, row, _ := strings.Cut(ceilings, "\n"+name+"  ")
 		if fields := strings.Fields(row); len(fields) == 0 || fields[0] != want {
 			t.Errorf("%s: row %q, want %s connections", name, fields, want)
 		}

@@ -22,8 +22,8 @@ type ceiling struct {
 	// tracking had these numbers of entries then.
 	connections             int64
 	nodeTracked, podTracked string
-	// resident is the proxy's memory then, peak its peak after a change of config.
-	resident, peak string
+	// resident is the proxy's memory then, peak its peak after a change of config, in KiB, or 0.
+	resident, peak int
 }
 
 // maxFailures is the number of failures after which a ceiling is reached.
@@ -41,7 +41,7 @@ func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) (
 	if err := count(direct.name, direct); err != nil {
 		return all, err
 	}
-	if err := count(proxy.name, proxy); err != nil {
+	if err := count("proxy", onePort.path()); err != nil {
 		return all, err
 	}
 	if err := p.addMemory(ctx, &all[len(all)-1]); err != nil {
@@ -49,26 +49,26 @@ func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) (
 	}
 	p.stop()
 	const half = "iptables-nft -t nat %s HOSTPORT-PREROUTING -p tcp -m statistic --mode random --probability 0.5 -j DNAT --to-destination " + secondClusterIP
-	if err := l.do("pod", fmt.Sprintf(half, "-I")); err != nil {
+	if err := l.do(p.host, fmt.Sprintf(half, "-I")); err != nil {
 		return all, err
 	}
-	if err := count("proxy, 2 cluster IPs with an endpoint each", proxy); err != nil {
+	if err := count("proxy, 2 cluster IPs with an endpoint each", onePort.path()); err != nil {
 		return all, err
 	}
-	if err := l.do("pod", fmt.Sprintf(half, "-D")); err != nil {
+	if err := l.do(p.host, fmt.Sprintf(half, "-D")); err != nil {
 		return all, err
 	}
 	const more = "iptables-nft -t nat -I HOSTPORT-POSTROUTING 1 -p tcp -m conntrack --ctstate DNAT -j SNAT --to-source 10.1.%d.5-10.1.%d.8 --random-fully"
-	if err := l.do("pod", fmt.Sprintf(more, 9, 9)); err != nil {
+	if err := l.do(p.host, fmt.Sprintf(more, 9, 9)); err != nil {
 		return all, err
 	}
-	if err := count("proxy, 4 source addresses that nobody routes to the pod", proxy); err != nil {
+	if err := count("proxy, 4 source addresses that nobody routes to the pod", onePort.path()); err != nil {
 		return all, err
 	}
-	if err := l.do("node", "ip route add 10.1.9.0/24 via "+podIP); err != nil {
+	if err := l.do("node", "ip route add 10.1.9.0/24 via "+p.ip()); err != nil {
 		return all, err
 	}
-	return all, count("proxy, 4 source addresses that the node routes to the pod", proxy)
+	return all, count("proxy, 4 source addresses that the node routes to the pod", onePort.path())
 }
 
 // fill opens connections until there are limit of them or maxFailures have failed.
@@ -102,7 +102,7 @@ func (l *lab) fill(ctx context.Context, name string, w netPath, limit int) (ceil
 	c.connections = done.Load()
 	var nodeErr, podErr error
 	c.nodeTracked, nodeErr = l.tracked("node")
-	c.podTracked, podErr = l.tracked("pod")
+	c.podTracked, podErr = l.tracked(onePort.host)
 	return c, errors.Join(nodeErr, podErr, ctx.Err())
 }
 
@@ -172,22 +172,16 @@ func (p *runningProxy) addMemory(ctx context.Context, c *ceiling) (err error) {
 	return err
 }
 
-func (p *runningProxy) memory(field string) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return "", err
-	}
-	_, rest, _ := strings.Cut(string(data), field)
-	line, _, _ := strings.Cut(rest, "\n")
-	return strings.TrimSpace(line), nil
-}
-
 func printCeilings(out io.Writer, all []ceiling, limit int) {
 	fmt.Fprintf(out, "\nSimultaneous connections, at most %d tried:\n", limit)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "path\tconnections\ttracked on the node\ttracked in the pod\tproxy's memory, its peak at a change\t")
+	fmt.Fprintln(table, "path\tconnections\ttracked on the node\ttracked in the pod\tproxy's memory, KiB\tits peak at a change, KiB\t")
 	for _, c := range all {
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t\n", c.name, c.connections, c.nodeTracked, c.podTracked, strings.TrimSpace(c.resident+" "+c.peak))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t", c.name, c.connections, c.nodeTracked, c.podTracked)
+		if c.resident > 0 {
+			fmt.Fprintf(table, "%d\t%d\t", c.resident, c.peak)
+		}
+		fmt.Fprintln(table)
 	}
 	table.Flush()
 	if data, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max"); err == nil {

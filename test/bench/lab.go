@@ -1,11 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,17 +10,15 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/vishvananda/netns"
 )
 
 // The lab's addresses. A client reaches the backend through the node: routed, by a port of the node
-// that is translated to the backend, or by one that is translated to the proxy pod, whose rules
-// translate it to the cluster IP.
+// that is translated to the backend, or by one that is translated to a pod, whose rules translate it
+// to the cluster IP.
 const (
 	nodeIP    = "198.51.100.1"
-	podIP     = "10.1.0.5"
 	backendIP = "10.2.0.5"
 	clusterIP = "10.96.0.7"
 	// A second cluster IP has an endpoint of its own.
@@ -35,17 +30,55 @@ const (
 	backendPort = "8080"
 )
 
-// The paths to the backend.
+// The paths to the backend without a pod.
 var (
 	routed = netPath{"routed, no NAT", backendIP + ":" + backendPort}
 	direct = netPath{"direct: NAT on the node", nodeIP + ":81"}
-	proxy  = netPath{"proxy: hostPort, pod, cluster IP", nodeIP + ":80"}
 )
 
 // netPath is a path to the backend and the address that the client dials.
 type netPath struct{ name, address string }
 
-// lab is the hosts client, node, pod and backend, each in its own network namespace.
+// pod is a pod that forwards the last of a number of ports for the client's source range, the last of
+// a number of ranges, to the cluster IP.
+type pod struct {
+	name, host    string
+	number        int
+	ports, ranges int
+	// peer makes it a pod with rules like those of klipper-lb, instead of the proxy's.
+	peer bool
+}
+
+var pods = func() (all []pod) {
+	add := func(name string, ports, ranges int, peer bool) {
+		all = append(all, pod{name, fmt.Sprintf("pod%d", len(all)), len(all), ports, ranges, peer})
+	}
+	add("proxy, 1 port", 1, 1, false)
+	add("proxy, 10 ports", 10, 1, false)
+	add("proxy, 100 ports", 100, 1, false)
+	add("proxy, 1,000 ports", 1000, 1, false)
+	add("proxy, 500 source ranges", 1, 500, false)
+	add("proxy, 5,000 source ranges", 1, 5000, false)
+	add("like klipper-lb, 1 port", 1, 1, true)
+	add("like klipper-lb, 10 ports", 10, 1, true)
+	add("like klipper-lb, 100 ports", 100, 1, true)
+	return all
+}()
+
+// onePort is the pod that the others are compared with, and whose ceilings are measured.
+var onePort = pods[0]
+
+func (p pod) ip() string      { return fmt.Sprintf("10.1.%d.5", p.number) }
+func (p pod) gateway() string { return fmt.Sprintf("10.1.%d.1", p.number) }
+func (p pod) lastPort() int   { return firstPort + p.ports - 1 }
+
+// firstPort is the first port of each pod.
+const firstPort = 2000
+
+// path returns the path through the pod. Each pod has a port of the node, as with a hostPort.
+func (p pod) path() netPath { return netPath{p.name, fmt.Sprintf("%s:%d", nodeIP, 100+p.number)} }
+
+// lab is the hosts client, node and backend, and the pods, each in its own network namespace.
 type lab struct {
 	prefix string
 	dir    string
@@ -67,7 +100,11 @@ func newLab() (*lab, error) {
 	if l.dir, err = os.MkdirTemp("", "hostport-bench"); err != nil {
 		return l, err
 	}
-	for _, host := range []string{"client", "node", "pod", "backend"} {
+	hosts := []string{"client", "node", "backend"}
+	for _, p := range pods {
+		hosts = append(hosts, p.host)
+	}
+	for _, host := range hosts {
 		if err := ip("netns", "add", l.prefix+host); err != nil {
 			return l, err
 		}
@@ -105,23 +142,46 @@ func (l *lab) configure() error {
 	// Counted connections have no sockets: without this rule, the kernel would answer
 	// their packets with resets.
 	const noResets = "; iptables-nft -A OUTPUT -p tcp --tcp-flags RST RST -j DROP"
-	for _, step := range [][2]string{
-		{"node", l.link("client", nodeIP) + l.link("pod", "10.1.0.1") + l.link("backend", "10.2.0.1")},
+	steps := [][2]string{
+		{"node", l.link("client", nodeIP) + l.link("backend", "10.2.0.1")},
 		{"client", "ip link set lo up; ip link set eth0 up; " + addresses.String() + "ip route add default via " + nodeIP},
-		{"pod", "echo 0 > /proc/sys/net/ipv4/ip_forward; " + up(podIP, "10.1.0.1")},
 		{"backend", up(backendIP, "10.2.0.1") + "; ip addr add " + secondBackendIP + "/24 dev eth0; echo 65535 > /proc/sys/net/core/somaxconn" + noResets},
-		{"node", "echo 1 > /proc/sys/net/ipv4/ip_forward; " +
-			dnat(nodeIP, "81", backendIP+":"+backendPort) + // as kube-proxy does for a mirror Service
-			dnat(nodeIP, "80", podIP+":80") + // as portmap does for a hostPort
-			dnat(clusterIP, "80", backendIP+":"+backendPort) + // as kube-proxy does
-			dnat(secondClusterIP, "80", secondBackendIP+":"+backendPort)},
-	} {
+	}
+	// On the node, rules as kube-proxy makes them for a mirror Service and for cluster IPs, and as
+	// portmap does for hostPorts.
+	rules := "*nat\n" + dnat(nodeIP, "--dport 81", backendIP+":"+backendPort) +
+		dnat(clusterIP, "", backendIP+":"+backendPort) + dnat(secondClusterIP, "", secondBackendIP+":"+backendPort)
+	for _, p := range pods {
+		steps = append(steps, [2]string{"node", l.link(p.host, p.gateway())},
+			[2]string{p.host, "echo 0 > /proc/sys/net/ipv4/ip_forward; " + up(p.ip(), p.gateway())})
+		rules += dnat(nodeIP, fmt.Sprintf("--dport %d", 100+p.number), fmt.Sprintf("%s:%d", p.ip(), p.lastPort()))
+		if p.peer {
+			steps = append(steps, [2]string{p.host, "echo 1 > /proc/sys/net/ipv4/ip_forward; " + restore(peerRules(p))})
+		}
+	}
+	steps = append(steps, [2]string{"node", "echo 1 > /proc/sys/net/ipv4/ip_forward; " + restore(rules+"COMMIT\n")})
+	for _, step := range steps {
 		if err := l.do(step[0], step[1]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// peerRules returns rules that translate and masquerade as klipper-lb's do: for each port a rule in
+// PREROUTING, and one in POSTROUTING. Those by which klipper-lb checks source ranges are left out.
+func peerRules(p pod) string {
+	var b strings.Builder
+	b.WriteString("*nat\n")
+	for port := firstPort; port <= p.lastPort(); port++ {
+		fmt.Fprintf(&b, "-A PREROUTING -p tcp -m tcp --dport %d -j DNAT --to-destination %s:%d\n-A POSTROUTING -d %s -p tcp -j MASQUERADE\n", port, clusterIP, port, clusterIP)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
+
+// restore returns a command that installs rules.
+func restore(rules string) string { return "iptables-nft-restore <<'end'\n" + rules + "end\n" }
 
 func (l *lab) link(host, address string) string {
 	return fmt.Sprintf("ip link add %s type veth peer name eth0 netns %s%s; ip link set %s up; ip addr add %s/24 dev %s; ", host, l.prefix, host, host, address, host)
@@ -132,7 +192,7 @@ func up(address, gateway string) string {
 }
 
 func dnat(address, port, target string) string {
-	return fmt.Sprintf("iptables-nft -t nat -A PREROUTING -d %s -p tcp --dport %s -j DNAT --to-destination %s; ", address, port, target)
+	return fmt.Sprintf("-A PREROUTING -d %s -p tcp %s -j DNAT --to-destination %s\n", address, port, target)
 }
 
 // do runs a shell command on a host.
@@ -156,77 +216,6 @@ func (l *lab) close() {
 	}
 	if l.dir != "" {
 		_ = os.RemoveAll(l.dir)
-	}
-}
-
-// runningProxy is the real proxy, in the pod.
-type runningProxy struct {
-	lab    *lab
-	cmd    *exec.Cmd
-	config string
-}
-
-func (l *lab) startProxy(ctx context.Context) (*runningProxy, error) {
-	p := &runningProxy{lab: l, config: filepath.Join(l.dir, "config.json")}
-	binary := filepath.Join(l.dir, "hostport-nodeproxy")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "github.com/hostport-ccm/hostport-ccm/cmd/hostport-nodeproxy")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the proxy: %w: %s", err, out)
-	}
-	if err := p.write("0.0.0.0/0"); err != nil {
-		return nil, err
-	}
-	p.cmd = exec.Command(binary, "--config-file="+p.config)
-	p.cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(l.dir, "lock"))
-	if err := l.on("pod", p.cmd.Start); err != nil {
-		return nil, err
-	}
-	return p, p.await(ctx, "/readyz", "ok")
-}
-
-// write replaces the config in one step.
-func (p *runningProxy) write(source string) error {
-	content := fmt.Sprintf(`{"service":"bench/web","ports":[{"port":80}],"clusterIPs":[%q],"sourceRanges":[%q]}`, clusterIP, source)
-	if err := os.WriteFile(p.config+".new", []byte(content), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(p.config+".new", p.config)
-}
-
-// await waits until the proxy's reply at a path contains a text.
-func (p *runningProxy) await(ctx context.Context, path, want string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	address := "127.0.0.1:10271"
-	if path == "/metrics" {
-		address = "127.0.0.1:10270"
-	}
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
-		err = p.lab.on("pod", func() error {
-			conn, err = net.DialTimeout("tcp", address, time.Second)
-			return err
-		})
-		return conn, err
-	}}
-	for {
-		body, err := fetch(ctx, &http.Client{Transport: transport}, "http://pod"+path)
-		if err == nil && strings.Contains(body, want) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the proxy's %s does not contain %q but is %q, %v", path, want, body, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// stop ends the process; its rules stay.
-func (p *runningProxy) stop() {
-	if p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		_ = p.cmd.Wait()
 	}
 }
 

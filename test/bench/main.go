@@ -1,9 +1,11 @@
 // Command bench compares paths of packets to a backend, in its own network namespaces: routed
-// without NAT, with the node's NAT (as with datapath direct), and through a proxy pod with the real
-// proxy. It measures them in turns in one run, so that the ratios are comparable between machines;
-// the absolute figures are not.
+// without NAT, with the node's NAT (as with datapath direct), through pods with the real proxy and
+// few or many ports and source ranges, and through pods with rules like klipper-lb's. It measures
+// them in turns in one run, so that the ratios are comparable between machines; the absolute figures
+// are not.
 //
-// It also counts how many simultaneous connections each path allows.
+// It also measures what a proxy costs without traffic, and how many simultaneous connections each
+// path allows.
 package main
 
 import (
@@ -18,19 +20,28 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 5, "how often to measure each figure; the median is printed")
-	period := flag.Duration("period", 1500*time.Millisecond, "how long one measurement takes")
-	limit := flag.Int("connections", 200_000, "how many simultaneous connections to try")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 15, "how often to measure each figure; the median is printed")
+	flag.DurationVar(&o.period, "period", 500*time.Millisecond, "how long one measurement takes")
+	flag.DurationVar(&o.idle, "idle", time.Minute, "how long to observe proxies without traffic")
+	flag.IntVar(&o.connections, "connections", 200_000, "how many simultaneous connections to try; 0 for no try")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *period, *limit, os.Stdout); err != nil {
+	if err := run(ctx, o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, period time.Duration, limit int, out io.Writer) (err error) {
+// options are the flags' values.
+type options struct {
+	rounds       int
+	period, idle time.Duration
+	connections  int
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
 	l, err := newLab()
 	defer l.close()
 	if err != nil {
@@ -39,17 +50,29 @@ func run(ctx context.Context, rounds int, period time.Duration, limit int, out i
 	if err := l.startBackend(); err != nil {
 		return err
 	}
-	proxy, err := l.startProxy(ctx)
+	proxies, err := l.startProxies(ctx)
+	defer func() {
+		for _, p := range proxies {
+			p.stop()
+		}
+	}()
 	if err != nil {
 		return err
 	}
-	defer proxy.stop()
-	speeds, err := l.measureSpeeds(ctx, rounds, period)
+	speeds, err := l.measureSpeeds(ctx, o.rounds, o.period)
 	if err != nil {
 		return err
 	}
 	printSpeeds(out, speeds)
-	ceilings, err := l.measureCeilings(ctx, proxy, limit)
-	printCeilings(out, ceilings, limit)
+	costs, err := measureIdle(ctx, proxies, o.idle)
+	if err != nil {
+		return err
+	}
+	printIdle(out, costs)
+	if o.connections == 0 {
+		return nil
+	}
+	ceilings, err := l.measureCeilings(ctx, proxies[0], o.connections)
+	printCeilings(out, ceilings, o.connections)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // figure is a figure that is measured on each path.
@@ -33,51 +34,82 @@ var figures = []figure{
 	{"throughput", "Gbit/s", 2, push, 8e-9},
 }
 
-// speed is, for one figure, each path's median per second.
+// rate is how much was done per second, and per second of processor time. The latter has no other
+// work of the machine in it. It is that of this process, which is client and backend: the kernel
+// forwards a packet within the time of the process that sent it.
+type rate struct{ perSecond, perCPUSecond float64 }
+
+// speed is, for one figure, what each round measured on each path.
 type speed struct {
 	figure
-	of map[netPath]float64
+	rounds []map[netPath]rate
 }
 
-var netPaths = []netPath{routed, direct, proxy}
+// paths returns all paths, in the order of the table.
+func paths() []netPath {
+	all := []netPath{routed, direct}
+	for _, p := range pods {
+		all = append(all, p.path())
+	}
+	return all
+}
 
-// measureSpeeds measures every figure on every path in turns, so that other load of the machine
-// affects all of them.
+// measureSpeeds measures every figure on every path in turns, every other time in the opposite order,
+// so that other load of the machine affects all of them.
 func (l *lab) measureSpeeds(ctx context.Context, rounds int, period time.Duration) ([]speed, error) {
 	var all []speed
+	order := paths()
 	for _, f := range figures {
-		samples := map[netPath][]float64{}
+		s := speed{figure: f}
 		for range rounds {
-			for _, w := range netPaths {
+			rates := map[netPath]rate{}
+			for _, w := range order {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
-				rate, err := l.measure(f, w, period)
+				measured, err := l.measure(f, w, period)
 				if err != nil {
 					return nil, fmt.Errorf("measuring %s, %s: %w", f.name, w.name, err)
 				}
-				samples[w] = append(samples[w], rate)
+				rates[w] = measured
 			}
-		}
-		s := speed{f, map[netPath]float64{}}
-		for w, rates := range samples {
-			s.of[w] = median(rates)
+			s.rounds = append(s.rounds, rates)
+			slices.Reverse(order)
 		}
 		all = append(all, s)
 	}
 	return all, nil
 }
 
+// of returns the median of a path, per second.
+func (s speed) of(w netPath) float64 {
+	var rates []float64
+	for _, round := range s.rounds {
+		rates = append(rates, round[w].perSecond)
+	}
+	return median(rates)
+}
+
+// ratio returns the median, over the rounds, of a path's rate to another's, for the same processor
+// time.
+func (s speed) ratio(w, to netPath) float64 {
+	var ratios []float64
+	for _, round := range s.rounds {
+		ratios = append(ratios, round[w].perCPUSecond/round[to].perCPUSecond)
+	}
+	return median(ratios)
+}
+
 // measure runs a figure's workers for a period, with empty connection tracking at the start.
-func (l *lab) measure(f figure, w netPath, period time.Duration) (float64, error) {
+func (l *lab) measure(f figure, w netPath, period time.Duration) (rate, error) {
 	if err := l.flush(); err != nil {
-		return 0, err
+		return rate{}, err
 	}
 	var sum atomic.Int64 // of parts per thousand
 	var mu sync.Mutex
 	var failures []error
 	var workers sync.WaitGroup
-	began := time.Now()
+	began, before := time.Now(), processorTime()
 	deadline := began.Add(period)
 	for range f.workers {
 		workers.Go(func() {
@@ -94,11 +126,21 @@ func (l *lab) measure(f figure, w netPath, period time.Duration) (float64, error
 		})
 	}
 	workers.Wait()
-	return float64(sum.Load()) / 1000 * f.scale / time.Since(began).Seconds(), errors.Join(failures...)
+	did := float64(sum.Load()) / 1000 * f.scale
+	return rate{did / time.Since(began).Seconds(), did / (processorTime() - before).Seconds()}, errors.Join(failures...)
+}
+
+// processorTime returns the processor time of this process since its start.
+func processorTime() time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		panic(err) // there is no other error than an invalid argument
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func (l *lab) flush() error {
-	for _, host := range []string{"node", "pod"} {
+	for _, host := range l.hosts {
 		if err := l.on(host, func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
 			return fmt.Errorf("emptying connection tracking of %s: %w", host, err)
 		}
@@ -187,17 +229,18 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
+// printSpeeds prints medians, and the ratios to the node's NAT and to the proxy with one port.
 func printSpeeds(out io.Writer, speeds []speed) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "path\t")
 	for _, s := range speeds {
-		fmt.Fprintf(table, "%s, %s\tof routed\tof direct\t", s.name, s.unit)
+		fmt.Fprintf(table, "%s, %s\tof direct\tof one port\t", s.name, s.unit)
 	}
 	fmt.Fprintln(table)
-	for _, w := range netPaths {
+	for _, w := range paths() {
 		fmt.Fprintf(table, "%s\t", w.name)
 		for _, s := range speeds {
-			fmt.Fprintf(table, "%.4g\t%.2f\t%.2f\t", s.of[w], s.of[w]/s.of[routed], s.of[w]/s.of[direct])
+			fmt.Fprintf(table, "%.4g\t%.2f\t%.2f\t", s.of(w), s.ratio(w, direct), s.ratio(w, onePort.path()))
 		}
 		fmt.Fprintln(table)
 	}
