@@ -72,7 +72,7 @@ func changesBetween(have, want []Rule, removable func(Rule) bool) []Change {
 		steps = append(steps, Change{Action: action, Rule: w, Differences: differences})
 	}
 	for _, h := range have {
-		if removable(h) && !slices.ContainsFunc(want, func(w Rule) bool { return w.Name == h.Name }) {
+		if !slices.ContainsFunc(want, func(w Rule) bool { return w.Name == h.Name }) && removable(h) {
 			steps = append(steps, Change{Action: Remove, Rule: h})
 		}
 	}

@@ -64,24 +64,41 @@ const (
 	FieldTargetServiceAccounts = "targetServiceAccounts"
 )
 
-// fields has a function for each field that returns its comparable form.
-var fields = []struct {
+// field is a field of a Rule.
+type field struct {
 	name string
-	of   func(Rule) []string
-}{
-	{FieldNetwork, func(r Rule) []string { return []string{r.Network} }},
-	{FieldDirection, func(r Rule) []string { return []string{r.Direction} }},
-	{FieldDescription, func(r Rule) []string { return []string{r.Description} }},
-	{FieldPriority, func(r Rule) []string { return []string{strconv.FormatInt(r.Priority, 10)} }},
-	{FieldDisabled, func(r Rule) []string { return []string{strconv.FormatBool(r.Disabled)} }},
-	{FieldAllowed, func(r Rule) []string { return allowStrings(r.Allowed) }},
-	{FieldDenied, func(r Rule) []string { return allowStrings(r.Denied) }},
-	{FieldSourceRanges, func(r Rule) []string { return asSet(r.SourceRanges) }},
-	{FieldDestinationRanges, func(r Rule) []string { return asSet(r.DestinationRanges) }},
-	{FieldSourceTags, func(r Rule) []string { return asSet(r.SourceTags) }},
-	{FieldTargetTags, func(r Rule) []string { return asSet(r.TargetTags) }},
-	{FieldSourceServiceAccounts, func(r Rule) []string { return asSet(r.SourceServiceAccounts) }},
-	{FieldTargetServiceAccounts, func(r Rule) []string { return asSet(r.TargetServiceAccounts) }},
+	// same reports that the field is written in the same way in two rules.
+	same func(a, b Rule) bool
+	// of returns its comparable form.
+	of func(Rule) []string
+}
+
+func single(name string, of func(Rule) string) field {
+	return field{name, func(a, b Rule) bool { return of(a) == of(b) }, func(r Rule) []string { return []string{of(r)} }}
+}
+
+func set(name string, of func(Rule) []string) field {
+	return field{name, func(a, b Rule) bool { return slices.Equal(of(a), of(b)) }, func(r Rule) []string { return asSet(of(r)) }}
+}
+
+func allows(name string, of func(Rule) []Allow) field {
+	return field{name, func(a, b Rule) bool { return slices.Equal(of(a), of(b)) }, func(r Rule) []string { return allowStrings(of(r)) }}
+}
+
+var fields = []field{
+	single(FieldNetwork, func(r Rule) string { return r.Network }),
+	single(FieldDirection, func(r Rule) string { return r.Direction }),
+	single(FieldDescription, func(r Rule) string { return r.Description }),
+	single(FieldPriority, func(r Rule) string { return strconv.FormatInt(r.Priority, 10) }),
+	single(FieldDisabled, func(r Rule) string { return strconv.FormatBool(r.Disabled) }),
+	allows(FieldAllowed, func(r Rule) []Allow { return r.Allowed }),
+	allows(FieldDenied, func(r Rule) []Allow { return r.Denied }),
+	set(FieldSourceRanges, func(r Rule) []string { return r.SourceRanges }),
+	set(FieldDestinationRanges, func(r Rule) []string { return r.DestinationRanges }),
+	set(FieldSourceTags, func(r Rule) []string { return r.SourceTags }),
+	set(FieldTargetTags, func(r Rule) []string { return r.TargetTags }),
+	set(FieldSourceServiceAccounts, func(r Rule) []string { return r.SourceServiceAccounts }),
+	set(FieldTargetServiceAccounts, func(r Rule) []string { return r.TargetServiceAccounts }),
 }
 
 // Diff returns the fields in which two rules of one name differ. Order,
@@ -90,6 +107,9 @@ var fields = []struct {
 func Diff(have, want Rule) []Difference {
 	var differences []Difference
 	for _, f := range fields {
+		if f.same(have, want) {
+			continue
+		}
 		if h, w := f.of(have), f.of(want); !slices.Equal(h, w) {
 			differences = append(differences, Difference{Field: f.name, Have: h, Want: w})
 		}

@@ -12,6 +12,8 @@ package firewall
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -53,9 +55,19 @@ type Spec struct {
 	// NodeSelection identifies how the nodes are selected: Services with the same
 	// value have the same nodes.
 	NodeSelection string
+	// Since is when it was found out what the Service needs. Rules that are known as of then, or later, need
+	// not be read again. Zero means that they have to be.
+	Since time.Time
 	// Report changes nothing: the changes that are needed are returned in a
 	// *ManualChangeError.
 	Report bool
+}
+
+// Equal reports whether two specs need the same. Since is not compared.
+func (s Spec) Equal(other Spec) bool {
+	return s.Owner == other.Owner && s.NodeSelection == other.NodeSelection && s.Report == other.Report &&
+		slices.Equal(s.Ports, other.Ports) && slices.Equal(s.SourceRanges, other.SourceRanges) &&
+		slices.Equal(s.Nodes, other.Nodes) && slices.Equal(s.Addresses, other.Addresses)
 }
 
 // Firewall allows the traffic of Services. All methods are safe for concurrent use. Errors of the

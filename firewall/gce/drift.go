@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
@@ -29,10 +30,16 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 	if f.cluster.DeleteOrphans {
 		repairs = f.sharedRuleChanges(f.cluster.ID, sharedAmong(rules, f.cluster.ID))
 	}
+	byOwner := map[firewall.Owner][]firewall.Rule{}
+	for _, rule := range rules {
+		if marked := f.marked(rule); marked.owner != (firewall.Owner{}) {
+			byOwner[marked.owner] = append(byOwner[marked.owner], rule)
+		}
+	}
 	var drifted []firewall.Owner
 	for _, owner := range slices.SortedFunc(maps.Keys(states), firewall.CompareOwners) {
-		want, target, err := f.desired(ctx, states[owner].spec, rules)
-		if err != nil || f.hasDrifted(states[owner], rules, want, target.NodeTags, &repairs) {
+		want, target, err := f.desiredNow(ctx, states[owner], rules)
+		if err != nil || f.hasDrifted(states[owner], rules, byOwner[owner], want, target.NodeTags, &repairs) {
 			drifted = append(drifted, owner)
 		}
 	}
@@ -42,7 +49,7 @@ func (f *Firewall) Drifted(ctx context.Context) ([]firewall.Owner, error) {
 // deleteOrphanedPorts removes from shared rules the ports of Services that no
 // longer exist and were not deleted here. It returns all rules of the network.
 func (f *Firewall) deleteOrphanedPorts(ctx context.Context) ([]firewall.Rule, error) {
-	rules, err := f.list(ctx, "")
+	rules, err := f.listAll(ctx)
 	if err != nil || !f.cluster.DeleteOrphans {
 		return rules, err
 	}
@@ -52,21 +59,30 @@ func (f *Firewall) deleteOrphanedPorts(ctx context.Context) ([]firewall.Rule, er
 		return rules, nil
 	}
 	// Without the permission the orphaned ports remain, which is no failure.
-	if _, _, err := f.updateSharedRules(ctx, firewall.Owner{ClusterID: f.cluster.ID}, nil); err != nil && !firewall.IsForbidden(err) {
+	if _, _, err := f.updateSharedRules(ctx, firewall.Owner{ClusterID: f.cluster.ID}, nil, time.Time{}); err != nil && !firewall.IsForbidden(err) {
 		return nil, err
 	}
-	return f.list(ctx, "")
+	return f.listAll(ctx)
 }
 
-// hasDrifted reports whether Ensure has to run again for the owner, and removes from repairs those
+// desiredNow is desired for a spec that was ensured before.
+func (f *Firewall) desiredNow(ctx context.Context, state ensuredState, rules []firewall.Rule) ([]firewall.Rule, firewall.Target, error) {
+	target, err := f.target(ctx, state.spec, rules)
+	if err != nil || slices.Equal(target.Tags, state.tags) {
+		return state.want, target, err
+	}
+	want, err := firewall.Desired(state.spec, target)
+	return want, target, err
+}
+
+// hasDrifted reports whether Ensure has to run again for the owner, of whom own are the rules, and removes from repairs those
 // that this will make.
-func (f *Firewall) hasDrifted(state ensuredState, rules, want []firewall.Rule, nodeTags [][]string, repairs *[]firewall.Change) bool {
+func (f *Firewall) hasDrifted(state ensuredState, rules, own, want []firewall.Rule, nodeTags [][]string, repairs *[]firewall.Change) bool {
 	owner := state.spec.Owner
 	if state.manual {
 		commands, err := f.commands(owner, rules, want, nodeTags, state.cause)
 		return err != nil || !slices.Equal(commands, state.commands)
 	}
-	own := ownAmong(rules, owner)
 	if f.options.Layout != firewall.Shared {
 		return len(firewall.Changes(owner, own, want)) > 0
 	}
@@ -86,6 +102,9 @@ type ensuredStates struct {
 
 type ensuredState struct {
 	spec firewall.Spec
+	// tags are the target tags, with which the spec needs want.
+	tags []string
+	want []firewall.Rule
 	// manual means that an administrator changes the rules, by these commands.
 	manual   bool
 	commands []string
@@ -98,8 +117,8 @@ func newEnsuredStates() ensuredStates {
 
 // record stores the result of Ensure. If Ensure failed there is none: the caller
 // calls it again.
-func (e *ensuredStates) record(spec firewall.Spec, err error) {
-	state := ensuredState{spec: spec, manual: spec.Report}
+func (e *ensuredStates) record(spec firewall.Spec, tags []string, want []firewall.Rule, err error) {
+	state := ensuredState{spec: spec, tags: tags, want: want, manual: spec.Report}
 	var manual *firewall.ManualChangeError
 	if errors.As(err, &manual) {
 		state.manual, state.commands, state.cause, err = true, manual.Commands, manual.Cause, nil

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/api/compute/v1"
 	"k8s.io/klog/v2"
@@ -57,6 +58,7 @@ type Firewall struct {
 	ensured ensuredStates
 	chosen  chosenTags
 	needs   sharedRuleNeeds
+	listing listing
 }
 
 var _ firewall.Firewall = &Firewall{}
@@ -64,7 +66,7 @@ var _ firewall.Firewall = &Firewall{}
 // New returns a Firewall that makes rules through api. It uses tagger if options
 // have no tags. cluster.Services must not be nil.
 func New(api API, tagger Tagger, options Options, cluster firewall.Cluster) *Firewall {
-	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, ensured: newEnsuredStates(), chosen: newChosenTags(), needs: newSharedRuleNeeds()}
+	return &Firewall{api: api, tagger: tagger, options: options, cluster: cluster, ensured: newEnsuredStates(), chosen: newChosenTags(), needs: newSharedRuleNeeds(), listing: newListing()}
 }
 
 // Ensure implements firewall.Firewall. Without the permission to change rules it
@@ -78,17 +80,17 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 	if spec.Report {
 		f.needs.forget(spec.Owner)
 		err = f.report(ctx, spec.Owner, want, target.NodeTags, nil)
-	} else if changes, err = f.manage(ctx, spec.Owner, want); firewall.IsForbidden(err) {
+	} else if changes, err = f.manageSince(ctx, spec, want); firewall.IsForbidden(err) {
 		err = f.report(ctx, spec.Owner, want, target.NodeTags, err)
 	}
-	f.ensured.record(spec, err)
+	f.ensured.record(spec, target.Tags, want, err)
 	return changes, err
 }
 
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
 	f.forget(owner)
-	_, err := f.manage(ctx, owner, nil)
+	_, err := f.manage(ctx, owner, nil, time.Time{})
 	if firewall.IsForbidden(err) {
 		return cmp.Or(f.report(ctx, owner, nil, nil, err), err)
 	}
@@ -109,7 +111,7 @@ func (f *Firewall) forget(owner firewall.Owner) {
 
 // Exists implements firewall.Firewall.
 func (f *Firewall) Exists(ctx context.Context, owner firewall.Owner) (bool, error) {
-	own, shared, err := f.find(ctx, owner)
+	own, shared, err := f.find(ctx, owner, time.Time{})
 	return len(own) > 0 || slices.ContainsFunc(shared, func(r firewall.Rule) bool { return r.IsSharedBy(owner) }), err
 }
 
@@ -133,18 +135,29 @@ func (f *Firewall) desired(ctx context.Context, spec firewall.Spec, rules []fire
 	return want, target, err
 }
 
+// manageSince makes the rules of spec.Owner equal to want. Rules that were read before, and that somebody
+// has deleted since, are read again.
+func (f *Firewall) manageSince(ctx context.Context, spec firewall.Spec, want []firewall.Rule) ([]string, error) {
+	lines, err := f.manage(ctx, spec.Owner, want, spec.Since)
+	if firewall.KindOf(err) != firewall.Kind(gce.KindNotFound) || spec.Since.IsZero() {
+		return lines, err
+	}
+	more, err := f.manage(ctx, spec.Owner, want, time.Time{})
+	return append(lines, more...), err
+}
+
 // manage makes owner's rules equal to want. It allows traffic before it removes
-// rules, also from one layout to the other.
-func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []firewall.Rule) ([]string, error) {
+// rules, also from one layout to the other. since is as in firewall.Spec.
+func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []firewall.Rule, since time.Time) ([]string, error) {
 	if f.options.Layout == firewall.Shared {
-		lines, own, err := f.updateSharedRules(ctx, owner, want)
+		lines, own, err := f.updateSharedRules(ctx, owner, want, since)
 		if err != nil {
 			return lines, err
 		}
 		more, err := f.applyAll(ctx, owner, firewall.Changes(owner, own, nil))
 		return append(lines, more...), err
 	}
-	own, shared, err := f.find(ctx, owner)
+	own, shared, err := f.find(ctx, owner, since)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +165,7 @@ func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []fire
 	if err != nil || len(shared) == 0 {
 		return lines, err
 	}
-	more, _, err := f.updateSharedRules(ctx, owner, nil)
+	more, _, err := f.updateSharedRules(ctx, owner, nil, since)
 	return append(lines, more...), err
 }
 
@@ -182,9 +195,24 @@ func (f *Firewall) commands(owner firewall.Owner, rules, want []firewall.Rule, n
 	return firewall.Gcloud(f.api.NetworkProject(), changes), err
 }
 
-// find lists the rules that have owner's mark, whatever their names, and those
-// that Services of its cluster share.
-func (f *Firewall) find(ctx context.Context, owner firewall.Owner) (own, shared []firewall.Rule, err error) {
+// find returns the rules that have owner's mark, whatever their names, and those
+// that Services of its cluster share. since is as in firewall.Spec.
+func (f *Firewall) find(ctx context.Context, owner firewall.Owner, since time.Time) (own, shared []firewall.Rule, err error) {
+	if !since.IsZero() {
+		marked, err := f.markedSince(ctx, since)
+		if err != nil {
+			return nil, nil, fmt.Errorf("looking for firewall rules of Service %s: %w", owner.Service, err)
+		}
+		for _, rule := range marked {
+			switch {
+			case rule.owner == owner:
+				own = append(own, rule.Rule)
+			case rule.isShared:
+				shared = append(shared, rule.Rule)
+			}
+		}
+		return own, shared, nil
+	}
 	// A filter cannot match two fields of the mark by pattern. The UID is
 	// selective enough, and the mark is compared afterwards.
 	rules, err := f.list(ctx, fmt.Sprintf(`description eq ".*(%s|%s).*"`, owner.UID, firewall.SharedMarkField))
@@ -234,8 +262,8 @@ func (f *Firewall) applyAll(ctx context.Context, owner firewall.Owner, changes [
 }
 
 // apply makes one change and returns the line that describes it.
-func (f *Firewall) apply(ctx context.Context, owner firewall.Owner, change firewall.Change) (string, error) {
-	var err error
+func (f *Firewall) apply(ctx context.Context, owner firewall.Owner, change firewall.Change) (line string, err error) {
+	defer func() { f.remember(change, err) }()
 	switch change.Action {
 	case firewall.Create:
 		if err = f.api.InsertFirewall(ctx, toAPI(change.Rule)); gce.KindOf(err) == gce.KindExists {
@@ -255,6 +283,18 @@ func (f *Firewall) apply(ctx context.Context, owner firewall.Owner, change firew
 	}
 	klog.FromContext(ctx).V(2).Info("Changed the firewall", "service", klog.KRef(owner.Service.Namespace, owner.Service.Name), "change", change.String())
 	return change.String(), nil
+}
+
+// remember records the outcome of a change in the listing.
+func (f *Firewall) remember(change firewall.Change, err error) {
+	switch {
+	case err != nil:
+		f.listing.forget()
+	case change.Action == firewall.Remove:
+		f.listing.changed(change.Rule.Name, markedRule{})
+	default:
+		f.listing.changed(change.Rule.Name, f.marked(change.Rule))
+	}
 }
 
 // delete deletes a rule. It is no error if the rule does not exist.

@@ -5,29 +5,34 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
 // updateSharedRules makes the shared rules equal to what all Services need, of which owner now
 // needs want. A rule that does not exist is created only by a Service that has ports in it. own are
-// the rules with owner's own mark.
-func (f *Firewall) updateSharedRules(ctx context.Context, owner firewall.Owner, want []firewall.Rule) (lines []string, own []firewall.Rule, err error) {
-	f.needs.set(owner, want)
+// the rules with owner's own mark. since is as in firewall.Spec.
+func (f *Firewall) updateSharedRules(ctx context.Context, owner firewall.Owner, want []firewall.Rule, since time.Time) (lines []string, own []firewall.Rule, err error) {
+	version := f.needs.set(owner, want)
 	select {
 	case f.needs.semaphore <- struct{}{}:
 		defer func() { <-f.needs.semaphore }()
 	case <-ctx.Done():
 		return nil, nil, fmt.Errorf("waiting for another change of the shared firewall rules: %w", ctx.Err())
 	}
-	own, have, err := f.find(ctx, owner)
-	if err != nil {
-		return nil, nil, err
+	own, have, err := f.find(ctx, owner, since)
+	if err != nil || f.needs.areMet(version) {
+		return nil, own, err
 	}
-	changes := slices.DeleteFunc(f.sharedRuleChanges(owner.ClusterID, have), func(c firewall.Change) bool {
+	met := f.needs.last()
+	all := f.sharedRuleChanges(owner.ClusterID, have)
+	changes := slices.DeleteFunc(slices.Clone(all), func(c firewall.Change) bool {
 		return c.Action == firewall.Create && !c.Rule.IsSharedLike(want)
 	})
-	lines, err = f.applyAll(ctx, owner, changes)
+	if lines, err = f.applyAll(ctx, owner, changes); err == nil && len(changes) == len(all) {
+		f.needs.setMet(met)
+	}
 	return lines, own, err
 }
 
@@ -46,16 +51,40 @@ type sharedRuleNeeds struct {
 	// byOwner has the rules that Services would have in the layout PerService.
 	// A Service that has no entry keeps the ports that the rules have for it.
 	byOwner map[firewall.Owner][]firewall.Rule
+	// version counts the calls of set. The rules have met the needs up to the version met.
+	version, met uint64
 }
 
 func newSharedRuleNeeds() sharedRuleNeeds {
 	return sharedRuleNeeds{semaphore: make(chan struct{}, 1), byOwner: map[firewall.Owner][]firewall.Rule{}}
 }
 
-func (n *sharedRuleNeeds) set(owner firewall.Owner, rules []firewall.Rule) {
+// set returns the version with the needs of owner.
+func (n *sharedRuleNeeds) set(owner firewall.Owner, rules []firewall.Rule) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.byOwner[owner] = rules
+	n.version++
+	return n.version
+}
+
+func (n *sharedRuleNeeds) last() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.version
+}
+
+// areMet reports whether another Service's change has already met the needs of a version.
+func (n *sharedRuleNeeds) areMet(version uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return version <= n.met
+}
+
+func (n *sharedRuleNeeds) setMet(version uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.met = version
 }
 
 func (n *sharedRuleNeeds) forget(owner firewall.Owner) {

@@ -38,7 +38,7 @@ func (f *Firewall) target(ctx context.Context, spec firewall.Spec, rules []firew
 	common, err := f.commonTags(ctx, spec.Nodes)
 	if err == nil && len(common) > 0 {
 		target.NodeTags = [][]string{common}
-		target.Tags, err = f.chooseTag(ctx, spec.Owner, common, rules)
+		target.Tags, err = f.chooseTag(ctx, spec, common, rules)
 	}
 	if err != nil {
 		return target, fmt.Errorf("finding the network tags of the nodes of Service %s: %w", spec.Owner.Service, withKind(err))
@@ -55,13 +55,14 @@ func (f *Firewall) target(ctx context.Context, spec firewall.Spec, rules []firew
 // is the one chosen before, or after a restart one that owner's rules have: rules
 // must not change because other VMs come and go. Otherwise it is the tag that
 // the fewest VMs bear, the first by name of several. rules are all rules of the
-// network; without them it lists those of owner.
-func (f *Firewall) chooseTag(ctx context.Context, owner firewall.Owner, common []string, rules []firewall.Rule) ([]string, error) {
+// network; without them it finds those of owner.
+func (f *Firewall) chooseTag(ctx context.Context, spec firewall.Spec, common []string, rules []firewall.Rule) ([]string, error) {
+	owner := spec.Owner
 	if tag := f.chosen.get(owner); slices.Contains(common, tag) {
 		return []string{tag}, nil
 	}
 	if len(rules) == 0 {
-		own, shared, err := f.find(ctx, owner)
+		own, shared, err := f.find(ctx, owner, spec.Since)
 		if err != nil && !firewall.IsForbidden(err) {
 			return nil, err
 		}

@@ -33,8 +33,8 @@ type operation struct {
 
 // outcome is the result of an operation.
 type outcome struct {
-	// request identifies what the operation was started for.
-	request string
+	// request is what the operation was started for; nil if it was not begun.
+	request *request
 	Result
 	err error
 }

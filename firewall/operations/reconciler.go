@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
@@ -65,14 +66,25 @@ type Reconciler struct {
 
 // appliedState is the last state that was applied for a Service.
 type appliedState struct {
-	// request is the mode and the spec, as text.
-	request string
-	// ports are those that the rules allow.
-	ports []firewall.Port
+	// request is what was applied; its ports are those that the rules allow. nil: nothing.
+	request *request
 	// err is nil or a *firewall.ManualChangeError.
 	err error
 	// stale means that it has to be applied again.
 	stale bool
+}
+
+// request is what an operation is to do.
+type request struct {
+	mode firewall.Mode
+	// delete deletes all rules of spec.Owner.
+	delete bool
+	spec   firewall.Spec
+}
+
+// is reports whether r, which may be nil, is the same request.
+func (r *request) is(other *request) bool {
+	return r != nil && r.mode == other.mode && r.delete == other.delete && r.spec.Equal(other.spec)
 }
 
 // New returns a Reconciler that has applied nothing yet. It calls resume when an
@@ -92,19 +104,19 @@ func New(fw firewall.Firewall, resume func(types.NamespacedName)) *Reconciler {
 // mode report the error is a *firewall.ManualChangeError while an administrator has to act. The
 // error is an *InProgressError if the outcome is not known after defaultTimeout; the operation goes
 // on until ctx is done, and Ensure is to be called again when the Service is resumed. Other errors
-// are those of the firewall.
+// are those of the firewall. The lists of spec must not be changed afterwards.
 func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewall.Mode) (Result, error) {
 	spec.Report = mode == firewall.Report
-	request := fmt.Sprintf("%s %v", mode, spec)
+	wanted := &request{mode: mode, spec: spec}
 	previous, err := r.wait(ctx, spec.Owner)
 	var inProgress *InProgressError
-	if errors.As(err, &inProgress) || previous.request == request {
+	if errors.As(err, &inProgress) || previous.request.is(wanted) {
 		return previous.Result, err
 	}
-	if last := r.lastApplied(spec.Owner.UID); last.request == request && !last.stale {
+	if last := r.lastApplied(spec.Owner.UID); last.request.is(wanted) && !last.stale {
 		return Result{Changes: previous.Changes}, last.err
 	}
-	r.operations.start(ctx, spec.Owner, func() outcome { return r.apply(ctx, spec, mode, request) })
+	r.operations.start(ctx, spec.Owner, func() outcome { return r.apply(ctx, wanted) })
 	current, err := r.wait(ctx, spec.Owner)
 	return Result{Changes: append(previous.Changes, current.Changes...), Repaired: current.Repaired}, err
 }
@@ -112,8 +124,12 @@ func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewa
 // MayAllow reports whether rules of owner may allow any of the ports: if one is in the applied state,
 // or no state has been applied. An administrator may have to make the rules equal to it.
 func (r *Reconciler) MayAllow(owner firewall.Owner, ports []firewall.Port) bool {
-	applied := r.lastApplied(owner.UID)
-	return slices.ContainsFunc(ports, func(p firewall.Port) bool { return applied.request == "" || slices.Contains(applied.ports, p) })
+	applied := r.lastApplied(owner.UID).request
+	if applied == nil || len(ports) == 0 {
+		return len(ports) > 0
+	}
+	allowed := sets.New(applied.spec.Ports...)
+	return slices.ContainsFunc(ports, allowed.Has)
 }
 
 // wait returns the outcome of the Service's operation, or an *InProgressError
@@ -127,7 +143,7 @@ func (r *Reconciler) wait(ctx context.Context, owner firewall.Owner) (outcome, e
 	if err != nil {
 		return o, &InProgressError{Previous: r.failures[owner.UID]}
 	}
-	if o.request != "" {
+	if o.request != nil {
 		r.failures[owner.UID] = o.err
 	}
 	return o, o.err
@@ -142,25 +158,26 @@ func (r *Reconciler) lastApplied(uid types.UID) appliedState {
 // apply runs as an operation. It records what it applied, unless it fails, so that the next Ensure
 // tries again. A change that was refused because a permission is missing is recorded as stale: the
 // next Ensure finds out whether it has been made since.
-func (r *Reconciler) apply(ctx context.Context, spec firewall.Spec, mode firewall.Mode, request string) outcome {
-	last, o := r.lastApplied(spec.Owner.UID), outcome{request: request}
-	if mode == firewall.None {
+func (r *Reconciler) apply(ctx context.Context, wanted *request) outcome {
+	spec := wanted.spec
+	last, o := r.lastApplied(spec.Owner.UID), outcome{request: wanted}
+	if wanted.mode == firewall.None {
 		o.err = r.firewall.Delete(ctx, spec.Owner)
 	} else {
 		o.Changes, o.err = r.firewall.Ensure(ctx, spec)
 	}
 	// The same state had been applied, so somebody else changed it.
-	o.Repaired = last.request == request && last.err == nil
+	o.Repaired = last.request.is(wanted) && last.err == nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var manual *firewall.ManualChangeError
 	switch {
 	case errors.As(o.err, &manual):
-		r.applied[spec.Owner.UID] = appliedState{request: request, ports: spec.Ports, err: manual, stale: manual.Cause != nil}
+		r.applied[spec.Owner.UID] = appliedState{request: wanted, err: manual, stale: manual.Cause != nil}
 	case o.err != nil:
 		delete(r.applied, spec.Owner.UID)
 	default:
-		r.applied[spec.Owner.UID] = appliedState{request: request, ports: spec.Ports}
+		r.applied[spec.Owner.UID] = appliedState{request: wanted}
 	}
 	return o
 }
@@ -179,16 +196,16 @@ func (r *Reconciler) Delete(ctx context.Context, owner firewall.Owner, mode fire
 		waitCtx, cancel = context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 	}
-	request := "delete in mode " + string(mode)
+	wanted := &request{mode: mode, delete: true, spec: firewall.Spec{Owner: owner}}
 	for ctx.Err() == nil {
 		o, err := r.operations.wait(waitCtx, owner)
 		if err != nil {
 			return err
 		}
-		if o.request == request {
+		if o.request.is(wanted) {
 			return o.err
 		}
-		r.operations.start(ctx, owner, func() outcome { return outcome{request: request, err: r.deleteRules(ctx, owner, mode)} })
+		r.operations.start(ctx, owner, func() outcome { return outcome{request: wanted, err: r.deleteRules(ctx, owner, mode)} })
 	}
 	return ErrInProgress
 }

@@ -51,7 +51,7 @@ func TestTheFirewallIsCalledOnlyIfSomethingMayHaveChanged(t *testing.T) {
 	}{
 		{"first", managed, 1},
 		{"again", managed, 0},
-		{"other ports", func() error { spec.Ports[0].Port = 81; return managed() }, 1},
+		{"other ports", func() error { spec.Ports = []firewall.Port{{Protocol: "TCP", Port: 81}}; return managed() }, 1},
 		{"mode none", none, 1},
 		{"mode none again", none, 0},
 		{"mode managed again", managed, 1},
@@ -60,7 +60,11 @@ func TestTheFirewallIsCalledOnlyIfSomethingMayHaveChanged(t *testing.T) {
 		{"deleted", func() error { return r.Delete(ctx, spec.Owner, firewall.Managed) }, 1},
 		{"released", func() error { return r.Delete(ctx, spec.Owner, firewall.Report) }, 1},
 		{"after deletion", managed, 1},
-		{"failing", func() error { spec.Ports[0].Port = 82; failure = errors.New("down"); return managed() }, 1},
+		{"failing", func() error {
+			spec.Ports = []firewall.Port{{Protocol: "TCP", Port: 82}}
+			failure = errors.New("down")
+			return managed()
+		}, 1},
 		{"after a failure", func() error { failure = nil; return managed() }, 1},
 	} {
 		before := calls
@@ -102,7 +106,7 @@ func TestAServiceThatDidNotWaitIsResumedForTheOutcome(t *testing.T) {
 		t.Fatalf("got %v, want the outcome", err)
 	}
 	wantInProgress(down)
-	spec.Ports[0].Port = 81
+	spec.Ports = []firewall.Port{{Protocol: "TCP", Port: 81}}
 	wantInProgress(down)
 	outcome(nil)
 	wantInProgress(nil) // For the other ports.

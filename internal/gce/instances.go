@@ -3,6 +3,7 @@ package gce
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,14 @@ type Instances struct {
 	flight singleflight.Group
 
 	mu     sync.Mutex
-	list   []Instance
+	list   instanceList
 	readAt time.Time // When the reading began; zero: never.
+}
+
+// instanceList is instances, indexed.
+type instanceList struct {
+	all  []Instance
+	byID map[ProviderID]Instance
 }
 
 // NewInstances looks up instances through client. A TTL of zero is 10 s.
@@ -61,7 +68,12 @@ func (i *Instances) ByProviderID(ctx context.Context, providerID string) (Instan
 		return Instance{}, err
 	}
 	if id.Project == i.api.Project() {
-		found, err := i.find(ctx, func(in Instance) bool { return in.ID == id })
+		found, err := i.find(ctx, func(list instanceList) []Instance {
+			if in, found := list.byID[id]; found {
+				return []Instance{in}
+			}
+			return nil
+		})
 		if err != nil {
 			return Instance{}, err
 		}
@@ -78,7 +90,9 @@ func (i *Instances) ByProviderID(ctx context.Context, providerID string) (Instan
 // has no such instance.
 func (i *Instances) ByNodeName(ctx context.Context, nodeName string) (Instance, error) {
 	name, _, _ := strings.Cut(nodeName, ".")
-	found, err := i.find(ctx, func(in Instance) bool { return in.ID.Name == name || in.Hostname == nodeName })
+	found, err := i.find(ctx, func(list instanceList) []Instance {
+		return slices.DeleteFunc(slices.Clone(list.all), func(in Instance) bool { return in.ID.Name != name && in.Hostname != nodeName })
+	})
 	switch {
 	case err != nil:
 		return Instance{}, err
@@ -102,7 +116,7 @@ func (i *Instances) Tags(ctx context.Context, providerID string) ([]string, erro
 func (i *Instances) CountByTag(ctx context.Context) (map[string]int, error) {
 	list, err := i.listSince(ctx, i.clock.Now().Add(-i.ttl))
 	counts := map[string]int{}
-	for _, in := range list {
+	for _, in := range list.all {
 		if len(in.InternalIPs) == 0 {
 			continue
 		}
@@ -115,20 +129,14 @@ func (i *Instances) CountByTag(ctx context.Context) (map[string]int, error) {
 
 // find searches the cached list and then, if there is no match, a list that is
 // read after the call.
-func (i *Instances) find(ctx context.Context, matches func(Instance) bool) ([]Instance, error) {
+func (i *Instances) find(ctx context.Context, matching func(instanceList) []Instance) ([]Instance, error) {
 	called := i.clock.Now()
 	for _, begin := range []time.Time{called.Add(-i.ttl), called} {
 		list, err := i.listSince(ctx, begin)
 		if err != nil {
 			return nil, err
 		}
-		var found []Instance
-		for _, in := range list {
-			if matches(in) {
-				found = append(found, in)
-			}
-		}
-		if len(found) > 0 {
+		if found := matching(list); len(found) > 0 {
 			return found, nil
 		}
 	}
@@ -136,7 +144,7 @@ func (i *Instances) find(ctx context.Context, matches func(Instance) bool) ([]In
 }
 
 // listSince returns a list whose reading began at begin or later.
-func (i *Instances) listSince(ctx context.Context, begin time.Time) ([]Instance, error) {
+func (i *Instances) listSince(ctx context.Context, begin time.Time) (instanceList, error) {
 	for {
 		i.mu.Lock()
 		list, readAt := i.list, i.readAt
@@ -148,10 +156,10 @@ func (i *Instances) listSince(ctx context.Context, begin time.Time) ([]Instance,
 		result := i.flight.DoChan("", func() (any, error) { return nil, i.read(context.WithoutCancel(ctx)) })
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the list of instances of project %s: %w", i.api.Project(), ctx.Err())
+			return instanceList{}, fmt.Errorf("waiting for the list of instances of project %s: %w", i.api.Project(), ctx.Err())
 		case r := <-result:
 			if r.Err != nil {
-				return nil, r.Err
+				return instanceList{}, r.Err
 			}
 		}
 	}
@@ -163,9 +171,13 @@ func (i *Instances) read(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	began := i.clock.Now()
-	list, err := i.api.ListInstances(ctx)
+	all, err := i.api.ListInstances(ctx)
 	if err != nil {
 		return err
+	}
+	list := instanceList{all, make(map[ProviderID]Instance, len(all))}
+	for _, in := range all {
+		list.byID[in.ID] = in
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
