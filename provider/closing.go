@@ -38,8 +38,8 @@ func (r *reconciliation) portsToAllow() firewall.Spec {
 }
 
 func limitedTo(spec firewall.Spec, ports sets.Set[snapshot.Port]) firewall.Spec {
-	keeps := firewallPorts(ports)
-	spec.Ports = slices.DeleteFunc(slices.Clone(spec.Ports), func(p firewall.Port) bool { return !slices.Contains(keeps, p) })
+	keeps := sets.New(firewallPorts(ports)...)
+	spec.Ports = slices.DeleteFunc(slices.Clone(spec.Ports), func(p firewall.Port) bool { return !keeps.Has(p) })
 	return spec
 }
 

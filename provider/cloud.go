@@ -12,11 +12,11 @@ import (
 
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	appconfig "k8s.io/cloud-provider/app/config"
@@ -102,10 +102,19 @@ func New(ctx context.Context, cfg *config.CloudConfig) (*Cloud, error) {
 // on every replica.
 func StartServiceController(init app.ControllerInitContext, completed *appconfig.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
 	c := cloud.(*Cloud)
+	if err := view.SlimShared(completed.SharedInformers); err != nil {
+		return func(context.Context, managerapp.ControllerContext) (controller.Interface, bool, error) {
+			return nil, false, err
+		}
+	}
 	c.detectFailures(context.Background(), completed)
 	return func(ctx context.Context, manager managerapp.ControllerContext) (controller.Interface, bool, error) {
 		kube := completed.ClientBuilder.ClientOrDie(init.ClientName)
-		run, err := c.serviceController(ctx, kube, completed.SharedInformers, completed.ComponentConfig.KubeCloudShared.ClusterName)
+		reload, err := reloadClient(completed.ClientBuilder.ConfigOrDie(init.ClientName))
+		if err != nil {
+			return nil, false, err
+		}
+		run, err := c.serviceController(ctx, kube, reload, completed.SharedInformers, completed.ComponentConfig.KubeCloudShared.ClusterName)
 		if err != nil {
 			return nil, false, fmt.Errorf("preparing the service controller: %w", err)
 		}
@@ -114,12 +123,19 @@ func StartServiceController(init app.ControllerInitContext, completed *appconfig
 	}
 }
 
+// reloadClient returns a client with a low rate of requests.
+func reloadClient(config *rest.Config) (kubernetes.Interface, error) {
+	slow := rest.CopyConfig(config)
+	slow.QPS, slow.Burst, slow.RateLimiter = proxies.ReloadQPS, proxies.ReloadBurst, nil
+	return kubernetes.NewForConfig(slow)
+}
+
 // runner runs the service controller with a number of workers until ctx is done.
 type runner func(ctx context.Context, workers int, manager managerapp.ControllerContext)
 
 // serviceController makes the load balancer and the controller that drives it. The caller starts
-// the informers of shared.
-func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
+// the informers of shared. reload is a client for requests that may be slow: see proxies.New.
+func (c *Cloud) serviceController(ctx context.Context, kube, reload kubernetes.Interface, shared informers.SharedInformerFactory, clusterName string) (runner, error) {
 	lb := &c.config.LoadBalancer
 	id, err := clusterID(ctx, kube, c.config.ClusterID)
 	if err != nil {
@@ -130,7 +146,7 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
-	proxyManager, err := proxies.New(kube, settings, w.owned, w.services)
+	proxyManager, err := proxies.New(kube, reload, settings, w.owned, w.services)
 	if err != nil {
 		return nil, err
 	}
@@ -152,10 +168,12 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder, unreachable: reached.Unreachable,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
-			claimants:  w.services.Wanted, services: w.all.Lister(), nodes: w.nodes.Lister(),
+			services:   w.services.ServiceGeneration,
+			claimants:  w.services.Wanted, all: w.all.Lister(), nodes: w.nodes.Lister(),
 			failures: c.failures, addresses: c.addresses, policy: allowed, environment: directManager.Environment,
 		},
 	}
+	w.services.SetConcerned(c.balancer.concerned)
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err
@@ -167,9 +185,10 @@ func (c *Cloud) serviceController(ctx context.Context, kube kubernetes.Interface
 		synced := w.services.Informer().HasSynced
 		w.start(ctx)
 		go orphans.Run(ctx, synced)
+		go proxyManager.Run(ctx)
 		go reached.Run(ctx)
-		go saturation.New(proxyManager.AllPods, w.serviceNamed, events.NewRecorder(sink, recent)).Run(ctx)
-		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w.services, t) })
+		go saturation.New(proxyManager.AllPods, w.services.Latest, events.NewRecorder(sink, recent)).Run(ctx)
+		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w, t) })
 		mode.Run(ctx, w.services.EnqueueAll)
 		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
@@ -202,7 +221,7 @@ type watches struct {
 func newWatches(kube kubernetes.Interface, settings plan.Settings, shared informers.SharedInformerFactory, classes config.Classes) (w watches, err error) {
 	w.all, w.nodes = shared.Core().V1().Services(), shared.Core().V1().Nodes()
 	w.owned = informers.NewSharedInformerFactoryWithOptions(kube, 0,
-		informers.WithNamespace(settings.Namespace),
+		informers.WithNamespace(settings.Namespace), informers.WithTransform(view.SlimOwned()),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = settings.Selector().String() }))
 	if w.services, err = view.NewServices(w.all, classes); err != nil {
 		return w, err
@@ -221,13 +240,13 @@ func (w watches) start(ctx context.Context) {
 	go w.services.Run(ctx)
 }
 
-// serviceNamed returns a Service of the cluster, or nil.
-func (w watches) serviceNamed(name types.NamespacedName) *v1.Service {
-	svc, err := w.all.Lister().Services(name.Namespace).Get(name.Name)
+// nodeNamed returns a node of the cluster, or nil.
+func (w watches) nodeNamed(name string) *v1.Node {
+	node, err := w.nodes.Lister().Get(name)
 	if err != nil {
 		return nil
 	}
-	return svc
+	return node
 }
 
 // firewallOwners returns the Services that may have firewall rules. These include Services that are

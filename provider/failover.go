@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/failover"
-	"github.com/hostport-ccm/hostport-ccm/provider/view"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // failureDetector detects failed nodes sooner than Kubernetes does. A *failover.Monitor is one.
@@ -37,8 +37,8 @@ func (c *Cloud) detectFailures(ctx context.Context, completed *appconfig.Complet
 	c.failures = monitor
 }
 
-// onTransition records a transition as an event on the Node and enqueues all Services.
-func onTransition(recorder *events.Recorder, services *view.Services, t failover.Transition) {
+// onTransition records a transition as an event on the Node and enqueues the Services that it concerns.
+func onTransition(recorder *events.Recorder, w watches, t failover.Transition) {
 	// The kubelet's own events also have the name as UID.
 	node := &v1.ObjectReference{Kind: "Node", Name: t.Node, UID: types.UID(t.Node)}
 	if t.Down {
@@ -46,5 +46,13 @@ func onTransition(recorder *events.Recorder, services *view.Services, t failover
 	} else {
 		recorder.Event(node, v1.EventTypeNormal, events.NodeUp, t.Message())
 	}
-	services.EnqueueAll()
+	// The monitor is locked, and a snapshot asks it.
+	go w.enqueueConcerned(t.Node)
+}
+
+// enqueueConcerned enqueues the Services that the health of a node concerns.
+func (w watches) enqueueConcerned(node string) {
+	if n := w.nodeNamed(node); n != nil {
+		w.services.EnqueueConcerned(snapshot.NodeChange{Before: n, After: n})
+	}
 }

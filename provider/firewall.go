@@ -26,6 +26,7 @@ const (
 // has to change the firewall, they may be published, as rules may exist that cannot be seen from
 // here.
 func (r *reconciliation) ensureFirewall(ctx context.Context, spec firewall.Spec) (allowed bool) {
+	spec.Since = r.cluster.Taken
 	result, err := r.firewall.Ensure(ctx, spec, r.options.Firewall)
 	for _, line := range result.Changes {
 		if result.Repaired {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/util/retry"
@@ -35,6 +36,7 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
+	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
 const system = "hostport-system"
@@ -48,7 +50,11 @@ func init() { watch.DefaultChanSize = 10_000 }
 // its last finalizer is removed, and gets no new finalizers.
 type cluster struct {
 	*testing.T
-	kube      *fake.Clientset
+	kube *fake.Clientset
+	// ccm has the same objects as kube. Its log has the requests of hostport-ccm alone; reload is for those
+	// that may be slow, and can be set before start.
+	ccm       *fake.Clientset
+	reload    kubernetes.Interface
 	firewall  *firewalltest.Fake
 	config    *config.CloudConfig
 	addresses *nodeaddress.Reader
@@ -60,6 +66,8 @@ type cluster struct {
 	balancer    *loadBalancer
 	watches     atomic.Int32
 	settled     atomic.Int32
+	// onEnsure, if set before start, is called with each Service that is ensured.
+	onEnsure func(*v1.Service)
 	// onStatus, if set before start, is called with each Service whose status was patched.
 	onStatus func(*v1.Service)
 }
@@ -79,6 +87,8 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 			Addresses: options.External, Firewall: firewall.Managed,
 		},
 	}}
+	c.ccm = clientOf(c.kube)
+	c.reload = c.ccm
 	tracker := c.kube.Tracker()
 	c.kube.PrependReactor("patch", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		if err := refuseFinalizers(tracker, action.(clienttesting.PatchAction)); err != nil {
@@ -119,6 +129,21 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		return true, w, err
 	})
 	return c
+}
+
+// clientOf returns another client of the same fake API server, which has a log of its own.
+func clientOf(kube *fake.Clientset) *fake.Clientset {
+	client := fake.NewClientset()
+	client.ReactionChain, client.WatchReactionChain = nil, nil
+	client.AddReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		obj, err := kube.Invokes(action, nil)
+		return true, obj, err
+	})
+	client.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := kube.InvokesWatch(action)
+		return true, w, err
+	})
+	return client
 }
 
 func twoNodes(t *testing.T) *cluster {
@@ -162,12 +187,15 @@ func (c *cluster) start() (stop func()) {
 func (c *cluster) startWith(workers int) (stop func()) {
 	c.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	shared := informers.NewSharedInformerFactory(c.kube, 0)
+	shared := informers.NewSharedInformerFactory(c.ccm, 0)
+	if err := view.SlimShared(shared); err != nil {
+		c.Fatal(err)
+	}
 	cloud := &Cloud{
 		config: c.config, instances: ownInstances{}, addresses: c.addresses, failures: c.nodes,
 		newFirewall: func(firewall.Cluster) firewall.Firewall { return c.firewall },
 	}
-	run, err := cloud.serviceController(ctx, c.kube, shared, "test")
+	run, err := cloud.serviceController(ctx, c.ccm, c.reload, shared, "test")
 	if err != nil {
 		c.Fatal(err)
 	}
@@ -175,6 +203,9 @@ func (c *cluster) startWith(workers int) (stop func()) {
 	c.direct().TakeoverTime = c.takeover
 	if c.unreachable != nil {
 		c.balancer.unreachable = func(*v1.Service) map[string][]v1.IPFamily { return *c.unreachable.Load() }
+	}
+	if c.onEnsure != nil {
+		c.balancer.unreachable = func(svc *v1.Service) map[string][]v1.IPFamily { c.onEnsure(svc); return nil }
 	}
 	before := c.watches.Load()
 	done := make(chan struct{})

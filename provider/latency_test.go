@@ -27,6 +27,7 @@ import (
 var (
 	latencyServices = flag.Int("latency-services", 5, "Services in the latency test; make bench uses more")
 	latencyNodes    = flag.Int("latency-nodes", 4, "nodes in the latency test")
+	latencyPool     = flag.Int("latency-pool", 0, "nodes that each Service selects in the latency test, the last one among them; 0: all")
 	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause occurs in the latency test")
 )
 
@@ -218,7 +219,7 @@ func newLatencyHarness(t *testing.T, services, nodes int) *latencyHarness {
 	l := &latencyHarness{}
 	var objects []runtime.Object
 	for i := range nodes {
-		l.ips = append(l.ips, fmt.Sprint("203.0.113.", i+1))
+		l.ips = append(l.ips, fmt.Sprintf("203.0.%d.%d", 113+i/250, i%250+1))
 		objects = append(objects, l.node(i))
 	}
 	l.cluster = newCluster(t, objects...)

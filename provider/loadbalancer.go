@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -49,14 +50,19 @@ type loadBalancer struct {
 	// unreachable returns the IP families in which packets to a node's ports do not reach the Service's
 	// proxy, by the nodes' names.
 	unreachable func(*v1.Service) map[string][]v1.IPFamily
+	// full has the UIDs of the Services whose last ensured status is full: see publish.IsFull. A Service
+	// that is being ensured is not in it.
+	full sync.Map
 }
 
 // serviceQueue makes the service controller ensure a Service again. *view.Services is one.
 type serviceQueue interface {
 	Enqueue(service types.NamespacedName)
 	EnqueueAfter(service types.NamespacedName, d time.Duration)
-	// Wanted returns all Services that want a load balancer from us.
-	Wanted() []*v1.Service
+	// Wants reports whether a Service wants a load balancer from us.
+	Wants(service types.NamespacedName) bool
+	// Latest returns a Service as it is in the cache, or nil.
+	Latest(service types.NamespacedName) *v1.Service
 	// Exists reports whether a Service exists, and not another one of the same name.
 	Exists(svc *v1.Service) bool
 }
@@ -72,6 +78,7 @@ type proxyManager interface {
 	Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nodes []*v1.Node) ([]*appsv1.DaemonSet, error)
 	Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []publish.ProxySet
 	Pods(svc *v1.Service) []*v1.Pod
+	ServicesOn(node string) map[types.UID]bool
 	Ended(svc *v1.Service) []*v1.Pod
 	ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool
 	OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod
@@ -117,6 +124,11 @@ func (l *loadBalancer) GetLoadBalancerName(_ context.Context, _ string, svc *v1.
 // is slow: a Service with the finalizer may have rules. One that has our condition counts, so that
 // EnsureLoadBalancerDeleted removes it.
 func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
+	status := svc.Status.LoadBalancer.DeepCopy()
+	hasCondition := svc.DeletionTimestamp == nil && meta.FindStatusCondition(svc.Status.Conditions, v1.LoadBalancerPortsError) != nil
+	if servicehelper.HasLBFinalizer(svc) || hasCondition {
+		return status, true, nil
+	}
 	proxies, err := l.proxies.Exist(ctx, svc)
 	if err != nil {
 		return nil, false, err
@@ -125,8 +137,7 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 	if err != nil {
 		return nil, false, err
 	}
-	hasCondition := svc.DeletionTimestamp == nil && meta.FindStatusCondition(svc.Status.Conditions, v1.LoadBalancerPortsError) != nil
-	return svc.Status.LoadBalancer.DeepCopy(), proxies || mirror || servicehelper.HasLBFinalizer(svc) || hasCondition, nil
+	return status, proxies || mirror, nil
 }
 
 // EnsureLoadBalancer makes everything that a Service should have and returns the status to publish.
@@ -134,8 +145,13 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // that have turned bad. It does not use the nodes that the controller passes: these lack nodes that
 // are about to be removed, which may be the last to serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
-	r := &reconciliation{loadBalancer: l, svc: svc, cluster: l.snapshots.get(ctx)}
+	l.full.Delete(svc.UID)
+	cluster, admit := l.snapshots.get(ctx)
+	r := &reconciliation{loadBalancer: l, svc: svc, cluster: cluster, admit: admit}
 	status, err := r.run(ctx)
+	if err == nil && r.isFull {
+		l.full.Store(svc.UID, true)
+	}
 	for _, message := range slices.Concat(l.proxies.Overridden(svc), l.direct.Overridden(svc)) {
 		r.warn(events.ObjectOverridden, message)
 	}
@@ -191,7 +207,8 @@ func (l *loadBalancer) awaitProxies(ctx context.Context, svc *v1.Service) error 
 	if !l.services.Exists(svc) {
 		return nil // Somebody has removed its finalizers.
 	}
-	proxies, err := l.proxies.NotEnded(ctx, svc, l.snapshots.get(ctx).Nodes)
+	cluster, _ := l.snapshots.get(ctx)
+	proxies, err := l.proxies.NotEnded(ctx, svc, cluster.Nodes)
 	if err != nil || len(proxies) == 0 {
 		return err
 	}
@@ -211,6 +228,7 @@ func (l *loadBalancer) withdraw(ctx context.Context, svc *v1.Service) ([]events.
 		return warnings, err
 	}
 	l.direct.Forget(svc)
+	l.full.Delete(svc.UID)
 	return warnings, l.proxies.Delete(ctx, svc)
 }
 
@@ -234,12 +252,7 @@ func (l *loadBalancer) deleteFirewall(ctx context.Context, svc *v1.Service) ([]e
 // removeConditions removes our conditions from a Service that does not want a load balancer any
 // more. svc may be outdated, so the cache decides.
 func (l *loadBalancer) removeConditions(svc *v1.Service) error {
-	for _, served := range l.services.Wanted() {
-		if nameOf(served) == nameOf(svc) {
-			return nil
-		}
-	}
-	if svc.DeletionTimestamp != nil {
+	if svc.DeletionTimestamp != nil || l.services.Wants(nameOf(svc)) {
 		return nil
 	}
 	err := l.patchConditions(svc, publish.WithoutConditions(svc.Status.Conditions))

@@ -63,8 +63,8 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		firewall: operations.New(fw, queue.Enqueue),
 		events:   events.NewRecorder(record.NewFakeRecorder(100), nil),
 		snapshots: snapshots{
-			generation: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
-			services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
+			generation: func() uint64 { return 0 }, services: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),
+			all:      corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
 			failures: noFailureDetection, policy: policy.Policy{Defaults: defaults},
 		},
 		unreachable: func(*v1.Service) map[string][]v1.IPFamily { return nil },

@@ -20,7 +20,11 @@ func (r *reconciliation) heldPorts() map[snapshot.Port]map[types.UID]map[string]
 		held[port] = map[types.UID]map[string]bool{}
 		for _, c := range claims {
 			nodes := r.proxies.Held(c.Service, port, r.cluster.Nodes)
-			if current := r.direct.Current(c.Service, r.cluster.Nodes); current.Ports.Has(port) {
+			holder := c.Service // Its status may have changed since the snapshot.
+			if latest := r.services.Latest(nameOf(holder)); latest != nil && latest.UID == holder.UID {
+				holder = latest
+			}
+			if current := r.direct.Current(holder, r.cluster.Nodes); current.Ports.Has(port) {
 				for node := range current.Nodes {
 					nodes[node] = true
 				}
@@ -51,9 +55,13 @@ func (r *reconciliation) occupants() map[snapshot.Port][]snapshot.Occupant {
 // the pod. Where kube-proxy serves, the pod runs, and is shadowed; but in mode nftables it may have
 // the port: of the pod's rules and kube-proxy's, those whose base chain was made last come first.
 func (r *reconciliation) foreignPods() (occupying, shadowed map[snapshot.Port][]*v1.Pod) {
+	asking := r.foreign.PodsWithPortsOf(r.svc)
+	if len(asking) == 0 {
+		return nil, nil
+	}
 	served, mode := r.proxies.ServedPorts(r.svc), r.direct.Environment().KubeProxy
 	occupying, shadowed = map[snapshot.Port][]*v1.Pod{}, map[snapshot.Port][]*v1.Pod{}
-	for port, pods := range r.foreign.PodsWithPortsOf(r.svc) {
+	for port, pods := range asking {
 		for _, pod := range pods {
 			switch node := pod.Spec.NodeName; {
 			case r.current.Nodes[node] && r.current.Ports.Has(port) && mode != config.KubeProxyNFTables:

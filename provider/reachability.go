@@ -11,17 +11,10 @@ import (
 
 // reachabilityMonitor returns a monitor of all proxies.
 func (w watches) reachabilityMonitor(proxies *proxies.Manager, kubeProxy *direct.Manager, recorder *events.Recorder) *reachability.Monitor {
-	nodeNamed := func(name string) *v1.Node {
-		node, err := w.nodes.Lister().Get(name)
-		if err != nil {
-			return nil
-		}
-		return node
-	}
 	// Without a mirror, the monitor sees in the status at which addresses kube-proxy serves.
 	isDirect := func(svc *v1.Service) bool { return kubeProxy.Current(svc, nil).Any() }
 	return reachability.New(reachability.Cluster{
-		Proxies: proxies.AllPods, Service: w.serviceNamed, Node: nodeNamed, Direct: isDirect,
+		Proxies: proxies.AllPods, Service: w.services.Latest, Node: w.nodeNamed, Direct: isDirect,
 		Delete: proxies.Replace, Enqueue: w.services.Enqueue,
 	}, recorder)
 }

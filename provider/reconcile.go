@@ -27,6 +27,8 @@ type reconciliation struct {
 	*loadBalancer
 	svc     *v1.Service
 	cluster *snapshot.Cluster
+	// admit decides whether the Service is admitted among those of cluster.
+	admit snapshot.Admit
 	// warnings are what is wrong with the Service.
 	warnings []events.Warning
 
@@ -39,6 +41,8 @@ type reconciliation struct {
 	decision direct.Decision
 	// daemonSets are the proxies' DaemonSets as just applied; with datapath direct, as cached.
 	daemonSets []*appsv1.DaemonSet
+	// isFull is set if the health of nodes that are not published cannot change the status.
+	isFull bool
 	// notCreated reports whether proxies with all ports of the plan cannot be created.
 	notCreated bool
 }
@@ -96,6 +100,7 @@ func (r *reconciliation) run(ctx context.Context) (*v1.LoadBalancerStatus, error
 		// Addresses that have turned bad must leave meanwhile, so this is no error.
 		status = publish.OnlyAlreadyPublished(status, r.svc.Status.LoadBalancer, r.cluster.Nodes)
 	}
+	r.isFull = publish.IsFull(in, status)
 	proxiesObsolete, err := r.direct.Advance(ctx, cutover, status, publish.NodeLocalStatus(in, status))
 	if err == nil && proxiesObsolete {
 		err = r.proxies.Delete(ctx, r.svc)
@@ -136,6 +141,7 @@ func (r *reconciliation) reject(ctx context.Context, err error) (*v1.LoadBalance
 		Now:       time.Now(),
 	}
 	in.Endpoints, in.ServingEndpoints = r.foreign.EndpointNodes(r.svc)
+	in = in.Indexed()
 	r.recheck(in)
 	status, nodeLocal := publish.StatusOfRefused(in), &v1.LoadBalancerStatus{}
 	if r.current.Mirror != nil {
@@ -159,7 +165,7 @@ const recheckNumber = time.Minute
 // makePlan computes what the Service should have. An error means that it asks for something that
 // cannot be had.
 func (r *reconciliation) makePlan() (err error) {
-	if r.options, err = r.policy.Among(r.services.Wanted)(r.svc); err != nil {
+	if r.options, err = r.admit(r.svc); err != nil {
 		if errors.Is(err, policy.ErrTooManyServices) {
 			r.services.EnqueueAfter(nameOf(r.svc), recheckNumber)
 		}
@@ -275,7 +281,7 @@ func (r *reconciliation) isLocal(byProxies bool) bool {
 
 // publishInput returns what the status depends on. directNodes are those where kube-proxy is to serve.
 func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1.Node) publish.Input {
-	unserved, planned := r.plan.UnservedPorts(), snapshot.Names(r.plan.Nodes)
+	unserved := r.plan.UnservedPorts()
 	modes := publish.IPModes(r.direct.Environment(), len(unserved) == 0, len(directNodes) > 0)
 	var ports []v1.PortStatus
 	if len(unserved) > 0 || len(directNodes) > 0 && modes.Direct != "" {
@@ -283,7 +289,7 @@ func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1
 	}
 	in := publish.Input{
 		Nodes:     r.plan.Nodes,
-		Others:    slices.DeleteFunc(slices.Clone(r.cluster.Nodes), func(n *v1.Node) bool { return planned[n.Name] }),
+		Others:    r.publishedBesidesPlanned(),
 		Sets:      sets,
 		Direct:    snapshot.Names(directNodes),
 		Local:     r.isLocal(!r.decision.Direct),
@@ -297,7 +303,14 @@ func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1
 		Now:       time.Now(),
 	}
 	in.Endpoints, in.ServingEndpoints = r.foreign.EndpointNodes(r.svc)
-	return in
+	return in.Indexed()
+}
+
+// publishedBesidesPlanned returns the nodes that the status shows although they are not in the plan.
+func (r *reconciliation) publishedBesidesPlanned() []*v1.Node {
+	published := r.cluster.NodesIn(r.svc.Status.LoadBalancer)
+	planned := snapshot.Names(r.plan.Nodes)
+	return slices.DeleteFunc(published, func(n *v1.Node) bool { return planned[n.Name] })
 }
 
 // recheck enqueues the Service for when its status may change by time alone.

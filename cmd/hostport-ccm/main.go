@@ -103,7 +103,9 @@ func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 	// Within this time the Node shows a changed external address. The list of instances is cached, so
 	// this costs one request for all nodes.
 	options.NodeStatusUpdateFrequency.Duration = 15 * time.Second
-	options.Generic.ClientConnection.QPS, options.Generic.ClientConnection.Burst = 50, 100
+	// A change of a node may change the statuses of all Services. The API server's priority and fairness
+	// protects it, and as many requests run at a time as there are workers.
+	options.Generic.ClientConnection.QPS, options.Generic.ClientConnection.Burst = 200, 1000
 	return options, nil
 }
 

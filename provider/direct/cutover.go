@@ -65,11 +65,12 @@ func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 			}
 		}
 	}
+	proxied := publish.ServingNodes(c.Sets)
 	planned, published := snapshot.Names(c.Plan.Nodes), publish.NodesIn(c.Service.Status.LoadBalancer, c.Nodes)
 	return slices.DeleteFunc(slices.Clone(c.Nodes), func(node *v1.Node) bool {
 		served := c.Current.Nodes[node.Name]
 		joins := join && planned[node.Name] && (served || !draining[node.Name])
-		stays := served && !publish.AllReady(c.Sets, node.Name) && (published[node.Name] || planned[node.Name] && publish.NodeReady(node))
+		stays := served && !proxied[node.Name] && (published[node.Name] || planned[node.Name] && publish.NodeReady(node))
 		return c.Plan.OccupiedNodes[node.Name] || !joins && !stays
 	})
 }

@@ -224,7 +224,10 @@ func (m *Manager) Overridden(svc *v1.Service) []string { return m.Mirrors.Overri
 // mirror of a Service that is being deleted to Kubernetes' garbage collector, and while the Service
 // stays ours, it retries later.
 func (m *Manager) DeleteMirror(ctx context.Context, svc *v1.Service) error {
-	mirror, found, err := m.Mirrors.Live(ctx, svc, plan.Name(svc))
+	mirror, found, err := m.Mirrors.Find(ctx, svc, plan.Name(svc))
+	if found && len(mirror.Status.LoadBalancer.Ingress) == 0 { // The cache may lack its addresses.
+		mirror, found, err = m.Mirrors.Live(ctx, svc, plan.Name(svc))
+	}
 	if err != nil || !found {
 		return err
 	}

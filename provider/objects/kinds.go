@@ -19,7 +19,7 @@ func ConfigMaps(kube kubernetes.Interface, settings plan.Settings, configMaps co
 		lister: func(namespace string) lister[*v1.ConfigMap] { return configMaps.ConfigMaps(namespace) },
 		client: func(namespace string) client[*v1.ConfigMap] { return kube.CoreV1().ConfigMaps(namespace) },
 		update: plan.UpdateConfigMap,
-		queue:  queue, overrides: newOverrides(),
+		queue:  queue, remembered: newRemembered(),
 	}
 }
 
@@ -31,7 +31,7 @@ func DaemonSets(kube kubernetes.Interface, settings plan.Settings, daemonSets ap
 		lister: func(namespace string) lister[*appsv1.DaemonSet] { return daemonSets.DaemonSets(namespace) },
 		client: func(namespace string) client[*appsv1.DaemonSet] { return kube.AppsV1().DaemonSets(namespace) },
 		update: plan.UpdateDaemonSet,
-		queue:  queue, overrides: newOverrides(),
+		queue:  queue, remembered: newRemembered(),
 	}
 }
 
@@ -52,6 +52,6 @@ func Mirrors(kube kubernetes.Interface, settings plan.Settings, services corelis
 		lister: func(namespace string) lister[*v1.Service] { return services.Services(namespace) },
 		client: func(namespace string) client[*v1.Service] { return kube.CoreV1().Services(namespace) },
 		update: plan.UpdateMirror,
-		queue:  queue, overrides: newOverrides(),
+		queue:  queue, remembered: newRemembered(),
 	}
 }

@@ -93,6 +93,7 @@ func (s *testStore) passes(d time.Duration) (writes int) {
 func (s *testStore) edit(change func(*v1.ConfigMap)) {
 	cm := s.stored().DeepCopy()
 	change(cm)
+	cm.ResourceVersion = fmt.Sprint("of ", s.now)
 	if err := s.kube.Tracker().Update(v1.SchemeGroupVersion.WithResource("configmaps"), cm, cm.Namespace); err != nil {
 		s.t.Fatal(err)
 	}

@@ -43,9 +43,21 @@ type Store[T metav1.Object] struct {
 	lister    func(namespace string) lister[T]
 	client    func(namespace string) client[T]
 	// update returns what to write so that have becomes like want, and the differences.
-	update    func(have, want T) (T, []plan.Difference)
-	queue     Enqueuer
+	update func(have, want T) (T, []plan.Difference)
+	queue  Enqueuer
+	remembered
+}
+
+// remembered is what is remembered of single objects.
+type remembered struct {
 	overrides *overrides
+	uncertain *uncertain
+	deleted   *deleted
+	unchanged *unchanged
+}
+
+func newRemembered() remembered {
+	return remembered{newOverrides(), newUncertain(), newDeleted(), newUnchanged()}
 }
 
 // Enqueuer makes the service controller ensure a Service again.
@@ -86,7 +98,9 @@ func (s Store[T]) Ensure(ctx context.Context, svc *v1.Service, want T) (T, Chang
 		return have, Unchanged, s.failed("reading", want, err)
 	}
 	c := s.client(want.GetNamespace())
+	s.uncertain.add(want) // The answer may be lost.
 	if have, err = c.Create(ctx, want, metav1.CreateOptions{}); err == nil {
+		s.uncertain.add(have)
 		s.record(ctx, svc, Created, have, want, nil)
 		return have, Created, nil
 	} else if !apierrors.IsAlreadyExists(err) {
@@ -103,8 +117,12 @@ func (s Store[T]) updateObject(ctx context.Context, svc *v1.Service, have, want 
 		return have, Unchanged, &NotOursError{fmt.Sprintf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
 			s.Kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)}
 	}
+	if s.unchanged.is(have, want) {
+		return have, Unchanged, nil
+	}
 	next, differences := s.update(have, want)
 	if len(differences) == 0 {
+		s.unchanged.set(have, want)
 		s.overrides.isAsWanted(svc.UID, have.GetName())
 		return have, Unchanged, nil
 	}
@@ -141,11 +159,37 @@ func (s Store[T]) Overridden(svc *v1.Service) []string {
 // Cached returns the object of a Service from the cache, if it is there and has the mark.
 func (s Store[T]) Cached(svc *v1.Service, name string) (T, bool) {
 	have, err := s.lister(s.namespaceFor(svc)).Get(name)
+	if err == nil {
+		s.uncertain.seen(have)
+	}
 	return have, err == nil && s.settings.Owns(svc, have)
 }
 
-// Live returns the object of a Service from the API server, if it is there and has the mark. A
-// deletion must not miss an object that is not in the cache yet.
+// Find returns the object of a Service from the cache, or where that may lack it, from the API server.
+func (s Store[T]) Find(ctx context.Context, svc *v1.Service, name string) (have T, found bool, err error) {
+	have, found = s.Cached(svc, name)
+	if found || !s.uncertain.has(types.NamespacedName{Namespace: s.namespaceFor(svc), Name: name}) {
+		return have, found, nil
+	}
+	return s.Live(ctx, svc, name)
+}
+
+// MayExist reports whether an object of a Service may exist.
+func (s Store[T]) MayExist(svc *v1.Service, name string) bool {
+	_, found := s.Cached(svc, name)
+	return found || s.uncertain.has(types.NamespacedName{Namespace: s.namespaceFor(svc), Name: name})
+}
+
+// Latest returns the object of a Service from the API server, but does not ask for one that certainly does
+// not exist.
+func (s Store[T]) Latest(ctx context.Context, svc *v1.Service, name string) (have T, found bool, err error) {
+	if have, found, err = s.Find(ctx, svc, name); !found || err != nil {
+		return have, found, err
+	}
+	return s.Live(ctx, svc, name)
+}
+
+// Live returns the object of a Service from the API server, if it is there and has the mark.
 func (s Store[T]) Live(ctx context.Context, svc *v1.Service, name string) (have T, found bool, err error) {
 	at := klog.KRef(s.namespaceFor(svc), name)
 	have, err = s.client(at.Namespace).Get(ctx, at.Name, metav1.GetOptions{})
@@ -167,17 +211,30 @@ func (s Store[T]) namespaceFor(svc *v1.Service) string {
 
 // Delete deletes the object of a Service if it exists.
 func (s Store[T]) Delete(ctx context.Context, svc *v1.Service, name string) error {
-	have, found, err := s.Live(ctx, svc, name)
+	have, found, err := s.Find(ctx, svc, name)
 	if err != nil {
 		return err
 	}
 	s.overrides.forget(svc.UID, func(other string) bool { return other == name })
+	s.unchanged.forget(types.NamespacedName{Namespace: s.namespaceFor(svc), Name: name})
 	if !found {
+		s.deleted.forget(types.NamespacedName{Namespace: s.namespaceFor(svc), Name: name})
 		return nil
 	}
-	if err = s.deleteObject(ctx, have); err != nil && !apierrors.IsNotFound(err) {
+	if s.deleted.has(have) {
+		return nil
+	}
+	if err = s.deleteObject(ctx, have); apierrors.IsConflict(err) { // Another one has its name since.
+		if have, found, err = s.Live(ctx, svc, name); err != nil || !found {
+			return err
+		}
+		err = s.deleteObject(ctx, have)
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
 		return s.failed("deleting", have, err)
 	}
+	s.uncertain.seen(have)
+	s.deleted.add(have)
 	s.log(ctx, svc, "deleted", have)
 	return nil
 }
@@ -213,6 +270,7 @@ func (s Store[T]) DeleteAll(ctx context.Context, owner firewall.Owner) (deleted 
 		if err != nil && !apierrors.IsNotFound(err) {
 			return deleted, s.failed("deleting", obj, err)
 		}
+		s.unchanged.forget(nameOf(obj))
 		deleted = deleted || err == nil
 	}
 	return deleted, nil

@@ -100,7 +100,9 @@ func TestAFailingAPIServerIsAnErrorAndNotAMissingObject(t *testing.T) {
 	if _, found, err := configMaps(t, kube).Live(t.Context(), svc, plan.Name(svc)); found || err == nil {
 		t.Errorf("got %t, %v", found, err)
 	}
-	if err := configMaps(t, kube).Delete(t.Context(), svc, plan.Name(svc)); err == nil {
+	store := configMaps(t, kube)
+	store.uncertain.add(wanted(t))
+	if err := store.Delete(t.Context(), svc, plan.Name(svc)); err == nil {
 		t.Error("a failed deletion returns no error")
 	}
 }

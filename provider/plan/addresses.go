@@ -12,21 +12,20 @@ import (
 
 // addresses returns the addresses, sorted, of the nodes that serve the Service: of the planned
 // nodes, and of others until they have stopped. Their addresses may be published until then.
-func (in Input) addresses(planned map[string]bool) []netip.Addr {
-	var all []netip.Addr
-	for _, node := range in.Cluster.Nodes {
-		if !planned[node.Name] && !in.Running[node.Name] && !in.Draining[node.Name] {
-			continue
-		}
-		for _, a := range node.Status.Addresses {
-			ip, err := netip.ParseAddr(a.Address)
-			if err == nil && (a.Type == v1.NodeInternalIP || a.Type == v1.NodeExternalIP) {
-				all = append(all, ip.Unmap().WithZone(""))
+func (in Input) addresses(planned nodeSet) []netip.Addr {
+	names := planned.names()
+	var others []*v1.Node
+	for _, active := range []map[string]bool{in.Running, in.Draining} {
+		for name, isActive := range active {
+			if node := in.Cluster.Node(name); isActive && node != nil && !names[name] {
+				others = append(others, node)
 			}
 		}
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
+	if len(others) == 0 && planned.selection != nil {
+		return planned.selection.Addresses()
+	}
+	return in.Cluster.AddressesOf(slices.Concat(planned.nodes, others))
 }
 
 // nodeSelection returns the same text for Services that select nodes in the same way, and an empty

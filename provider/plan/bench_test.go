@@ -26,8 +26,8 @@ func manyServices(services, ports int) []*v1.Service {
 	return list
 }
 
-// BenchmarkBuild plans one Service among many on 50 nodes; BenchmarkSnapshot takes the snapshot
-// that all of them share.
+// BenchmarkBuild plans one Service among many; BenchmarkIndex indexes all of them, when one has changed,
+// and BenchmarkSnapshot takes a snapshot when a node has changed, with the selection that all share.
 func BenchmarkBuild(b *testing.B) {
 	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
 		cluster := snapshot.New(nodes, services, admit, services)
@@ -39,20 +39,35 @@ func BenchmarkBuild(b *testing.B) {
 	})
 }
 
-func BenchmarkSnapshot(b *testing.B) {
+func BenchmarkIndex(b *testing.B) {
 	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
 		for b.Loop() {
-			snapshot.New(nodes, services, admit, services)
+			snapshot.IndexServices(services, admit, services)
+		}
+	})
+}
+
+func BenchmarkSnapshot(b *testing.B) {
+	forManyServices(b, func(b *testing.B, nodes []*v1.Node, services []*v1.Service) {
+		indexed := snapshot.IndexServices(services, admit, services)
+		for b.Loop() {
+			indexed.On(nodes).Select(options.Default())
 		}
 	})
 }
 
 func forManyServices(b *testing.B, run func(b *testing.B, nodes []*v1.Node, services []*v1.Service)) {
-	var nodes []*v1.Node
-	for i := range 50 {
-		nodes = append(nodes, node(fmt.Sprint("n", i), nil))
-	}
-	for _, services := range []int{10, 100, 1000} {
-		b.Run(fmt.Sprintf("services=%d/ports=10", services), func(b *testing.B) { run(b, nodes, manyServices(services, 10)) })
+	for _, size := range []struct{ services, ports, nodes int }{
+		{10, 10, 50}, {100, 10, 50}, {1000, 10, 50}, {200, 100, 50}, {20, 1000, 50}, {1000, 10, 1000},
+	} {
+		var nodes []*v1.Node
+		for i := range size.nodes {
+			n := node(fmt.Sprint("n", i), nil)
+			n.Status.Addresses = []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: fmt.Sprintf("10.0.%d.%d", i/250, i%250)}}
+			nodes = append(nodes, n)
+		}
+		b.Run(fmt.Sprintf("services=%d/ports=%d/nodes=%d", size.services, size.ports, size.nodes), func(b *testing.B) {
+			run(b, nodes, manyServices(size.services, size.ports))
+		})
 	}
 }

@@ -41,8 +41,12 @@ func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint
 			list = append(list, Conflict{port, PortReserved, fmt.Sprintf("port %s %s", port, message)})
 			continue
 		}
+		claims := in.Cluster.Claims(port)
+		if isUncontested(claims, own) && len(in.ForeignPods[port]) == 0 && len(in.Occupants[port]) == 0 {
+			continue
+		}
 		a := allocation{port: port, held: in.Held[port], pods: in.ForeignPods[port], occupants: in.Occupants[port], has: map[string]*v1.Service{}}
-		a.allocate(a.inOrder(own, in.Cluster.Claims(port), keptDespiteTaint), own)
+		a.allocate(a.inOrder(own, claims, keptDespiteTaint), own)
 		if a.refusal != "" {
 			list = append(list, Conflict{port, PortConflict, fmt.Sprintf("port %s %s", port, a.refusal)})
 			continue
@@ -54,6 +58,11 @@ func (s Settings) conflicts(in Input, selected map[string]bool, keptDespiteTaint
 		}
 	}
 	return list, kept
+}
+
+// isUncontested reports whether there is no other claim than own.
+func isUncontested(claims []snapshot.Claim, own snapshot.Claim) bool {
+	return !slices.ContainsFunc(claims, func(c snapshot.Claim) bool { return c.Service.UID != own.Service.UID })
 }
 
 // occupiedNodes returns sentences about the nodes where kube-proxy takes packets to the Service's
@@ -73,16 +82,21 @@ func withoutPorts(svc *v1.Service, conflicts []Conflict) *v1.Service {
 	if len(conflicts) == 0 {
 		return svc
 	}
+	lost := map[snapshot.Port]bool{}
+	for _, c := range conflicts {
+		lost[c.Port] = true
+	}
 	served := *svc
-	served.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(svc), func(p v1.ServicePort) bool {
-		return slices.ContainsFunc(conflicts, func(c Conflict) bool { return c.Port == snapshot.PortOf(p) })
-	})
+	served.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(svc), func(p v1.ServicePort) bool { return lost[snapshot.PortOf(p)] })
 	return &served
 }
 
 // awaited returns the ports that proxies of other Services still have on all nodes of the plan.
 // Those Services have given them up; their proxies have yet to drain.
 func (p *Plan) awaited(proxies map[snapshot.Port][]*v1.Pod) []Conflict {
+	if len(proxies) == 0 {
+		return nil
+	}
 	var list []Conflict
 	selected := snapshot.Names(p.Nodes)
 	for _, port := range snapshot.PortsOf(p.Service) {
@@ -104,6 +118,9 @@ func (p *Plan) awaited(proxies map[snapshot.Port][]*v1.Pod) []Conflict {
 // occupied returns the nodes of the plan where a foreign pod has a port of the Service, and a
 // sentence about each of these pods' ports.
 func (p *Plan) occupied(pods map[snapshot.Port][]*v1.Pod) (nodes map[string]bool, sentences []string) {
+	if len(pods) == 0 {
+		return nil, nil
+	}
 	selected, nodes := snapshot.Names(p.Nodes), map[string]bool{}
 	for _, port := range snapshot.PortsOf(p.Service) {
 		for _, pod := range pods[port] {

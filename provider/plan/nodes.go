@@ -12,26 +12,62 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
-// ignoreNoScheduleIfRunning returns the nodes with untolerated NoSchedule taints shown as
-// PreferNoSchedule where the Service is running. The effect NoSchedule keeps new pods off a node
-// and leaves running ones alone. Without this, the last node that the autoscaler is about to
-// remove would leave the plan, and its port be closed, while it still serves. keptDespiteTaint are the
-// nodes that are shown otherwise than they are.
-func ignoreNoScheduleIfRunning(nodes []*v1.Node, o options.Options, running map[string]bool) (shown, keptDespiteTaint []*v1.Node) {
-	shown = slices.Clone(nodes)
-	for i, node := range nodes {
-		if !running[node.Name] || snapshot.Tolerates(o, node) {
+// nodeSet is a list of nodes, sorted by name. If selection is not nil, it is exactly those, which Services
+// share.
+type nodeSet struct {
+	nodes     []*v1.Node
+	selection *snapshot.Selection
+}
+
+// selectNodes returns the nodes that the Service selects. Where it is running, a NoSchedule taint that
+// it does not tolerate does not count. The effect NoSchedule keeps new pods off a node and leaves
+// running ones alone. Without this, the last node that the autoscaler is about to remove would leave
+// the plan, and its port be closed, while it still serves. keptDespiteTaint are these nodes, shown with
+// effect PreferNoSchedule.
+func (in Input) selectNodes() (selected nodeSet, keptDespiteTaint []*v1.Node) {
+	selection := in.Cluster.Select(in.Options)
+	for name, running := range in.Running {
+		node := in.Cluster.Node(name)
+		if !running || node == nil || selection.Names[name] || snapshot.Tolerates(in.Options, node) {
 			continue
 		}
-		shown[i] = node.DeepCopy()
-		for j := range shown[i].Spec.Taints {
-			if taint := &shown[i].Spec.Taints[j]; taint.Effect == v1.TaintEffectNoSchedule {
+		shown := node.DeepCopy()
+		for i := range shown.Spec.Taints {
+			if taint := &shown.Spec.Taints[i]; taint.Effect == v1.TaintEffectNoSchedule {
 				taint.Effect = v1.TaintEffectPreferNoSchedule
 			}
 		}
-		keptDespiteTaint = append(keptDespiteTaint, shown[i])
+		keptDespiteTaint = append(keptDespiteTaint, shown)
 	}
-	return shown, keptDespiteTaint
+	kept := snapshot.SelectNodes(keptDespiteTaint, in.Options)
+	if len(kept) == 0 {
+		return nodeSet{selection.Nodes, selection}, keptDespiteTaint
+	}
+	all := slices.Concat(selection.Nodes, kept)
+	slices.SortFunc(all, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
+	return nodeSet{nodes: all}, keptDespiteTaint
+}
+
+// without returns the nodes for which leave does not hold.
+func (s nodeSet) without(leave func(*v1.Node) bool) nodeSet {
+	if !slices.ContainsFunc(s.nodes, leave) {
+		return s
+	}
+	return nodeSet{nodes: slices.DeleteFunc(slices.Clone(s.nodes), leave)}
+}
+
+func (s nodeSet) names() map[string]bool {
+	if s.selection != nil {
+		return s.selection.Names
+	}
+	return snapshot.Names(s.nodes)
+}
+
+func (s nodeSet) providerIDs() []string {
+	if s.selection != nil {
+		return s.selection.ProviderIDs()
+	}
+	return snapshot.ProviderIDs(s.nodes)
 }
 
 // explainNoNodes names, for nodes none of which is selected, the reasons and how many nodes each

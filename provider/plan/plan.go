@@ -55,7 +55,7 @@ type Input struct {
 
 // Plan is what one Service should have.
 type Plan struct {
-	// Nodes serve the Service, healthy or not, sorted by name.
+	// Nodes serve the Service, healthy or not, sorted by name. Plans share them.
 	Nodes []*v1.Node
 	// Service is the Service with the ports that it gets; nil if it gets none. All fields but
 	// Conflicts and Firewall.Owner are then empty.
@@ -90,9 +90,9 @@ type Plan struct {
 // Service asks for something that cannot be had until somebody edits it.
 func (s Settings) Build(in Input) (*Plan, error) {
 	svc := in.Service
-	nodes, keptDespiteTaint := ignoreNoScheduleIfRunning(in.Cluster.Nodes, in.Options, in.Running)
-	selected := snapshot.SelectNodes(nodes, in.Options)
-	conflicts, keptByOthers := s.conflicts(in, snapshot.Names(selected), keptDespiteTaint)
+	selected, keptDespiteTaint := in.selectNodes()
+	names := selected.names()
+	conflicts, keptByOthers := s.conflicts(in, names, keptDespiteTaint)
 	served := withoutPorts(svc, conflicts)
 	if len(served.Spec.Ports) == 0 {
 		return &Plan{Conflicts: conflicts, Firewall: firewall.Spec{Owner: s.Owner(svc)}}, nil
@@ -102,18 +102,17 @@ func (s Settings) Build(in Input) (*Plan, error) {
 		return nil, err
 	}
 	occupied := in.occupiedNodes(served)
-	serving := slices.DeleteFunc(slices.Clone(selected), func(n *v1.Node) bool {
-		return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0
-	})
+	serving := selected.without(func(n *v1.Node) bool { return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0 })
 	p := &Plan{
-		Nodes:     serving,
+		Nodes:     serving.nodes,
 		Service:   served,
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served, in.Options),
 		Firewall: firewall.Spec{
 			Owner:         s.Owner(svc),
 			SourceRanges:  ranges,
-			Addresses:     in.addresses(snapshot.Names(serving)),
+			Nodes:         serving.providerIDs(),
+			Addresses:     in.addresses(serving),
 			NodeSelection: nodeSelection(in.Options),
 		},
 		settings:     s,
@@ -123,20 +122,17 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	for _, port := range snapshot.PortsOf(served) {
 		p.Firewall.Ports = append(p.Firewall.Ports, firewall.Port{Protocol: port.Protocol, Port: uint16(port.Number)})
 	}
-	for _, node := range p.Nodes {
-		if node.Spec.ProviderID != "" { // A node has none before it is initialised.
-			p.Firewall.Nodes = append(p.Firewall.Nodes, node.Spec.ProviderID)
-		}
-	}
 	if !WantsDirect(svc, in.Options) {
 		p.Awaited = p.awaited(in.OtherProxies)
 	}
 	p.OccupiedNodes, p.Occupied = p.occupied(in.ForeignPods)
-	for _, node := range selected {
-		p.Occupied = slices.Concat(p.Occupied, keptByOthers[node.Name], occupied[node.Name])
+	for _, node := range selected.nodes {
+		if len(keptByOthers) > 0 || len(occupied) > 0 {
+			p.Occupied = slices.Concat(p.Occupied, keptByOthers[node.Name], occupied[node.Name])
+		}
 	}
-	if len(selected) == 0 && len(nodes) > 0 {
-		p.NoNodes = explainNoNodes(nodes, in.Options)
+	if len(selected.nodes) == 0 && len(in.Cluster.Nodes) > 0 {
+		p.NoNodes = explainNoNodes(in.Cluster.Nodes, in.Options)
 	}
 	return p, nil
 }

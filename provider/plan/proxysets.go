@@ -6,6 +6,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
@@ -36,18 +37,18 @@ func (a Assignment) Equal(other Assignment) bool {
 // AssignPorts assigns each wanted port to one proxy set. A port stays in the proxy set that has it.
 func AssignPorts(wanted []snapshot.Port, current Assignment) Assignment {
 	var next Assignment
-	gained := slices.Clone(wanted)
+	gained := sets.New(wanted...)
 	for i := range current {
 		for _, port := range current[i] {
-			if at := slices.Index(gained, port); at >= 0 {
-				gained = slices.Delete(gained, at, at+1)
+			if gained.Has(port) {
+				gained.Delete(port)
 				next[i] = append(next[i], port)
 			}
 		}
 	}
 	if len(gained) > 0 {
 		i := setForNewPorts(current, next)
-		next[i] = append(next[i], gained...)
+		next[i] = append(next[i], gained.UnsortedList()...)
 		slices.SortFunc(next[i], snapshot.Port.Compare)
 	}
 	return next
@@ -75,9 +76,9 @@ func setForNewPorts(current, kept Assignment) int {
 func (p *Plan) ProxySets(assigned Assignment) []ProxySet {
 	var all []ProxySet
 	for i, name := range SetNames(p.Service) {
-		set, part := ProxySet{Name: name}, *p.Service
+		set, part, ports := ProxySet{Name: name}, *p.Service, sets.New(assigned[i]...)
 		part.Spec.Ports = slices.DeleteFunc(snapshot.ServicePorts(p.Service), func(port v1.ServicePort) bool {
-			return !slices.Contains(assigned[i], snapshot.PortOf(port))
+			return !ports.Has(snapshot.PortOf(port))
 		})
 		if len(part.Spec.Ports) > 0 {
 			set.DaemonSet = p.settings.daemonSet(&part, i, p.options, p.withoutNodes)
@@ -88,7 +89,14 @@ func (p *Plan) ProxySets(assigned Assignment) []ProxySet {
 	return all
 }
 
-// InSet reports whether a pod is one of a DaemonSet's.
-func InSet(ds *appsv1.DaemonSet, pod *v1.Pod) bool {
-	return labels.SelectorFromSet(ds.Spec.Selector.MatchLabels).Matches(labels.Set(pod.Labels))
+// PodsIn returns those of the pods that are a DaemonSet's.
+func PodsIn(ds *appsv1.DaemonSet, pods []*v1.Pod) []*v1.Pod {
+	selector := labels.SelectorFromSet(ds.Spec.Selector.MatchLabels)
+	var own []*v1.Pod
+	for _, pod := range pods {
+		if selector.Matches(labels.Set(pod.Labels)) {
+			own = append(own, pod)
+		}
+	}
+	return own
 }

@@ -99,7 +99,7 @@ func TestProxySetsShareNothing(t *testing.T) {
 		t.Errorf("the sets have the ports %v", got)
 	}
 	pod := &v1.Pod{ObjectMeta: second.Spec.Template.ObjectMeta}
-	if InSet(first, pod) || !InSet(second, pod) {
+	if pods := []*v1.Pod{pod}; len(PodsIn(first, pods)) > 0 || len(PodsIn(second, pods)) == 0 {
 		t.Errorf("a pod of the second set, with labels %v, counts as one of the first", pod.Labels)
 	}
 	for i, set := range all[:2] {

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
@@ -52,6 +53,13 @@ func Missing(ds *appsv1.DaemonSet) int {
 		return 0
 	}
 	return int(ds.Status.DesiredNumberScheduled - ds.Status.CurrentNumberScheduled)
+}
+
+// HasOnly reports whether a DaemonSet has no other pods than these, by its status.
+func HasOnly(ds *appsv1.DaemonSet, pods []*v1.Pod) bool {
+	s := ds.Status
+	return s.ObservedGeneration > 0 && s.ObservedGeneration >= ds.Generation &&
+		s.CurrentNumberScheduled == s.DesiredNumberScheduled && int(s.CurrentNumberScheduled+s.NumberMisscheduled) <= len(pods)
 }
 
 // CanWait reports whether the change from have to want can wait until the other proxy set has been

@@ -17,6 +17,9 @@ import (
 // has to be written.
 const AnnotationSpecHash = options.Prefix + "spec-hash"
 
+// AnnotationConfigChanged is set on running proxies when their config has changed.
+const AnnotationConfigChanged = options.Prefix + "config-changed"
+
 // UpdateDaemonSet returns what to write so that have becomes like want, and the differences; without
 // any, nothing has to be written. A field that want leaves empty may have any value, as the API server
 // fills in defaults.

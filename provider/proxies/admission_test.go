@@ -240,7 +240,7 @@ func TestATriedPodIsOneOfTheDaemonSet(t *testing.T) {
 	ds.UID = "ds-uid"
 	pod := podOf(ds)
 	owner := metav1.GetControllerOf(pod)
-	if !plan.InSet(ds, pod) || owner == nil || owner.UID != ds.UID || owner.BlockOwnerDeletion != nil || pod.Spec.PriorityClassName != "a" {
+	if len(plan.PodsIn(ds, []*v1.Pod{pod})) == 0 || owner == nil || owner.UID != ds.UID || owner.BlockOwnerDeletion != nil || pod.Spec.PriorityClassName != "a" {
 		t.Errorf("got %v", pod)
 	}
 	if pod.Spec.Containers[0].Ports[0] != (v1.ContainerPort{Name: "tcp-80", Protocol: v1.ProtocolTCP, ContainerPort: 80, HostPort: 80}) {

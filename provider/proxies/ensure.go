@@ -2,19 +2,13 @@ package proxies
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/objects"
-	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/provider/plan"
 	"github.com/hostport-ccm/hostport-ccm/provider/publish"
 	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
@@ -56,7 +50,7 @@ func (m *Manager) Ensure(ctx context.Context, svc *v1.Service, p *plan.Plan, nod
 }
 
 // assignPorts assigns each port of a Service to a proxy set. If anything is to change, it reads the
-// DaemonSets from the API server: a stale cache would assign a port twice.
+// DaemonSets that exist from the API server: a stale cache would assign a port twice.
 func (m *Manager) assignPorts(ctx context.Context, svc *v1.Service, p *plan.Plan) (plan.Assignment, error) {
 	wanted := snapshot.PortsOf(p.Service)
 	var current plan.Assignment
@@ -69,7 +63,7 @@ func (m *Manager) assignPorts(ctx context.Context, svc *v1.Service, p *plan.Plan
 		return next, nil
 	}
 	for i, name := range plan.SetNames(svc) {
-		ds, found, err := m.DaemonSets.Live(ctx, svc, name)
+		ds, found, err := m.DaemonSets.Latest(ctx, svc, name)
 		if err != nil {
 			return current, err
 		}
@@ -88,7 +82,7 @@ func (m *Manager) ensureSet(ctx context.Context, svc *v1.Service, set plan.Proxy
 		return nil, err
 	}
 	if change == objects.Updated {
-		m.reloadConfig(ctx, svc, set.DaemonSet)
+		m.reloads.request(set.Name, func() []*v1.Pod { return m.podsToReload(svc, set.DaemonSet) })
 	}
 	if have, found := m.DaemonSets.Cached(svc, set.Name); rollingOut && found && plan.CanWait(have, set.DaemonSet) {
 		m.queue.EnqueueAfter(nameOf(svc), rolloutPeriod)
@@ -97,40 +91,10 @@ func (m *Manager) ensureSet(ctx context.Context, svc *v1.Service, set plan.Proxy
 	return m.applyDaemonSet(ctx, svc, set.DaemonSet)
 }
 
-const (
-	// configChangedAnnotation is set on running proxies when their config has changed: a kubelet
-	// updates a pod's volumes at once when the pod changes, otherwise within about a minute.
-	configChangedAnnotation = options.Prefix + "config-changed"
-	// touchAgain is after how long it is set again. The kubelet learns of pods and ConfigMaps from
-	// separate watches: if it sees the pod first, it reads the old config.
-	touchAgain = 3 * time.Second
-)
-
-// reloadConfig makes the kubelets update the config of a set's proxies soon.
-func (m *Manager) reloadConfig(ctx context.Context, svc *v1.Service, set *appsv1.DaemonSet) {
-	m.touchPods(ctx, m.podsOf(svc, set))
-	go func() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(touchAgain):
-		}
-		if _, found := m.ConfigMaps.Cached(svc, set.Name); found {
-			m.touchPods(ctx, m.podsOf(svc, set))
-		}
-	}()
-}
-
-// touchPods annotates pods. Without it they follow a change more slowly, so failures are logged
-// only.
-func (m *Manager) touchPods(ctx context.Context, pods []*v1.Pod) {
-	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{ // Strings only: never an error.
-		"annotations": map[string]string{configChangedAnnotation: time.Now().UTC().Format(time.RFC3339Nano)},
-	}})
-	for _, pod := range pods {
-		_, err := m.kube.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			klog.FromContext(ctx).Error(err, "A proxy will read its new config within a minute only", "pod", klog.KObj(pod))
-		}
+// podsToReload returns the proxies of a set that exists.
+func (m *Manager) podsToReload(svc *v1.Service, set *appsv1.DaemonSet) []*v1.Pod {
+	if _, found := m.ConfigMaps.Cached(svc, set.Name); !found {
+		return nil
 	}
+	return m.podsOf(svc, set)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,17 +40,21 @@ type Manager struct {
 	settings   plan.Settings
 	queue      Enqueuer
 	trials     trials
+	reloads    *reloads
+	observed   observedPods
 }
 
 // The indexes of proxies. Only endedByService has pods that have ended: these are nobody's proxies.
 const (
 	byService      = "service"
+	byNode         = "node"
 	byHostPort     = "host port"
 	endedByService = "service of ended pods"
 )
 
 var indexers = cache.Indexers{
 	byService: index(false, serviceOf),
+	byNode:    index(false, func(pod *v1.Pod) []string { return []string{publish.TargetNode(pod)} }),
 	byHostPort: index(false, func(pod *v1.Pod) (ports []string) {
 		for _, port := range snapshot.HostPorts(pod.Spec) {
 			ports = append(ports, port.String())
@@ -71,9 +76,10 @@ func index(ended bool, keys func(*v1.Pod) []string) cache.IndexFunc {
 	}
 }
 
-// New returns a Manager. owned is an informer factory for objects with our mark in the namespace of
-// the proxies, which has not been started.
-func New(kube kubernetes.Interface, settings plan.Settings, owned informers.SharedInformerFactory, queue Enqueuer) (*Manager, error) {
+// New returns a Manager. reload is a client for the requests that make proxies reload their configs, with
+// the rate ReloadQPS. owned is an informer factory for objects with our mark in the namespace of the
+// proxies, which has not been started.
+func New(kube, reload kubernetes.Interface, settings plan.Settings, owned informers.SharedInformerFactory, queue Enqueuer) (*Manager, error) {
 	pods := owned.Core().V1().Pods().Informer()
 	if err := pods.AddIndexers(indexers); err != nil {
 		return nil, fmt.Errorf("indexing proxies: %w", err)
@@ -85,11 +91,25 @@ func New(kube kubernetes.Interface, settings plan.Settings, owned informers.Shar
 		kube:       kube,
 		settings:   settings,
 		queue:      queue,
+		reloads:    newReloads(reload),
+		observed:   observedPods{services: map[types.UID]bool{}},
 	}, nil
 }
 
+// Run makes proxies reload changed configs until ctx is done.
+func (m *Manager) Run(ctx context.Context) { m.reloads.run(ctx) }
+
 // Pods returns the proxies of a Service that have not ended, in any other state.
 func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.find(byService, string(svc.UID)) }
+
+// ServicesOn returns the UIDs of the Services that have a proxy on a node, or one created for it.
+func (m *Manager) ServicesOn(node string) map[types.UID]bool {
+	services := map[types.UID]bool{}
+	for _, pod := range m.find(byNode, node) {
+		services[types.UID(pod.Labels[plan.LabelServiceUID])] = true
+	}
+	return services
+}
 
 // Ended returns the former proxies of a Service that have ended and still exist.
 func (m *Manager) Ended(svc *v1.Service) []*v1.Pod { return m.find(endedByService, string(svc.UID)) }
@@ -107,7 +127,7 @@ func (m *Manager) AllPods() []*v1.Pod {
 
 func (m *Manager) find(index, value string) []*v1.Pod {
 	found, _ := m.pods.ByIndex(index, value) // The index exists.
-	var pods []*v1.Pod
+	pods := make([]*v1.Pod, 0, len(found))
 	for _, pod := range found {
 		pods = append(pods, pod.(*v1.Pod))
 	}
@@ -126,13 +146,7 @@ func (m *Manager) Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []pub
 }
 
 func (m *Manager) podsOf(svc *v1.Service, ds *appsv1.DaemonSet) []*v1.Pod {
-	var pods []*v1.Pod
-	for _, pod := range m.Pods(svc) {
-		if plan.InSet(ds, pod) {
-			pods = append(pods, pod)
-		}
-	}
-	return pods
+	return plan.PodsIn(ds, m.Pods(svc))
 }
 
 // ServedPorts returns the ports for which a Service has a ready proxy, by node.
@@ -155,10 +169,11 @@ func (m *Manager) ServedPorts(svc *v1.Service) map[string]map[snapshot.Port]bool
 // OthersWithPortsOf returns the proxies of other Services that have a Service's ports, by port, on
 // nodes where it does not serve the port itself.
 func (m *Manager) OthersWithPortsOf(svc *v1.Service) map[snapshot.Port][]*v1.Pod {
-	served, others := m.ServedPorts(svc), map[snapshot.Port][]*v1.Pod{}
+	others := map[snapshot.Port][]*v1.Pod{}
+	served := sync.OnceValue(func() map[string]map[snapshot.Port]bool { return m.ServedPorts(svc) })
 	for _, port := range snapshot.PortsOf(svc) {
 		for _, pod := range m.find(byHostPort, port.String()) {
-			if pod.Labels[plan.LabelServiceUID] != string(svc.UID) && pod.Spec.NodeName != "" && !served[pod.Spec.NodeName][port] {
+			if pod.Labels[plan.LabelServiceUID] != string(svc.UID) && pod.Spec.NodeName != "" && !served()[pod.Spec.NodeName][port] {
 				others[port] = append(others[port], pod)
 			}
 		}
@@ -232,10 +247,14 @@ func (m *Manager) Exist(ctx context.Context, svc *v1.Service) (bool, error) {
 }
 
 // NotEnded returns the proxies of a Service that may forward now or soon: see publish.NotEnded.
-// Where the cache has none, it asks the API server, as one may not be in the cache yet.
+// Where the cache has none, it asks the API server, as one may not be in the cache yet; but not if the
+// cache had all of them when Delete deleted their DaemonSets.
 func (m *Manager) NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Node) ([]*v1.Pod, error) {
 	if cached := publish.NotEnded(m.Pods(svc), nodes); len(cached) > 0 {
 		return cached, nil
+	}
+	if m.observed.take(svc.UID) {
+		return nil, nil
 	}
 	live, err := m.kube.CoreV1().Pods(m.settings.Namespace).List(ctx, metav1.ListOptions{
 		LabelSelector: labels.SelectorFromSet(labels.Set{plan.LabelServiceUID: string(svc.UID)}).String(),
@@ -247,7 +266,10 @@ func (m *Manager) NotEnded(ctx context.Context, svc *v1.Service, nodes []*v1.Nod
 	for i := range live.Items {
 		pods = append(pods, &live.Items[i])
 	}
-	return publish.NotEnded(pods, nodes), nil
+	if pods = publish.NotEnded(pods, nodes); len(pods) == 0 {
+		m.observed.forget(svc.UID)
+	}
+	return pods, nil
 }
 
 // Overridden returns a message for each object of a Service's proxies that others change.
@@ -262,12 +284,22 @@ func (m *Manager) Replace(ctx context.Context, proxy *v1.Pod) error {
 
 // Delete deletes all objects of a Service's proxies.
 func (m *Manager) Delete(ctx context.Context, svc *v1.Service) error {
+	m.observed.add(svc.UID, !slices.ContainsFunc(plan.SetNames(svc), func(name string) bool { return !m.hasAllPods(svc, name) }))
 	for _, name := range plan.SetNames(svc) {
 		if err := m.deleteSet(ctx, svc, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hasAllPods reports whether the cache has all pods of a set.
+func (m *Manager) hasAllPods(svc *v1.Service, set string) bool {
+	ds, found := m.DaemonSets.Cached(svc, set)
+	if !found {
+		return !m.DaemonSets.MayExist(svc, set)
+	}
+	return plan.HasOnly(ds, m.podsOf(svc, ds))
 }
 
 func (m *Manager) deleteSet(ctx context.Context, svc *v1.Service, name string) error {

@@ -8,7 +8,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	"k8s.io/client-go/tools/cache"
@@ -71,12 +70,21 @@ func TestAPortIsAssignedOnceWithAStaleCache(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var stored []runtime.Object
+			kube, svc := fake.NewClientset(), testService(80)
+			m := &Manager{DaemonSets: objects.DaemonSets(kube, settings, appslisters.NewDaemonSetLister(cached), nil)}
+			// What the cache has besides was deleted, and what it lacks was created since.
 			for _, ds := range daemonSets(c.stored) {
-				stored = append(stored, ds)
+				var err error
+				if _, isCached := m.DaemonSets.Cached(svc, ds.Name); isCached {
+					err = kube.Tracker().Add(ds)
+				} else {
+					_, _, err = m.DaemonSets.Ensure(t.Context(), svc, ds)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
-			m := &Manager{DaemonSets: objects.DaemonSets(fake.NewClientset(stored...), settings, appslisters.NewDaemonSetLister(cached), nil)}
-			got, err := m.assignPorts(t.Context(), testService(80), planned(c.ports...))
+			got, err := m.assignPorts(t.Context(), svc, planned(c.ports...))
 			if err != nil || !got.Equal(c.want) {
 				t.Errorf("assigned as %v, want %v (%v)", got, c.want, err)
 			}

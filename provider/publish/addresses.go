@@ -2,23 +2,32 @@ package publish
 
 import (
 	"net/netip"
-	"slices"
 
 	v1 "k8s.io/api/core/v1"
 
-	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
 
 // address is one address that can be published for a node.
 type address struct {
-	ip   netip.Addr
+	ip netip.Addr
+	// text is the address as it is written in a status.
+	text string
 	mode v1.LoadBalancerIPMode
 }
 
 // addresses returns the addresses of a node that the Service asks for, by IP family: a node may
 // have an external address in one family only.
 func (in Input) addresses(node *v1.Node) []address {
+	list, known := in.index.addresses[node.Name]
+	if !known {
+		list = in.findAddresses(node)
+		in.index.addresses[node.Name] = list
+	}
+	return list
+}
+
+func (in Input) findAddresses(node *v1.Node) []address {
 	families := in.Families
 	if len(families) == 0 {
 		families = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
@@ -56,9 +65,11 @@ func ofType(node *v1.Node, kind v1.NodeAddressType, f v1.IPFamily, modes IPMode)
 	}
 	var list []address
 	for _, a := range node.Status.Addresses {
-		ip, err := netip.ParseAddr(a.Address)
-		if err == nil && a.Type == kind && family(ip) == f {
-			list = append(list, address{ip, mode})
+		if a.Type != kind {
+			continue
+		}
+		if text, ip, ok := parse(a.Address); ok && family(ip) == f {
+			list = append(list, address{ip, text, mode})
 		}
 	}
 	return list
@@ -78,15 +89,8 @@ func (in Input) forwardsFamily(node *v1.Node, ip netip.Addr) bool {
 	if ip.Is4() || in.Direct[node.Name] {
 		return true
 	}
-	var pods []*v1.Pod
-	for _, set := range in.Sets {
-		pods = append(pods, set.Pods...)
+	if !in.index.ready[node.Name] {
+		return in.index.places[ip.String()] > 0
 	}
-	if !readyOn(pods, node.Name) {
-		return hasIP(in.Previous, ip)
-	}
-	withoutIPv6 := filter(pods, func(pod *v1.Pod) bool {
-		return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return slices.Contains(c.Args, proxyconfig.WithoutIPv6) })
-	})
-	return !readyOn(withoutIPv6, node.Name)
+	return !in.index.withoutIPv6[node.Name]
 }

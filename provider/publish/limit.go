@@ -8,6 +8,18 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// IsFull reports whether a status shows as many nodes as it may, all of them healthy and served by
+// kube-proxy, so that the health of no other node can change it.
+func IsFull(in Input, status *v1.LoadBalancerStatus) bool {
+	if in.MaxNodes == 0 || in.Local || len(in.Sets) > 0 {
+		return false
+	}
+	in = in.Indexed()
+	ips := addressesIn(*status)
+	shown := filter(in.Nodes, func(node *v1.Node) bool { return healthy(node) && in.serves(node) && hasAddress(node, ips.Has) })
+	return len(shown) >= in.MaxNodes
+}
+
 // limit returns at most in.MaxNodes nodes. Published nodes come first, so that a node that returns
 // does not replace one that serves; then nodes of the zone with the fewest nodes; then the first
 // by name.

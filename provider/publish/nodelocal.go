@@ -16,17 +16,18 @@ import (
 // endpoints, and is for DNS; clients use an address for longer, and with policy Local, kube-proxy
 // serves it from endpoints that are terminating. Another node is in it while it is published.
 func NodeLocalStatus(in Input, published *v1.LoadBalancerStatus) *v1.LoadBalancerStatus {
-	served := func(node *v1.Node) bool { return in.Direct[node.Name] }
+	in = in.Indexed()
+	served, shown := func(node *v1.Node) bool { return in.Direct[node.Name] }, addressesIn(*published)
 	nodes := slices.Concat(filter(in.Nodes, served), filter(in.Others, func(node *v1.Node) bool {
-		return served(node) && hasAddressOf(*published, node)
+		return served(node) && hasAddress(node, shown.Has)
 	}))
-	requested := v1.LoadBalancerStatus{Ingress: in.ingress(nodes)}
+	requested := addressesIn(v1.LoadBalancerStatus{Ingress: in.ingress(nodes)})
 	var ips []netip.Addr
 	for _, node := range nodes {
 		for _, a := range node.Status.Addresses {
-			ip, err := netip.ParseAddr(a.Address)
+			text, ip, ok := parse(a.Address)
 			switch {
-			case err != nil || !hasIP(requested, ip):
+			case !ok || !requested.Has(text):
 			case a.Type == v1.NodeExternalIP && ip.Is4():
 				for _, internal := range ofType(node, v1.NodeInternalIP, v1.IPv4Protocol, IPMode{}) {
 					ips = append(ips, internal.ip)
@@ -47,7 +48,6 @@ func NodeLocalStatus(in Input, published *v1.LoadBalancerStatus) *v1.LoadBalance
 
 // OnlyOf returns the entries of a status that are addresses of the nodes.
 func OnlyOf(status v1.LoadBalancerStatus, nodes []*v1.Node) *v1.LoadBalancerStatus {
-	return &v1.LoadBalancerStatus{Ingress: filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool {
-		return len(NodesIn(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, nodes)) > 0
-	})}
+	ips := AddressesOf(nodes)
+	return &v1.LoadBalancerStatus{Ingress: filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool { return ips.Has(entry.IP) })}
 }

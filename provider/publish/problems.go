@@ -75,7 +75,7 @@ func WithoutWaiting(pods, proxies []*v1.Pod, now time.Time) []*v1.Pod {
 	return filter(pods, func(pod *v1.Pod) bool {
 		return !waitsForPort(pod) || slices.ContainsFunc(proxies, func(other *v1.Pod) bool {
 			isLate := other.DeletionTimestamp != nil && !now.Before(other.DeletionTimestamp.Time)
-			return isLate && other.Spec.NodeName == targetNode(pod) && missing(snapshot.HostPorts(pod.Spec), other) < len(snapshot.HostPorts(pod.Spec))
+			return isLate && other.Spec.NodeName == TargetNode(pod) && missing(snapshot.HostPorts(pod.Spec), other) < len(snapshot.HostPorts(pod.Spec))
 		})
 	})
 }
@@ -84,7 +84,7 @@ func WithoutWaiting(pods, proxies []*v1.Pod, now time.Time) []*v1.Pod {
 func ended(pod *v1.Pod) string {
 	cause := strings.Join(strings.Fields(pod.Status.Reason+" "+pod.Status.Message), " ")
 	return fmt.Sprintf("proxy pod %s/%s on node %s has ended (%s): it is replaced as soon as the node can run another",
-		pod.Namespace, pod.Name, targetNode(pod), options.Cut(cmp.Or(cause, string(pod.Status.Phase)), maxCause))
+		pod.Namespace, pod.Name, TargetNode(pod), options.Cut(cmp.Or(cause, string(pod.Status.Phase)), maxCause))
 }
 
 // maxCause is how many bytes of the kubelet's words are quoted.
@@ -112,7 +112,7 @@ func unscheduledCondition(pod *v1.Pod) (v1.PodCondition, bool) {
 // unschedulable explains the most common cause, a host port that another pod has. For other causes
 // it quotes the scheduler.
 func unschedulable(pod *v1.Pod, message string) string {
-	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, targetNode(pod))
+	where := fmt.Sprintf("proxy pod %s/%s cannot be scheduled on node %s", pod.Namespace, pod.Name, TargetNode(pod))
 	if strings.Contains(message, portTaken) {
 		var ports []string
 		for _, port := range snapshot.HostPorts(pod.Spec) {
@@ -124,9 +124,9 @@ func unschedulable(pod *v1.Pod, message string) string {
 	return where + ": " + message
 }
 
-// targetNode returns the node for which the DaemonSet controller created a pod that may not be
+// TargetNode returns the node for which the DaemonSet controller created a pod that may not be
 // scheduled yet: it sets an affinity for the field metadata.name.
-func targetNode(pod *v1.Pod) string {
+func TargetNode(pod *v1.Pod) string {
 	if pod.Spec.NodeName != "" || pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil ||
 		pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
 		return pod.Spec.NodeName
@@ -145,7 +145,7 @@ func targetNode(pod *v1.Pod) string {
 // and message where they change from try to try, since an event with another message is a new
 // event.
 func waitingProblem(pod *v1.Pod, status v1.ContainerStatus, waiting v1.ContainerStateWaiting) (Problem, bool) {
-	where := fmt.Sprintf("proxy pod %s/%s on node %s", pod.Namespace, pod.Name, targetNode(pod))
+	where := fmt.Sprintf("proxy pod %s/%s on node %s", pod.Namespace, pod.Name, TargetNode(pod))
 	switch waiting.Reason {
 	case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
 		return Problem{ReasonImage, fmt.Sprintf("%s cannot get image %s: check that it exists and that the node can pull it, or correct loadBalancer.proxyImage in the cloud config",

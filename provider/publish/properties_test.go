@@ -116,7 +116,7 @@ func nodesOf(in Input, s *v1.LoadBalancerStatus) []string {
 
 func TestNoUnhealthyNodeIsPublishedBesideAHealthyOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
+		in := drawInput(t).Indexed()
 		usable := func(node *v1.Node) bool {
 			return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node)) && len(in.addresses(node)) > 0
 		}
@@ -138,6 +138,7 @@ func TestTheLastAddressStaysWhileAnyNodeMayServe(t *testing.T) {
 		before := drawInput(t)
 		in := drawInput(t)
 		in.Addresses, in.Families, in.Previous = before.Addresses, before.Families, *Status(before)
+		in = in.Indexed()
 		mayServe := func(node *v1.Node) bool {
 			lives := in.isPublished(node) && !leaving(node)
 			serving := NodeReady(node) && !tainted(node, v1.TaintNodeOutOfService) && in.servesSome(node)
@@ -152,7 +153,7 @@ func TestTheLastAddressStaysWhileAnyNodeMayServe(t *testing.T) {
 // Observations of a prober can be wrong, so they withdraw addresses only in favour of others.
 func TestUnreachableNodesLeaveOnlyWhileOthersStay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
+		in := drawInput(t).Indexed()
 		without := in
 		without.Unreached = nil
 		got, all := Status(in), Status(without)

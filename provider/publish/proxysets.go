@@ -26,37 +26,11 @@ type ProxySet struct {
 // more, the address is withdrawn at once.
 const NewSetTimeout = 10 * time.Second
 
-// AllReady reports whether proxies of each set are Ready on a node and have all ports of the set.
-func AllReady(sets []ProxySet, node string) bool {
-	return len(sets) > 0 && !slices.ContainsFunc(sets, func(s ProxySet) bool { return !s.serves(node) })
-}
-
-// serves reports whether all ports of a set are served on a node.
-func (s ProxySet) serves(node string) bool {
-	return slices.ContainsFunc(s.Pods, func(pod *v1.Pod) bool {
-		return isReadyOn(pod, node) && missing(s.Ports, pod) == 0
-	})
-}
-
-// servesSome reports whether any port of a set is served on a node.
-func (s ProxySet) servesSome(node string) bool {
-	return slices.ContainsFunc(s.Pods, func(pod *v1.Pod) bool {
-		return isReadyOn(pod, node) && missing(s.Ports, pod) < len(s.Ports)
-	})
-}
-
 // missing returns how many of the ports a proxy does not have.
 func missing(ports []snapshot.Port, pod *v1.Pod) int {
 	has := sets.New(snapshot.HostPorts(pod.Spec)...)
 	return len(filter(ports, func(port snapshot.Port) bool { return !has.Has(port) }))
 }
-
-// readyOn reports whether one of the proxies is Ready on a node.
-func readyOn(pods []*v1.Pod, node string) bool {
-	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool { return isReadyOn(pod, node) })
-}
-
-func isReadyOn(pod *v1.Pod, node string) bool { return pod.Spec.NodeName == node && Ready(pod) }
 
 // Ended reports whether a pod's containers have ended for good, as after an eviction or the shutdown
 // of its node. Such a pod has no ports any more, and is nobody's proxy.
@@ -96,9 +70,11 @@ func Draining(pods []*v1.Pod) map[string]bool {
 // AnyOnReadyNode reports whether a proxy exists, ready or not, on a node that is Ready. The end of
 // a proxy on another node may never be reported.
 func AnyOnReadyNode(pods []*v1.Pod, nodes []*v1.Node) bool {
-	return slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-		return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return node.Name == pod.Spec.NodeName && NodeReady(node) })
-	})
+	used := make(map[string]bool, len(pods))
+	for _, pod := range pods {
+		used[pod.Spec.NodeName] = true
+	}
+	return slices.ContainsFunc(nodes, func(node *v1.Node) bool { return used[node.Name] && NodeReady(node) })
 }
 
 // NotEnded returns the proxies, even terminating ones, that may forward now or soon. It leaves out
@@ -114,27 +90,40 @@ func NotEnded(pods []*v1.Pod, nodes []*v1.Node) []*v1.Pod {
 // Ready, or another pod has the port. Like the DaemonSet controller, it counts selected nodes and
 // nodes that have a pod, even one that never terminates, as on a machine that is off.
 func Unavailable(all, selected []*v1.Node, pods []*v1.Pod) int {
-	var names, alive []string
+	// states are of the nodes that count, by name.
+	type state struct{ ready, alive, waits bool }
+	states := make(map[string]*state, len(selected))
+	of := func(node string) *state {
+		if states[node] == nil {
+			states[node] = &state{}
+		}
+		return states[node]
+	}
 	for _, node := range selected {
-		names = append(names, node.Name)
+		of(node.Name)
 	}
 	for _, pod := range pods {
-		names = append(names, targetNode(pod))
+		node := of(TargetNode(pod))
+		node.ready, node.waits = node.ready || Ready(pod) && pod.Spec.NodeName != "", node.waits || waitsForPort(pod)
 	}
-	for _, node := range filter(all, NodeReady) {
-		alive = append(alive, node.Name)
+	for _, node := range all {
+		if counted, found := states[node.Name]; found {
+			counted.alive = NodeReady(node)
+		}
 	}
-	slices.Sort(names)
-	return len(slices.DeleteFunc(slices.Compact(names), func(name string) bool {
-		return readyOn(pods, name) || slices.Contains(alive, name) && !slices.ContainsFunc(pods, func(pod *v1.Pod) bool {
-			return targetNode(pod) == name && waitsForPort(pod)
-		})
-	}))
+	unavailable := 0
+	for _, node := range states {
+		if !node.ready && (!node.alive || node.waits) {
+			unavailable++
+		}
+	}
+	return unavailable
 }
 
 // RecheckAfter returns after how long the status has to be computed again, although nothing else
 // may change until then; 0 means never.
 func RecheckAfter(in Input) time.Duration {
+	in = in.Indexed()
 	switch {
 	case slices.ContainsFunc(in.Nodes, func(node *v1.Node) bool { return !in.serves(node) && in.awaitsNewPorts(node) }):
 		return NewSetTimeout
@@ -147,15 +136,18 @@ func RecheckAfter(in Input) time.Duration {
 // awaitsNewPorts reports whether the proxies of new ports are expected on a published node, which
 // serves all other ports.
 func (in Input) awaitsNewPorts(node *v1.Node) bool {
-	return in.isPublished(node) && len(in.ingress([]*v1.Node{node})) > 0 && in.isExpectedToServe(node)
+	return in.isPublished(node) && in.isExpectedToServe(node) && len(in.addressesToPublish([]*v1.Node{node})) > 0
 }
 
 // isExpectedToServe reports whether a node serves each set of ports, or the proxy of a new set is
 // expected there.
 func (in Input) isExpectedToServe(node *v1.Node) bool {
-	return len(in.Sets) > 0 && !slices.ContainsFunc(in.Sets, func(s ProxySet) bool {
-		return !s.serves(node.Name) && !s.expectedOn(node.Name, in.Now)
-	})
+	for i, set := range in.Sets {
+		if ix := in.index.sets[i]; !ix.all[node.Name] && !set.expectedOn(ix.pods[node.Name], in.Now) {
+			return false
+		}
+	}
+	return len(in.Sets) > 0
 }
 
 // firstWait is for how long the first node that serves a Service waits for the others before the
@@ -180,10 +172,10 @@ func (in Input) awaitsFirst(serving []*v1.Node) bool {
 
 // readySince returns when the last proxy on a node has become ready.
 func (in Input) readySince(node string) (since time.Time) {
-	for _, set := range in.Sets {
-		for _, pod := range set.Pods {
+	for _, set := range in.index.sets {
+		for _, pod := range set.pods[node] {
 			for _, c := range pod.Status.Conditions {
-				if isReadyOn(pod, node) && c.Type == v1.PodReady && c.LastTransitionTime.After(since) {
+				if Ready(pod) && c.Type == v1.PodReady && c.LastTransitionTime.After(since) {
 					since = c.LastTransitionTime.Time
 				}
 			}
@@ -192,15 +184,12 @@ func (in Input) readySince(node string) (since time.Time) {
 	return since
 }
 
-// expectedOn reports whether the first proxy of a new set is still to become ready on a node, with
-// nothing that prevents it but another pod that has its port. The time starts anew when the
-// proxy is scheduled.
-func (s ProxySet) expectedOn(node string, now time.Time) bool {
+// expectedOn reports whether the first proxy of a new set is still to become ready on a node, for which
+// these pods were created, with nothing that prevents it but another pod that has its port. The time
+// starts anew when the proxy is scheduled.
+func (s ProxySet) expectedOn(pods []*v1.Pod, now time.Time) bool {
 	since := s.Created
-	for _, pod := range s.Pods {
-		if targetNode(pod) != node {
-			continue
-		}
+	for _, pod := range pods {
 		if _, bad := ProblemOf(pod); pod.DeletionTimestamp != nil || bad && !waitsForPort(pod) || pod.CreationTimestamp.Sub(s.Created) >= NewSetTimeout {
 			return false
 		}

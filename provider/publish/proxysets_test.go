@@ -73,11 +73,11 @@ func TestANodeStaysPublishedWhileTheProxyOfANewSetStarts(t *testing.T) {
 			if diff := cmp.Diff(want, ips(Status(in))); diff != "" {
 				t.Errorf("addresses differ (-want +got):\n%s", diff)
 			}
-			if after := RecheckAfter(in); (after == NewSetTimeout) != (c.stays && !AllReady(in.Sets, "n1")) {
+			if after := RecheckAfter(in); (after == NewSetTimeout) != (c.stays && !ServingNodes(in.Sets)["n1"]) {
 				t.Errorf("the status is computed again after %s", after)
 			}
 			in.Previous = published("203.0.113.2")
-			if got := ips(Status(in)); len(got) == 2 && !AllReady(in.Sets, "n1") {
+			if got := ips(Status(in)); len(got) == 2 && !ServingNodes(in.Sets)["n1"] {
 				t.Errorf("a new node is published that does not serve all ports")
 			}
 			in.Sets[0].Pods = in.Sets[0].Pods[1:]

@@ -22,7 +22,7 @@ import (
 type Input struct {
 	// Nodes are those that the plan selects.
 	Nodes []*v1.Node
-	// Others are all other nodes.
+	// Others are other nodes: at least those that Previous shows an address of.
 	Others []*v1.Node
 	// Sets are the Service's proxy sets as observed.
 	Sets []ProxySet
@@ -52,12 +52,15 @@ type Input struct {
 
 	// publishedOnly limits the nodes to published ones, whatever addresses the Service asks for.
 	publishedOnly bool
+	// index is set by Indexed.
+	index *index
 }
 
 // Status returns the status to publish. It is never nil. Addresses that stay keep their order, as
 // many readers take the first for the load balancer's address. New ones follow, sorted by the
 // Service's order of IP families, then by value.
 func Status(in Input) *v1.LoadBalancerStatus {
+	in = in.Indexed()
 	return &v1.LoadBalancerStatus{Ingress: in.ingress(in.limit(in.nodesToPublish()))}
 }
 
@@ -66,12 +69,8 @@ func Status(in Input) *v1.LoadBalancerStatus {
 // serve Services.
 func StatusOfRefused(in Input) *v1.LoadBalancerStatus {
 	in.publishedOnly = true
-	nodes := in.nodesToPublish()
-	return &v1.LoadBalancerStatus{Ingress: filter(in.Previous.Ingress, func(entry v1.LoadBalancerIngress) bool {
-		return slices.ContainsFunc(nodes, func(node *v1.Node) bool {
-			return hasAddressOf(v1.LoadBalancerStatus{Ingress: []v1.LoadBalancerIngress{entry}}, node)
-		})
-	})}
+	in = in.Indexed()
+	return OnlyOf(in.Previous, in.nodesToPublish())
 }
 
 // nodesToPublish returns the nodes that serve, or while none is known to, those that may.
@@ -192,16 +191,16 @@ func filter[T any](list []T, ok func(T) bool) []T {
 
 // serves reports whether all ports are served on a node.
 func (in Input) serves(node *v1.Node) bool {
-	return in.Direct[node.Name] || AllReady(in.Sets, node.Name)
+	return in.Direct[node.Name] || in.index.serving[node.Name]
 }
 
 // servesSome reports whether any port is served on a node.
 func (in Input) servesSome(node *v1.Node) bool {
-	return in.Direct[node.Name] || slices.ContainsFunc(in.Sets, func(s ProxySet) bool { return s.servesSome(node.Name) })
+	return in.Direct[node.Name] || slices.ContainsFunc(in.index.sets, func(s setIndex) bool { return s.some[node.Name] })
 }
 
 // isPublished reports whether the previous status shows any address of a node.
-func (in Input) isPublished(node *v1.Node) bool { return hasAddressOf(in.Previous, node) }
+func (in Input) isPublished(node *v1.Node) bool { return in.index.published[node.Name] }
 
 // healthy reports whether a node is Ready and not about to be removed.
 func healthy(node *v1.Node) bool { return NodeReady(node) && !leaving(node) }
@@ -229,18 +228,14 @@ func tainted(node *v1.Node, key string) bool {
 // ingress returns the nodes' addresses in the form and order of a status.
 func (in Input) ingress(nodes []*v1.Node) []v1.LoadBalancerIngress {
 	all := in.addressesToPublish(nodes)
-	place := map[string]int{} // The index in the previous status, counted from the end.
-	for i, entry := range in.Previous.Ingress {
-		place[entry.IP] = len(in.Previous.Ingress) - i
-	}
 	rank := func(ip netip.Addr) int { return slices.Index(in.Families, family(ip)) }
 	slices.SortFunc(all, func(a, b address) int {
-		return cmp.Or(cmp.Compare(place[b.ip.String()], place[a.ip.String()]), cmp.Compare(rank(a.ip), rank(b.ip)), a.ip.Compare(b.ip))
+		return cmp.Or(cmp.Compare(in.index.places[b.text], in.index.places[a.text]), cmp.Compare(rank(a.ip), rank(b.ip)), a.ip.Compare(b.ip))
 	})
 	all = slices.CompactFunc(all, func(a, b address) bool { return a.ip == b.ip })
 	var list []v1.LoadBalancerIngress
 	for i, a := range all {
-		list = append(list, v1.LoadBalancerIngress{IP: a.ip.String(), IPMode: &a.mode, Ports: in.portsOfEntry(i)})
+		list = append(list, v1.LoadBalancerIngress{IP: a.text, IPMode: &a.mode, Ports: in.portsOfEntry(i)})
 	}
 	return list
 }
@@ -253,9 +248,8 @@ func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalance
 	if len(status.Ingress) == 0 {
 		return OnlyOf(previous, nodes)
 	}
-	kept := filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool {
-		return slices.ContainsFunc(previous.Ingress, func(p v1.LoadBalancerIngress) bool { return p.IP == entry.IP })
-	})
+	before := addressesIn(previous)
+	kept := filter(status.Ingress, func(entry v1.LoadBalancerIngress) bool { return before.Has(entry.IP) })
 	if len(kept) == 0 && len(previous.Ingress) > 0 {
 		return status
 	}
@@ -264,16 +258,9 @@ func OnlyAlreadyPublished(status *v1.LoadBalancerStatus, previous v1.LoadBalance
 
 // NodesIn returns the names of the nodes of which a status shows any address.
 func NodesIn(status v1.LoadBalancerStatus, nodes []*v1.Node) map[string]bool {
-	return snapshot.Names(filter(nodes, func(node *v1.Node) bool { return hasAddressOf(status, node) }))
-}
-
-func hasAddressOf(status v1.LoadBalancerStatus, node *v1.Node) bool {
-	return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool {
-		ip, err := netip.ParseAddr(a.Address)
-		return err == nil && hasIP(status, ip)
-	})
-}
-
-func hasIP(status v1.LoadBalancerStatus, ip netip.Addr) bool {
-	return slices.ContainsFunc(status.Ingress, func(entry v1.LoadBalancerIngress) bool { return entry.IP == ip.String() })
+	if len(status.Ingress) == 0 || len(nodes) == 0 {
+		return map[string]bool{}
+	}
+	ips := addressesIn(status)
+	return snapshot.Names(filter(nodes, func(node *v1.Node) bool { return hasAddress(node, ips.Has) }))
 }

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"net/netip"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -36,7 +35,7 @@ func (in Input) addressesToPublish(nodes []*v1.Node) []address {
 // ShowsFamily reports whether a status shows any address of a node in an IP family.
 func ShowsFamily(status v1.LoadBalancerStatus, node *v1.Node, f v1.IPFamily) bool {
 	return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool {
-		ip, err := netip.ParseAddr(a.Address)
-		return err == nil && family(ip) == f && hasIP(status, ip)
+		text, ip, ok := parse(a.Address)
+		return ok && family(ip) == f && slices.ContainsFunc(status.Ingress, func(entry v1.LoadBalancerIngress) bool { return entry.IP == text })
 	})
 }

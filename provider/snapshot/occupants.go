@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
@@ -22,34 +21,37 @@ type Occupant struct {
 }
 
 // Occupants returns the Services for which kube-proxy takes the packets to a port.
-func (c *Cluster) Occupants(port Port) []Occupant { return c.occupants[port] }
+func (c *Cluster) Occupants(port Port) []Occupant {
+	return slices.Concat(c.Services.everywhere[port], c.occupants[port])
+}
 
-// addOccupants indexes the ports of nodes that kube-proxy serves. The addresses in the status of
-// a claimant do not count, as its ports are claims, nor those of a mirror or of a Service that we
-// still clean up.
-func (c *Cluster) addOccupants(services, claimants []*v1.Service) {
-	ours := map[types.UID]bool{}
-	for _, svc := range claimants {
-		ours[svc.UID] = true
-	}
-	owners := map[netip.Addr]string{}
-	for _, node := range c.Nodes {
-		for _, address := range node.Status.Addresses {
-			if ip, err := netip.ParseAddr(address.Address); err == nil {
-				owners[ip.Unmap()] = node.Name
-			}
+// addressOccupant is an Occupant, without node, of a port on an address.
+type addressOccupant struct {
+	Occupant
+	port    Port
+	address netip.Addr
+}
+
+// addOccupants indexes the ports of nodes that kube-proxy serves for a Service. The addresses in the
+// status of one that is ours do not count: the ports of a claimant are claims, and a mirror, or a
+// Service that we still clean up, has them from us.
+func (s *Services) addOccupants(svc *v1.Service, ours bool) {
+	for _, o := range occupations(svc, !ours) {
+		occupant := Occupant{Service: svc, Field: o.field}
+		if o.address.IsValid() {
+			s.onAddresses = append(s.onAddresses, addressOccupant{occupant, o.port, o.address})
+		} else {
+			s.everywhere[o.port] = append(s.everywhere[o.port], occupant)
 		}
 	}
-	for _, svc := range services {
-		for _, o := range occupations(svc) {
-			if o.field == statusField && (ours[svc.UID] || isOurs(svc)) {
-				continue
-			}
-			node, known := owners[o.address]
-			if o.address.IsValid() && !known {
-				continue
-			}
-			c.occupants[o.port] = append(c.occupants[o.port], Occupant{svc, o.field, node})
+}
+
+// addOccupants indexes the ports that kube-proxy serves on addresses of nodes, of whatever type.
+func (c *Cluster) addOccupants() {
+	for _, o := range c.Services.onAddresses {
+		if nodes := c.byAddress[o.address]; len(nodes) > 0 {
+			o.Node = nodes[len(nodes)-1].Name
+			c.occupants[o.port] = append(c.occupants[o.port], o.Occupant)
 		}
 	}
 }
@@ -71,8 +73,9 @@ type occupation struct {
 const statusField = "status.loadBalancer.ingress"
 
 // occupations returns the ports that kube-proxy serves for a Service outside of its cluster IPs. It
-// leaves out what kube-proxy ignores: headless Services and addresses of ipMode Proxy.
-func occupations(svc *v1.Service) []occupation {
+// leaves out what kube-proxy ignores: headless Services and addresses of ipMode Proxy. The addresses in
+// its status are left out too unless withStatus is true.
+func occupations(svc *v1.Service, withStatus bool) []occupation {
 	if svc.Spec.Type == v1.ServiceTypeExternalName || svc.Spec.ClusterIP == v1.ClusterIPNone {
 		return nil
 	}
@@ -97,6 +100,9 @@ func occupations(svc *v1.Service) []occupation {
 	for _, address := range svc.Spec.ExternalIPs {
 		add(address, "spec.externalIPs")
 	}
+	if !withStatus {
+		return list
+	}
 	for _, entry := range svc.Status.LoadBalancer.Ingress {
 		if entry.IPMode == nil || *entry.IPMode == v1.LoadBalancerIPModeVIP {
 			add(entry.IP, statusField)
@@ -106,11 +112,14 @@ func occupations(svc *v1.Service) []occupation {
 }
 
 // OccupiedPorts returns the ports that kube-proxy serves for a Service on any address but its
-// cluster IPs.
+// cluster IPs, each once.
 func OccupiedPorts(svc *v1.Service) []Port {
+	known := map[Port]bool{}
 	var ports []Port
-	for _, o := range occupations(svc) {
-		ports = append(ports, o.port)
+	for _, o := range occupations(svc, true) {
+		if !known[o.port] {
+			known[o.port], ports = true, append(ports, o.port)
+		}
 	}
 	return ports
 }

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func TestOccupantsHavePortsOfNodes(t *testing.T) {
 			c.change(svc)
 			cluster := New([]*v1.Node{n1}, []*v1.Service{service("claimant", time.Hour, nil)}, admit, []*v1.Service{svc})
 			var got []string
-			for port := range cluster.occupants {
+			for _, port := range slices.Concat(slices.Collect(maps.Keys(cluster.Services.everywhere)), slices.Collect(maps.Keys(cluster.occupants))) {
 				for _, o := range cluster.Occupants(port) {
 					got = append(got, fmt.Sprintf("%s %s of %s on %s", port, o.Field, o.Service.Name, o.Node))
 				}

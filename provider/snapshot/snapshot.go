@@ -1,13 +1,17 @@
 // Package snapshot holds the state of the cluster that planning a Service needs besides the
 // Service itself: the nodes, which Services claim which port of which nodes, and which ports
 // kube-proxy serves there for others. A Cluster is immutable and indexed. It is built once per
-// change, by pure functions, and serves the plans of all Services until the next change.
+// change, by pure functions, and serves the plans of all Services until the next change. Its part
+// about Services is built again only if a Service has changed, and its part about nodes only if a
+// node has.
 package snapshot
 
 import (
-	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"k8s.io/api/core/v1"
 
@@ -16,81 +20,80 @@ import (
 
 // Cluster is the state of a cluster at one time. Nobody may change it or what it points to.
 type Cluster struct {
+	// Taken is when the snapshot was taken.
+	Taken time.Time
 	// Nodes are all nodes, sorted by name.
 	Nodes []*v1.Node
-	// claims are by port, the oldest Service first.
-	claims map[Port][]Claim
-	// occupants are by port.
+	// Services are the Services that are to be served, and what kube-proxy serves for others.
+	Services *Services
+
+	byName    map[string]*v1.Node
+	addresses map[string][]netip.Addr
+	byAddress map[netip.Addr][]*v1.Node
+	// occupants are those on single nodes, by port.
 	occupants map[Port][]Occupant
-}
 
-// Claim is a Service that claims a port on the nodes that it selects.
-type Claim struct {
-	Service *v1.Service
-	Options options.Options
-	// Nodes are the names of the selected nodes. Claims share this map.
-	Nodes map[string]bool
-	// Rejected reports that the Service cannot be served as it is. It then claims nothing but what
-	// it has.
-	Rejected bool
+	mu sync.Mutex
+	// selections are those computed so far, by the key of their options.
+	selections map[selectionKey]*Selection
 }
-
-// Compare orders claims by age, the oldest Service first: by creationTimestamp, then by UID.
-func (c Claim) Compare(other Claim) int {
-	a, b := c.Service, other.Service
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
-}
-
-// Admit returns the options of a Service, or an error if it cannot be served as it is.
-type Admit func(*v1.Service) (options.Options, error)
 
 // New returns a snapshot of these nodes and Services. claimants are the Services that are to be
 // served, and all are all Services of the cluster.
 func New(nodes []*v1.Node, claimants []*v1.Service, admit Admit, all []*v1.Service) *Cluster {
-	c := &Cluster{Nodes: slices.Clone(nodes), claims: map[Port][]Claim{}, occupants: map[Port][]Occupant{}}
+	return IndexServices(claimants, admit, all).On(nodes)
+}
+
+// On returns a snapshot of the Services on these nodes.
+func (s *Services) On(nodes []*v1.Node) *Cluster {
+	c := &Cluster{
+		Nodes: slices.Clone(nodes), Services: s, byName: make(map[string]*v1.Node, len(nodes)),
+		addresses: make(map[string][]netip.Addr, len(nodes)),
+		byAddress: make(map[netip.Addr][]*v1.Node, 2*len(nodes)), occupants: map[Port][]Occupant{}, selections: map[selectionKey]*Selection{},
+	}
 	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
-	c.addClaims(claimants, admit)
-	c.addOccupants(all, claimants)
+	for _, node := range c.Nodes {
+		c.byName[node.Name] = node
+		c.indexAddresses(node)
+	}
+	c.addOccupants()
 	return c
 }
 
-func (c *Cluster) addClaims(services []*v1.Service, admit Admit) {
-	// Most Services select nodes in the same way, so each selection is computed once. The key has
-	// all annotations that select nodes.
-	type selection struct {
-		selector, tolerations       string
-		hasSelector, hasTolerations bool
-	}
-	selected := map[selection]map[string]bool{}
-	for _, svc := range services {
-		claim := Claim{Service: svc}
-		var err error
-		if claim.Options, err = admit(svc); err != nil {
-			claim.Rejected = true
-		} else {
-			var key selection
-			key.selector, key.hasSelector = svc.Annotations[options.NodeSelector]
-			key.tolerations, key.hasTolerations = svc.Annotations[options.Tolerations]
-			if selected[key] == nil {
-				selected[key] = Names(SelectNodes(c.Nodes, claim.Options))
-			}
-			claim.Nodes = selected[key]
-		}
-		for _, port := range PortsOf(svc) {
-			c.claims[port] = append(c.claims[port], claim)
-		}
-	}
-	for _, claims := range c.claims {
-		slices.SortFunc(claims, Claim.Compare)
-	}
-}
+// Node returns a node by its name, or nil.
+func (c *Cluster) Node(name string) *v1.Node { return c.byName[name] }
 
 // Claims returns the claims to a port, the oldest first.
-func (c *Cluster) Claims(port Port) []Claim { return c.claims[port] }
+func (c *Cluster) Claims(port Port) []Claim {
+	var claims []Claim
+	for _, indexed := range c.Services.claims[port] {
+		claim := *indexed
+		if !claim.Rejected {
+			claim.Nodes = c.Select(claim.Options).Names
+		}
+		claims = append(claims, claim)
+	}
+	return claims
+}
+
+// Select returns the nodes on which DaemonSets of Services with these options run pods. Services that
+// select nodes in the same way share it, and each selection is computed once.
+func (c *Cluster) Select(o options.Options) *Selection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := keyOf(o)
+	selection := c.selections[key]
+	if selection == nil {
+		nodes := SelectNodes(c.Nodes, o)
+		selection = &Selection{Nodes: nodes, Names: Names(nodes), cluster: c}
+		c.selections[key] = selection
+	}
+	return selection
+}
 
 // Names returns the names of nodes.
 func Names(nodes []*v1.Node) map[string]bool {
-	names := map[string]bool{}
+	names := make(map[string]bool, len(nodes))
 	for _, node := range nodes {
 		names[node.Name] = true
 	}

@@ -78,15 +78,18 @@ func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchT
 }
 
 // patchRemoval is Patch for a patch that removes finalizers. The standard finalizer may be another
-// controller's by now, and the cache may be stale. So the Service is read, and the patch holds for
-// the state that was read only.
+// controller's by now, and the cache may be stale. So the patch holds for the state in the cache only; if
+// that is stale, the Service is read.
 func (c serviceClient) patchRemoval(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (svc *v1.Service, err error) {
-	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		live, err := c.Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
+	known := c.services.Latest(types.NamespacedName{Namespace: c.namespace, Name: name})
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() (err error) {
+		state := known
+		if known = nil; state == nil {
+			if state, err = c.Get(ctx, name, metav1.GetOptions{}); err != nil {
+				return err
+			}
 		}
-		limited, err := removalFor(live, data, c.services.visibility.classes)
+		limited, err := removalFor(state, data, c.services.visibility.classes)
 		if err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ import (
 func (s *Services) competitorHandler() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
-			s.generation.Add(1)
+			s.countServiceChange()
 			if svc := obj.(*v1.Service); !initial {
 				s.enqueueClaimants(s.contestedPorts(svc), svc.UID)
 			}
@@ -30,7 +30,7 @@ func (s *Services) competitorHandler() cache.ResourceEventHandler {
 			}
 		},
 		DeleteFunc: func(obj any) {
-			s.generation.Add(1)
+			s.countServiceChange()
 			if svc, ok := unwrapDeleted(obj).(*v1.Service); ok {
 				s.enqueueClaimants(s.contestedPorts(svc), svc.UID)
 			}
@@ -41,12 +41,15 @@ func (s *Services) competitorHandler() cache.ResourceEventHandler {
 // countChange counts a new generation if a Service may claim or occupy other ports or nodes than
 // before, and reports whether it may. The statuses of our own Services do not matter.
 func (s *Services) countChange(old, svc *v1.Service) bool {
+	if old == svc { // A resync.
+		return false
+	}
 	// A Service that was created again while a watch was interrupted arrives as an update.
 	same := old.UID == svc.UID && equality.Semantic.DeepEqual(old.Spec, svc.Spec) && maps.Equal(old.Annotations, svc.Annotations) &&
 		(old.DeletionTimestamp == nil) == (svc.DeletionTimestamp == nil) &&
 		(len(s.claimedPorts(svc)) > 0 || plan.IsMirror(svc) || servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &svc.Status.LoadBalancer))
 	if !same {
-		s.generation.Add(1)
+		s.countServiceChange()
 	}
 	return !same
 }
@@ -74,6 +77,28 @@ func (s *Services) claimedPorts(svc *v1.Service) []snapshot.Port {
 		return snapshot.PortsOf(shown)
 	}
 	return nil
+}
+
+// byCleanup is the index of the Services that we may have to clean up: those with our finalizer or
+// the standard one that want no load balancer from us.
+const byCleanup = "cleanup"
+
+func (s *Services) indexByCleanup(obj any) ([]string, error) {
+	if shown, visible := s.visibility.of(obj.(*v1.Service)); visible && cleaningUp(shown) {
+		return []string{""}, nil
+	}
+	return nil, nil
+}
+
+// beingCleanedUp returns the Services that want no load balancer any more and still have what was made for
+// them.
+func (s *Services) beingCleanedUp() []*v1.Service {
+	found, _ := s.real.Informer().GetIndexer().ByIndex(byCleanup, "") // The index exists.
+	var services []*v1.Service
+	for _, obj := range found {
+		services = append(services, obj.(*v1.Service))
+	}
+	return services
 }
 
 // enqueueClaimants enqueues the Services that want one of the ports, except one.

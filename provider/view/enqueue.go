@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // batchDelay is how long an enqueued Service waits for further events: a rollout or a node's
@@ -32,6 +34,33 @@ func (s *Services) EnqueueAll() {
 		if wanted(svc) || cleaningUp(svc) {
 			s.Enqueue(nameOf(svc))
 		}
+	}
+}
+
+// SetConcerned sets what returns the Services that a change of a node may concern. Without it, these are
+// all. It is called after the change of the Generation.
+func (s *Services) SetConcerned(concerned func(snapshot.NodeChange) []*v1.Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.concerned = concerned
+}
+
+// EnqueueConcerned starts a new Generation, and enqueues the Services that a change of a node may
+// concern and those that are being cleaned up.
+func (s *Services) EnqueueConcerned(change snapshot.NodeChange) {
+	s.mu.Lock()
+	concerned := s.concerned
+	s.mu.Unlock()
+	if concerned == nil {
+		s.EnqueueAll()
+		return
+	}
+	s.generation.Add(1)
+	for _, svc := range concerned(change) {
+		s.Enqueue(nameOf(svc))
+	}
+	for _, svc := range s.beingCleanedUp() {
+		s.Enqueue(nameOf(svc))
 	}
 }
 

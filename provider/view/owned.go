@@ -20,8 +20,8 @@ import (
 )
 
 // WatchOwned enqueues a Service when its proxies, DaemonSets, ConfigMaps or mirror change in a way
-// that matters; the Services that want a port of a proxy when it is gone; and all Services when a
-// node changes. owned must be limited to objects with our mark. Call it before the informers start.
+// that matters; the Services that want a port of a proxy when it is gone; and those that a change of
+// a node concerns. owned must be limited to objects with our mark. Call it before the informers start.
 func (s *Services) WatchOwned(owned informers.SharedInformerFactory, nodes coreinformers.NodeInformer) error {
 	always, never := func(any) bool { return true }, func(any) bool { return false }
 	return s.addHandlers([]source{
@@ -101,17 +101,21 @@ func (s *Services) successorHandler() cache.ResourceEventHandler {
 
 func (s *Services) nodeHandler() cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerDetailedFuncs{
-		AddFunc: func(_ any, initial bool) {
+		AddFunc: func(obj any, initial bool) {
 			if s.generation.Add(1); !initial {
-				s.EnqueueAll()
+				s.EnqueueConcerned(snapshot.NodeChange{After: obj.(*v1.Node)})
 			}
 		},
 		UpdateFunc: func(before, after any) {
-			if nodeChanged(before.(*v1.Node), after.(*v1.Node)) {
-				s.EnqueueAll()
+			if change := (snapshot.NodeChange{Before: before.(*v1.Node), After: after.(*v1.Node)}); nodeChanged(change.Before, change.After) {
+				s.EnqueueConcerned(change)
 			}
 		},
-		DeleteFunc: func(any) { s.EnqueueAll() },
+		DeleteFunc: func(obj any) {
+			if node, ok := unwrapDeleted(obj).(*v1.Node); ok {
+				s.EnqueueConcerned(snapshot.NodeChange{Before: node})
+			}
+		},
 	}
 }
 

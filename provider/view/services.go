@@ -28,6 +28,7 @@ import (
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
+	"github.com/hostport-ccm/hostport-ccm/provider/snapshot"
 )
 
 // Services is a ServiceInformer that shows Services as the service controller should see them. Make
@@ -35,14 +36,15 @@ import (
 type Services struct {
 	real       coreinformers.ServiceInformer
 	visibility visibility
-	// enqueued numbers the values of enqueuedAnnotation, generation the changes; see Generation.
-	enqueued, generation atomic.Uint64
-	queue                workqueue.TypedDelayingInterface[types.NamespacedName]
-	statuses             *statusConflicts
+	// enqueued numbers the values of enqueuedAnnotation, the others the changes; see Generation.
+	enqueued, generation, serviceGeneration atomic.Uint64
+	queue                                   workqueue.TypedDelayingInterface[types.NamespacedName]
+	statuses                                *statusConflicts
 
-	mu       sync.Mutex
-	synced   []cache.InformerSynced
-	handlers []cache.ResourceEventHandler
+	mu        sync.Mutex
+	synced    []cache.InformerSynced
+	handlers  []cache.ResourceEventHandler
+	concerned func(snapshot.NodeChange) []*v1.Service
 }
 
 var _ coreinformers.ServiceInformer = &Services{}
@@ -56,13 +58,21 @@ func NewServices(real coreinformers.ServiceInformer, classes config.Classes) (*S
 		statuses:   newStatusConflicts(),
 		synced:     []cache.InformerSynced{real.Informer().HasSynced},
 	}
-	return s, real.Informer().AddIndexers(cache.Indexers{byPort: s.indexByPort})
+	return s, real.Informer().AddIndexers(cache.Indexers{byPort: s.indexByPort, byCleanup: s.indexByCleanup})
 }
 
 // Generation returns a counter that changes with every change of a node, of a Service's spec,
 // annotations or deletion, and with EnqueueAll. It changes before the Services concerned are
 // enqueued, and before the service controller sees the change.
 func (s *Services) Generation() uint64 { return s.generation.Load() }
+
+// ServiceGeneration is the same, but changes only with Services.
+func (s *Services) ServiceGeneration() uint64 { return s.serviceGeneration.Load() }
+
+func (s *Services) countServiceChange() {
+	s.serviceGeneration.Add(1)
+	s.generation.Add(1)
+}
 
 // Wanted returns the Services that want a load balancer from us, as shown.
 func (s *Services) Wanted() []*v1.Service {
@@ -76,10 +86,25 @@ func (s *Services) Wanted() []*v1.Service {
 	return served
 }
 
+// Wants reports whether a Service wants a load balancer from us.
+func (s *Services) Wants(service types.NamespacedName) bool {
+	shown, err := s.Lister().Services(service.Namespace).Get(service.Name)
+	return err == nil && wanted(shown)
+}
+
+// Latest returns a Service as it is in the cache, or nil.
+func (s *Services) Latest(service types.NamespacedName) *v1.Service {
+	svc, err := s.real.Lister().Services(service.Namespace).Get(service.Name)
+	if err != nil {
+		return nil
+	}
+	return svc
+}
+
 // Exists reports whether the cache has a Service, and not another one of the same name.
 func (s *Services) Exists(svc *v1.Service) bool {
-	have, err := s.real.Lister().Services(svc.Namespace).Get(svc.Name)
-	return err == nil && have.UID == svc.UID
+	have := s.Latest(nameOf(svc))
+	return have != nil && have.UID == svc.UID
 }
 
 // Manages reports whether we serve a Service, or have not finished cleaning it up.
@@ -128,7 +153,7 @@ type handler struct {
 }
 
 func (h handler) OnAdd(obj any, initial bool) {
-	h.services.generation.Add(1)
+	h.services.countServiceChange()
 	if shown, visible := h.services.visibility.of(obj.(*v1.Service)); visible {
 		h.ResourceEventHandler.OnAdd(shown, initial)
 	}
@@ -154,7 +179,7 @@ func (h handler) OnUpdate(before, after any) {
 // OnDelete makes the controller sync the Service and clean up what it remembers. The controller
 // relies on finalizers and ignores deletions, but somebody may have removed the finalizers.
 func (h handler) OnDelete(obj any) {
-	h.services.generation.Add(1)
+	h.services.countServiceChange()
 	svc, ok := unwrapDeleted(obj).(*v1.Service)
 	if !ok {
 		return

@@ -59,7 +59,7 @@ func (m *Manager) NodesToServe(c direct.Cutover) []*v1.Node {
 	}
 	var nodes []*v1.Node
 	for _, node := range c.Nodes {
-		if c.Current.Nodes[node.Name] && !publish.AllReady(c.Sets, node.Name) {
+		if c.Current.Nodes[node.Name] && !publish.ServingNodes(c.Sets)[node.Name] {
 			nodes = append(nodes, node)
 		}
 	}

@@ -81,6 +81,19 @@ func (m *Manager) Observe(svc *v1.Service, daemonSets []*appsv1.DaemonSet) []pub
 // Pods returns the proxies of the Service.
 func (m *Manager) Pods(svc *v1.Service) []*v1.Pod { return m.sets[svc.UID].pods }
 
+// ServicesOn returns the UIDs of the Services that have a proxy on a node.
+func (m *Manager) ServicesOn(node string) map[types.UID]bool {
+	services := map[types.UID]bool{}
+	for uid, s := range m.sets {
+		for _, pod := range s.pods {
+			if pod.Spec.NodeName == node {
+				services[uid] = true
+			}
+		}
+	}
+	return services
+}
+
 // Ended returns nothing: no proxy ends and stays.
 func (m *Manager) Ended(*v1.Service) []*v1.Pod { return nil }
 

@@ -27,6 +27,19 @@ func (q *Queue) EnqueueAfter(service types.NamespacedName, _ time.Duration) { q.
 // Wanted returns Services.
 func (q *Queue) Wanted() []*v1.Service { return q.Services }
 
+// Wants reports whether a Service is one of Services.
+func (q *Queue) Wants(service types.NamespacedName) bool { return q.Latest(service) != nil }
+
+// Latest returns a Service of Services, or nil.
+func (q *Queue) Latest(service types.NamespacedName) *v1.Service {
+	for _, svc := range q.Services {
+		if svc.Namespace == service.Namespace && svc.Name == service.Name {
+			return svc
+		}
+	}
+	return nil
+}
+
 // Exists returns true.
 func (q *Queue) Exists(*v1.Service) bool { return true }
 
