@@ -27,7 +27,6 @@ import (
 var (
 	latencyServices = flag.Int("latency-services", 5, "Services in the latency test; make bench uses more")
 	latencyNodes    = flag.Int("latency-nodes", 4, "nodes in the latency test")
-	latencyPool     = flag.Int("latency-pool", 0, "nodes that each Service selects in the latency test, the last one among them; 0: all")
 	latencyRounds   = flag.Int("latency-rounds", 1, "how often each cause occurs in the latency test")
 )
 

@@ -32,9 +32,10 @@ const (
 	// ports that has no others. With retry, an address leaves within 25 s.
 	period = 8 * time.Second
 	// retry is the time until the next check after an attempt that seems to have failed. It is longer
-	// than the period of the proxy's syncs, in which it reads its counters.
+	// than the period of the proxy's syncs.
 	retry = 3 * time.Second
-	// recheck is the time until the next check if the proxy has not read its counters since.
+	// recheck is the time until the next check if the proxy has not synced since. It is not shorter than
+	// the time for which a proxy answers with the counters that it read last.
 	recheck = time.Second
 	// failures is how many attempts in a row have to fail.
 	failures = 3
