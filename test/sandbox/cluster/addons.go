@@ -134,7 +134,7 @@ func (c *Cluster) hostStatus(host string) string {
 		return "off"
 	}
 	var running []string
-	for _, program := range []string{"gcesim", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", foreignProgram, "containerd", "kubelet", "kube-proxy"} {
+	for _, program := range []string{"gcesim", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", foreignProgram, "kwok", productProgram, "containerd", "kubelet", "kube-proxy"} {
 		if len(processes(hostCgroup(host, program))) > 0 {
 			running = append(running, program)
 		}

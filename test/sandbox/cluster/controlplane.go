@@ -5,9 +5,25 @@ import (
 	"time"
 )
 
+// forScale are further arguments for thousands of simulated objects, which are also written by
+// clients without limits.
+var forScale = map[string][]string{
+	"etcd":                    {"--quota-backend-bytes", "8589934592"},
+	"kube-controller-manager": {"--kube-api-qps", "500", "--kube-api-burst", "1000"},
+	"kube-scheduler":          {"--kube-api-qps", "500", "--kube-api-burst", "1000"},
+}
+
+// startControl starts a program of the control plane.
+func (c *Cluster) startControl(program string, args ...string) error {
+	if c.shape.Profile == Simulated {
+		args = append(args, forScale[program]...)
+	}
+	return c.daemon(Control, program, append([]string{program}, args...)...)
+}
+
 // startEtcd starts etcd without fsync, as its data is deleted with the cluster.
 func (c *Cluster) startEtcd(context.Context) error {
-	return c.daemon(Control, "etcd", "etcd",
+	return c.startControl("etcd",
 		"--data-dir", c.hostDir(Control, "etcd"),
 		"--listen-client-urls", "http://127.0.0.1:2379",
 		"--advertise-client-urls", "http://127.0.0.1:2379",
@@ -17,7 +33,11 @@ func (c *Cluster) startEtcd(context.Context) error {
 
 // startAPIServer starts the API server and waits until it is ready.
 func (c *Cluster) startAPIServer(ctx context.Context) error {
-	err := c.daemon(Control, "kube-apiserver", "kube-apiserver",
+	audit, err := c.auditFlags()
+	if err != nil {
+		return err
+	}
+	err = c.startControl("kube-apiserver", append(audit,
 		"--etcd-servers", "http://127.0.0.1:2379",
 		"--advertise-address", controlIP,
 		"--secure-port", "6443",
@@ -42,7 +62,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--authorization-mode", "Node,RBAC",
 		"--enable-admission-plugins", "NodeRestriction",
 		"--allow-privileged",
-		"--profiling=false")
+		"--profiling=false")...)
 	if err != nil {
 		return err
 	}
@@ -54,7 +74,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 
 // startControllers starts the controller manager without cloud controllers, and the scheduler.
 func (c *Cluster) startControllers(context.Context) error {
-	err := c.daemon(Control, "kube-controller-manager", "kube-controller-manager",
+	err := c.startControl("kube-controller-manager",
 		"--kubeconfig", c.kubeconfig("kube-controller-manager"),
 		"--cloud-provider", "external",
 		"--controllers", "*,-node-ipam-controller",
@@ -70,7 +90,7 @@ func (c *Cluster) startControllers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.daemon(Control, "kube-scheduler", "kube-scheduler",
+	return c.startControl("kube-scheduler",
 		"--kubeconfig", c.kubeconfig("kube-scheduler"),
 		"--leader-elect=false",
 		"--cert-dir", c.hostDir(Control, "scheduler"))

@@ -26,14 +26,11 @@ func (c *Cluster) startSimulator(ctx context.Context) error {
 	if err := os.WriteFile(file, config, 0o644); err != nil {
 		return err
 	}
-	err = c.daemon(Gateway, "gcesim", binary,
-		"--config", file,
-		"--listen", machineGateway+":8080",
-		"--listen", vpcGateway+":8080",
-		"--listen", metadataIP+":80",
-		"--edge-internet", inetBridge,
-		"--edge-vpc", vpcBridge)
-	if err != nil {
+	argv := []string{binary, "--config", file, "--listen", machineGateway + ":8080", "--listen", vpcGateway + ":8080", "--listen", metadataIP + ":80"}
+	if c.shape.Profile != Simulated { // Its nodes get no packets.
+		argv = append(argv, "--edge-internet", inetBridge, "--edge-vpc", vpcBridge)
+	}
+	if err := c.daemon(Gateway, "gcesim", argv...); err != nil {
 		return err
 	}
 	return waitFor(ctx, 20*time.Second, "the GCE simulator, log "+c.logFile(Gateway, "gcesim"), func() error {
@@ -45,7 +42,7 @@ func (c *Cluster) startSimulator(ctx context.Context) error {
 // simulatorConfig returns a project with one instance per node.
 func (c *Cluster) simulatorConfig() gcesim.Config {
 	config := gcesim.Config{Project: Project, Network: "default"}
-	for _, n := range Nodes(GCE) {
+	for _, n := range Nodes(c.shape.Profile) {
 		config.Zones = append(config.Zones, n.Zone)
 		instance := gcesim.Instance{
 			Name: n.Name, Zone: n.Zone, MachineType: MachineType, Tags: []string{NodeTag},

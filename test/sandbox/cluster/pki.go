@@ -43,6 +43,9 @@ func (c *Cluster) makePKI() error {
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"kubelet-client":          {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
 	}
+	if c.shape.Profile == Simulated {
+		clients[productProgram] = pkix.Name{CommonName: productUser, Organization: []string{"system:serviceaccounts", "system:serviceaccounts:" + ProductNamespace}}
+	}
 	for _, n := range Nodes(c.shape.Profile) {
 		clients["kubelet-"+n.Name] = pkix.Name{CommonName: "system:node:" + n.Name, Organization: []string{"system:nodes"}}
 	}

@@ -27,6 +27,9 @@ const (
 	// BareMetal has node addresses that the internet host reaches directly, and
 	// no cloud API.
 	BareMetal Profile = "baremetal"
+	// Simulated has the control plane, the GCE simulator and kwok, which simulates the kubelet of
+	// every Node that a test creates. There are no images; hostport-ccm runs as a process.
+	Simulated Profile = "simulated"
 )
 
 // OnGCE reports whether there is a Compute API.

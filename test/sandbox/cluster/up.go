@@ -25,7 +25,7 @@ func (c *Cluster) Up(ctx context.Context, shape Shape) error {
 	if err := c.claim(shape); err != nil {
 		return err
 	}
-	if c.Running() {
+	if c.Running() && shape.Profile != Simulated { // Its test starts anew each time.
 		c.log.printf("the cluster is running already; updating hostport-ccm in it")
 		return c.refresh(ctx)
 	}
@@ -76,7 +76,11 @@ func (c *Cluster) prepare(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if c.bin, err = tools.Ensure(ctx, filepath.Join(c.source, "test", "sandbox", "tools"), c.log.begin); err != nil {
+	needed := tools.RealNodes
+	if c.shape.Profile == Simulated {
+		needed = tools.SimulatedNodes
+	}
+	if c.bin, err = tools.Ensure(ctx, filepath.Join(c.source, "test", "sandbox", "tools"), needed, c.log.begin); err != nil {
 		return err
 	}
 	return c.save(false)
@@ -89,6 +93,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if err := c.log.step("creating hosts, network and certificates", func() error { return c.makeHosts(ctx) }); err != nil {
 		return err
+	}
+	if c.shape.Profile == Simulated {
+		return c.startSimulated(ctx)
 	}
 	var archives []string
 	group, groupCtx := errgroup.WithContext(ctx)

@@ -40,20 +40,28 @@ var modules = []module{
 	{dir: "node", cgo: map[string]string{"github.com/opencontainers/runc": "seccomp"}},
 	{dir: "coredns"},
 	{dir: "kubernetes", ldflags: versionFlags(KubernetesVersion)},
+	{dir: "kwok"},
 }
+
+// RealNodes and SimulatedNodes are the modules of a cluster with such nodes.
+var (
+	RealNodes      = []string{"etcd", "node", "coredns", "kubernetes"}
+	SimulatedNodes = []string{"etcd", "kubernetes", "kwok"}
+)
 
 // Progress is called with what is being built, before it begins. The function that it returns is
 // called when the build is done.
 type Progress func(what string) (done func(error))
 
-// Ensure builds the programs that are not in the cache. source is this folder in the checkout. It
-// returns the folders of the programs, for a PATH.
-func Ensure(ctx context.Context, source string, progress Progress) ([]string, error) {
+// Ensure builds the programs of the needed modules that are not in the cache. source is this folder
+// in the checkout. It returns the folders of the programs, for a PATH.
+func Ensure(ctx context.Context, source string, needed []string, progress Progress) ([]string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, fmt.Errorf("where to cache the sandbox's programs: %w", err)
 	}
 	var dirs, missing []string
+	modules := slices.DeleteFunc(slices.Clone(modules), func(m module) bool { return !slices.Contains(needed, m.dir) })
 	for _, m := range modules {
 		src := filepath.Join(source, m.dir)
 		dir, err := m.folder(src, filepath.Join(cache, "hostport-ccm", "tools"))
