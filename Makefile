@@ -57,7 +57,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	@echo "== end-to-end tests"
 	@$(SANDBOX) down
 	@status=0; total=$$({ set +e; \
-	$(E2E) ./test/sandbox/cluster; \
+	$(E2E) ./test/sandbox/cluster; $(E2E) ./test/scale; \
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
@@ -70,6 +70,10 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 bench: ## Measure the time from an event to the status, and the datapaths' speed, costs and limits (as root)
 	@go test -count=1 -v -run '^TestEveryCause' ./provider -latency-services=50 -latency-nodes=20 -latency-rounds=10 | grep -v '^[IWE][0-9]'
 	@go run ./test/bench
+
+.PHONY: scale
+scale: ## Measure 1,000 Services on 1,000 simulated nodes, and how costs grow until there (as root)
+	@go run ./test/scale -page docs/reference
 
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster without a demo (as root)

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// machineDescription describes the machine that measures.
+type machineDescription struct {
+	CPU    string
+	Cores  int
+	Memory int // GiB
+	Date   time.Time
+}
+
+func describeMachine() (machineDescription, error) {
+	cpuInfo, err1 := os.ReadFile("/proc/cpuinfo")
+	memInfo, err2 := os.ReadFile("/proc/meminfo")
+	kib := 0
+	_, err3 := fmt.Sscanf(field(string(memInfo), "MemTotal"), "%d", &kib)
+	return machineDescription{
+		CPU: field(string(cpuInfo), "model name"), Cores: runtime.NumCPU(), Memory: kib >> 20, Date: time.Now(),
+	}, errors.Join(err1, err2, err3)
+}
+
+// field returns the value of the first line "name : value".
+func field(text, name string) string {
+	for line := range strings.Lines(text) {
+		if key, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}
+
+const pageFormat = `<!-- Written by ` + "`make scale`" + `. -->
+
+# Many Services and nodes
+
+` + "`make scale`" + ` (as root, on Linux with Go) measures how hostport-ccm copes with them. etcd, the API server, the scheduler, Kubernetes' controllers and hostport-ccm with provider ` + "`gce`" + ` and ` + "`gce.firewallLayout: shared`" + ` are real, with default settings, except that the clients of Kubernetes' controllers may send 500 requests per second. The nodes and their pods are simulated by [kwok](https://kwok.sigs.k8s.io), Compute Engine by the project's simulator, whose firewall operations take 50 ms. Simulated proxies are Ready at once.
+
+Measured on %s: %s, %d cores, %d GiB, which etcd, API server, controllers and simulators share. All addresses of all Services, their mirrors, and the ports in the firewall were verified after each step, so a figure is only here if all were right. A direct Service publishes three nodes (` + "`hostport-ccm.io/max-nodes`" + `), one with proxies all nodes.
+
+Times, CPU and memory are of one run on this machine, and differ by some 20 %% between runs; numbers of requests do not depend on it. A time ends when everything is as it has to be; CPU and requests are counted until hostport-ccm has written nothing for %s. Times of NotReady and deleted nodes count from the change of the Node, those of changed addresses from when the Node has the new one. With fewer Services than %d, the deleted namespace has all of them. Leases are not counted.
+
+## Figures
+
+%s
+## Growth
+
+What the direct scenes measured, as a function of the numbers of Services and nodes: shares of each, without negative ones, with the least relative error. The last column is an extrapolation, not measured.
+
+%s
+![The figures of scenes with as many nodes as Services](scale.svg)
+`
+
+// page returns the page with the results.
+func page(m machineDescription, results []result) string {
+	return fmt.Sprintf(pageFormat, m.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Memory, quiet, perNamespace,
+		markdown(table(results)), markdown(growthTable(results)))
+}
+
+// writePage writes scale.md and scale.svg.
+func writePage(folder string, results []result) error {
+	m, err := describeMachine()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(folder, "scale.md"), []byte(page(m, results)), 0o644),
+		os.WriteFile(filepath.Join(folder, "scale.svg"), []byte(plot("Services = nodes", panelsOf(results))), 0o644),
+	)
+}
