@@ -95,7 +95,13 @@ func perService(value func(phase) float64) func(phase) float64 {
 	}
 }
 
-func mib(kib int) float64 { return float64(kib) / 1024 }
+// mib returns KiB in MiB; NaN for nothing, which was not measured then.
+func mib(kib int) float64 {
+	if kib == 0 {
+		return math.NaN()
+	}
+	return float64(kib) / 1024
+}
 
 // table returns the figures of the results, with a header.
 func table(results []result) [][]string {

@@ -54,13 +54,17 @@ func run(ctx context.Context, written, page, profiles string) (err error) {
 	var results []result
 	for _, s := range scenes {
 		r, measureErr := l.measure(ctx, s)
-		// What was verified before an error is worth to be seen.
-		results = append(results, r)
-		err := errors.Join(measureErr, printRows(os.Stdout, table(results)))
-		if page != "" {
-			err = errors.Join(err, writePage(page, results))
+		if len(r.Phases) == 0 {
+			return measureErr
 		}
-		if err != nil {
+		// After an error, what was verified before is shown, but no page written.
+		results = append(results, r)
+		if err := errors.Join(measureErr, printRows(os.Stdout, table(results))); err != nil {
+			return err
+		}
+	}
+	if page != "" {
+		if err := writePage(page, results); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // The test starts and stops the machine's sandbox. No sandbox may be running. It counts requests and
 // never judges times.
-func TestRequestsDoNotGrowWithServicesOrNodes(t *testing.T) {
+func TestRequestsPerServiceAreBounded(t *testing.T) {
 	l, err := start(t.Context(), t.Output(), "")
 	t.Cleanup(func() {
 		if err := l.close(context.Background()); err != nil {
