@@ -6,7 +6,8 @@ KUBE_PROXY_MODE ?= iptables
 IP_FAMILY ?= ipv4
 
 LINT := test/sandbox/tools/lint/go.mod
-SANDBOX := go run ./test/sandbox
+# The flags of the images, so that a first run compiles no package twice.
+SANDBOX := CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go run ./test/sandbox
 SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE) -ip-family $(IP_FAMILY)
 SUMMARY := go run ./test/summary
 

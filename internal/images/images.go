@@ -133,7 +133,7 @@ func compile(ctx context.Context, o options, command string) ([]byte, error) {
 	program := filepath.Join(tmp, "program")
 	const version = "k8s.io/component-base/version."
 	ldflags := "-s -w -X main.version=" + o.version + " -X " + version + "gitVersion=" + o.version + " -X " + version + "gitCommit= -X " + version + "gitTreeState="
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", program, command)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-gcflags=all=-dwarf=false", "-buildvcs=false", "-ldflags", ldflags, "-o", program, command)
 	cmd.Dir = o.module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+o.arch, "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -49,6 +49,11 @@ var (
 	SimulatedNodes = []string{"etcd", "kubernetes", "kwok"}
 )
 
+// withoutDWARF makes the compiler write no debug information, which the linker drops in any case. To
+// write it is a quarter to a third of the compiler's work. The images and the Makefile have the same
+// flags, as the Go command compiles a package again for others.
+const withoutDWARF = "-gcflags=all=-dwarf=false"
+
 // Progress is called with what is being built, before it begins. The function that it returns is
 // called when the build is done.
 type Progress func(what string) (done func(error))
@@ -150,7 +155,7 @@ func (m module) build(ctx context.Context, src, out string, programs []string) e
 }
 
 func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, programs ...string) error {
-	args := []string{"build", "-trimpath", "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
+	args := []string{"build", "-trimpath", withoutDWARF, "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
 	cmd := goCommand(ctx, src, append(args, programs...)...)
 	cmd.Env = append(cmd.Env, "CGO_ENABLED="+cgo)
 	if output, err := cmd.CombinedOutput(); err != nil {
