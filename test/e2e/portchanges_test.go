@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -20,15 +21,19 @@ func TestAChangedPortIsServedByAllPublishedNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := freePort()
+	after, proxiesBefore := freePort(), proxies(t, svc)
 	watch := watchUnpublished(t, svc, after)
 	editService(t, svc, func(s *v1.Service) { s.Spec.Ports = []v1.ServicePort{servicePort(v1.ProtocolTCP, after)} })
 	wantOpen(t, getTCP, "web", after, externalIPs()...)
 	wantAddresses(t, svc, time.Minute, externalIPs()...)
 	watch(t)
 	waitClosed(t, getTCP, before, externalIPs()...)
-	if again, err := addresses(t.Context(), svc); err != nil || !slices.Equal(again, published) {
-		t.Errorf("the addresses were %v and are %v now (%v): readers take the first for the load balancer's", published, again, err)
+	again, err := addresses(t.Context(), svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(again, published) { // An address that leaves for a while is appended when it comes back.
+		unlessSlow(t, svc, proxiesBefore, fmt.Sprintf("the addresses were %v and are %v now: readers take the first for the load balancer's", published, again))
 	}
 }
 
