@@ -275,8 +275,8 @@ func serviceQueue(metrics string) (done, waiting int, err error) {
 	return value("workqueue_work_duration_seconds"), value("workqueue_depth"), nil
 }
 
-// await calls try until it returns nil.
-func await(ctx context.Context, limit time.Duration, what string, try func(context.Context) error) error {
+// await calls try until it returns nil, for at most limit.
+func await(ctx context.Context, what string, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s", limit))
 	defer cancel()
 	for {

@@ -124,7 +124,7 @@ func (m *measurement) deleteNode(ctx context.Context, n *v1.Node) error {
 
 // seen waits until the cache shows a node, nil if it has none, as wanted.
 func (m *measurement) seen(ctx context.Context, name string, wanted func(*v1.Node) bool) error {
-	return await(ctx, limit, "change of node "+name, func(context.Context) error {
+	return await(ctx, "change of node "+name, func(context.Context) error {
 		n, _ := m.nodes.Get(name) // From the cache: an error means that there is none.
 		if !wanted(n) {
 			return errors.New("not seen")

@@ -85,7 +85,7 @@ func (m *measurement) prepare(ctx context.Context) error {
 	if err := m.setNodes(ctx, m.scene.Nodes); err != nil {
 		return err
 	}
-	err := await(ctx, limit, "the nodes to be Ready", func(context.Context) error { return m.nodesReady(m.scene.Nodes) })
+	err := await(ctx, "the nodes to be Ready", func(context.Context) error { return m.nodesReady(m.scene.Nodes) })
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (m *measurement) prepare(ctx context.Context) error {
 	if err := m.startProduct(ctx); err != nil {
 		return err
 	}
-	if err := await(ctx, limit, "the start of hostport-ccm", func(ctx context.Context) error { return m.synced(ctx, 0) }); err != nil {
+	if err := await(ctx, "the start of hostport-ccm", func(ctx context.Context) error { return m.synced(ctx, 0) }); err != nil {
 		return err
 	}
 	return m.settle(ctx, quiet)
@@ -102,7 +102,7 @@ func (m *measurement) prepare(ctx context.Context) error {
 // settle waits until hostport-ccm has written nothing for a period. It keeps the requests until then.
 func (m *measurement) settle(ctx context.Context, period time.Duration, requests ...*[]request) error {
 	last := time.Now()
-	return await(ctx, limit, "hostport-ccm to be quiet", func(context.Context) error {
+	return await(ctx, "hostport-ccm to be quiet", func(context.Context) error {
 		more, err := m.audit.next()
 		if err != nil {
 			return err
@@ -134,7 +134,7 @@ func (m *measurement) phase(ctx context.Context, name string, cause func(context
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := await(ctx, limit, name, done); err != nil {
+	if err := await(ctx, name, done); err != nil {
 		return nil, err
 	}
 	p := phase{Name: name, Seconds: time.Since(began).Seconds(), Services: publishedBy(m.allServices()).changed(before)}
@@ -341,7 +341,7 @@ func (m *measurement) deleteOthers(ctx context.Context) error {
 		if err := m.client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{}); err != nil {
 			return err
 		}
-		if err := await(ctx, limit, "deletion of "+namespace, func(ctx context.Context) error { return m.namespaceGone(ctx, namespace) }); err != nil {
+		if err := await(ctx, "deletion of "+namespace, func(ctx context.Context) error { return m.namespaceGone(ctx, namespace) }); err != nil {
 			return err
 		}
 	}
