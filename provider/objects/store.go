@@ -57,7 +57,7 @@ type remembered struct {
 }
 
 func newRemembered() remembered {
-	return remembered{newOverrides(), newUncertain(), newDeleted(), newUnchanged()}
+	return remembered{newOverrides(), &uncertain{newByName[types.UID]()}, &deleted{newByName[types.UID]()}, &unchanged{newByName[comparison]()}}
 }
 
 // Enqueuer makes the service controller ensure a Service again.
@@ -117,12 +117,12 @@ func (s Store[T]) updateObject(ctx context.Context, svc *v1.Service, have, want 
 		return have, Unchanged, &NotOursError{fmt.Sprintf("%s %s/%s exists and is not ours, it lacks label %s=%s: delete or rename it",
 			s.Kind, want.GetNamespace(), want.GetName(), plan.LabelServiceUID, svc.UID)}
 	}
-	if s.unchanged.is(have, want) {
+	if s.unchanged.has(have, want) {
 		return have, Unchanged, nil
 	}
 	next, differences := s.update(have, want)
 	if len(differences) == 0 {
-		s.unchanged.set(have, want)
+		s.unchanged.add(have, want)
 		s.overrides.isAsWanted(svc.UID, have.GetName())
 		return have, Unchanged, nil
 	}
