@@ -118,20 +118,25 @@ func TestAServiceTakesFewRequests(t *testing.T) {
 	}
 }
 
+// createPublished creates Services, waits until they are published at the addresses, and returns their names.
+func (c *cluster) createPublished(number int, addresses ...string) (names []string) {
+	for i := range number {
+		names = append(names, fmt.Sprint("web", i))
+		c.create(service(names[i], tcp(int32(80+i))))
+	}
+	for _, name := range names {
+		c.publishes(name, addresses...)
+	}
+	return names
+}
+
 // A namespace that is deleted deletes all its Services at once.
 func TestManyDeletedServicesTakeFewRequestsEach(t *testing.T) {
 	const services = 10
 	c := newCluster(t, node("n1", "203.0.113.1"), node("n2", "203.0.113.2"))
 	c.simulateDaemonSets("n1", "n2")
 	c.startWith(10)
-	var names []string
-	for i := range services {
-		names = append(names, fmt.Sprint("web", i))
-		c.create(service(names[i], tcp(int32(80+i))))
-	}
-	for _, name := range names {
-		c.publishes(name, "203.0.113.1", "203.0.113.2")
-	}
+	names := c.createPublished(services, "203.0.113.1", "203.0.113.2")
 	c.ccm.ClearActions()
 	for _, name := range names {
 		c.delete(name)
@@ -158,14 +163,7 @@ func TestReloadsDoNotDelayStatuses(t *testing.T) {
 	})
 	c.reload = slow
 	c.startWith(10)
-	var names []string
-	for i := range services {
-		names = append(names, fmt.Sprint("web", i))
-		c.create(service(names[i], tcp(int32(80+i))))
-	}
-	for _, name := range names {
-		c.publishes(name, "203.0.113.1", "203.0.113.2")
-	}
+	names := c.createPublished(services, "203.0.113.1", "203.0.113.2")
 	c.ccm.ClearActions()
 	for _, name := range names {
 		c.edit(name, func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} })
