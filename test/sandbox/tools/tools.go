@@ -2,7 +2,9 @@
 // others) from their Go modules, once, into a cache outside the tree.
 //
 // Each folder here is a Go module with committed sums, so that the product's go.mod has none of
-// their dependencies. Its `tool` lines name what is built, which may be its own main.
+// their dependencies. Its `tool` lines name what is built, which may be its own main. To compile a
+// package takes longer than all else, so the programs of every cluster are in one module, whose
+// versions of modules are also the product's.
 package tools
 
 import (
@@ -12,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -23,7 +26,7 @@ import (
 
 // KubernetesVersion is the version that the cluster reports. A binary that is built as a dependency
 // cannot read its module's version.
-const KubernetesVersion = "v1.36.3"
+const KubernetesVersion = "v1.37.2"
 
 // module is a folder here and how its programs are built.
 type module struct {
@@ -31,22 +34,30 @@ type module struct {
 	ldflags string
 	// cgo maps the programs that need cgo to their build tags.
 	cgo map[string]string
-	// rename maps a program to a file name other than the last part of its path.
-	rename map[string]string
+	// names maps a program to the names of its file, if that is not the last part of its path.
+	names map[string][]string
 }
 
+const ownMains = "github.com/hostport-ccm/hostport-ccm/test/sandbox/tools/programs/"
+
 var modules = []module{
-	{dir: "etcd", rename: map[string]string{"go.etcd.io/etcd/server/v3": "etcd"}},
-	{dir: "node", cgo: map[string]string{"github.com/opencontainers/runc": "seccomp"}},
-	{dir: "coredns"},
-	{dir: "kubernetes", ldflags: versionFlags(KubernetesVersion)},
+	{
+		dir: "programs",
+		// The two other tags keep Go's own packages without cgo, as for all other programs.
+		cgo:     map[string]string{"github.com/opencontainers/runc": "seccomp,netgo,osusergo"},
+		ldflags: versionFlags(KubernetesVersion),
+		names: map[string][]string{
+			"go.etcd.io/etcd/server/v3": {"etcd"},
+			ownMains + "kubernetes":     {"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"},
+		},
+	},
 	{dir: "kwok"},
 }
 
 // RealNodes and SimulatedNodes are the modules of a cluster with such nodes.
 var (
-	RealNodes      = []string{"etcd", "node", "coredns", "kubernetes"}
-	SimulatedNodes = []string{"etcd", "kubernetes", "kwok"}
+	RealNodes      = []string{"programs"}
+	SimulatedNodes = []string{"programs", "kwok"}
 )
 
 // withoutDWARF makes the compiler write no debug information, which the linker drops in any case. To
@@ -81,7 +92,10 @@ func Ensure(ctx context.Context, source string, needed []string, progress Progre
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if len(missing) > 0 {
-		go prefetch(ctx, source, missing)
+		go download(ctx, missing)
+		if err := compileProduct(ctx, filepath.Join(source, "..", "..", ".."), progress); err != nil {
+			return nil, err
+		}
 	}
 	for i, m := range modules {
 		if src := filepath.Join(source, m.dir); slices.Contains(missing, src) {
@@ -100,11 +114,16 @@ func (m module) folder(src, cache string) (string, error) {
 }
 
 func (m module) make(ctx context.Context, src, out string, progress Progress) error {
-	programs, err := listTools(ctx, src)
+	mod, err := readGoMod(ctx, src)
 	if err != nil {
 		return err
 	}
-	done := progress(fmt.Sprintf("building %s: %s", m.dir, strings.Join(m.names(programs), " ")))
+	var programs, names []string
+	for _, tool := range mod.Tool {
+		programs = append(programs, tool.Path)
+		names = append(names, m.namesOf(tool.Path)...)
+	}
+	done := progress("building " + strings.Join(names, " "))
 	err = m.buildInto(ctx, src, out, programs)
 	done(err)
 	return err
@@ -124,8 +143,14 @@ func (m module) buildInto(ctx context.Context, src, out string, programs []strin
 	if err := m.build(ctx, src, tmp, programs); err != nil {
 		return err
 	}
-	for pkg, name := range m.rename {
-		if err := os.Rename(filepath.Join(tmp, defaultName(pkg)), filepath.Join(tmp, name)); err != nil {
+	for pkg, names := range m.names {
+		file := filepath.Join(tmp, defaultName(pkg))
+		for _, name := range names {
+			if err := os.Link(file, filepath.Join(tmp, name)); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(file); err != nil {
 			return err
 		}
 	}
@@ -167,31 +192,27 @@ func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, program
 // key returns a hash of all that determines the programs.
 func (m module) key(src string) (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo)
-	files, err := filepath.Glob(filepath.Join(src, "*"))
+	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo, m.names)
+	err := filepath.WalkDir(src, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(file)
+		h.Write(data)
+		return err
+	})
 	if err != nil {
 		return "", err
-	}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return "", err
-		}
-		h.Write(data)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
 
-func (m module) names(programs []string) []string {
-	names := make([]string, 0, len(programs))
-	for _, p := range programs {
-		name, ok := m.rename[p]
-		if !ok {
-			name = path.Base(p)
-		}
-		names = append(names, name)
+// namesOf returns the names of a program's file.
+func (m module) namesOf(program string) []string {
+	if names, ok := m.names[program]; ok {
+		return names
 	}
-	return names
+	return []string{path.Base(program)}
 }
 
 // defaultName returns the file name that the Go command gives a program: the last part of its path
@@ -203,31 +224,44 @@ func defaultName(pkg string) string {
 	return path.Base(path.Dir(pkg))
 }
 
-// listTools reads the `tool` lines. To list them as packages, the Go command would first download
-// their modules, without any output.
-func listTools(ctx context.Context, src string) ([]string, error) {
-	out, err := goCommand(ctx, src, "mod", "edit", "-json").Output()
-	if err != nil {
-		return nil, fmt.Errorf("reading go.mod of %s: %w", src, err)
-	}
-	var mod struct{ Tool []struct{ Path string } }
-	if err := json.Unmarshal(out, &mod); err != nil {
-		return nil, fmt.Errorf("reading go.mod of %s: %w", src, err)
-	}
-	var programs []string
-	for _, tool := range mod.Tool {
-		programs = append(programs, tool.Path)
-	}
-	return programs, nil
+// goMod is a part of a go.mod file.
+type goMod struct {
+	Tool    []struct{ Path string }
+	Require []struct{ Path, Version string }
 }
 
-// prefetch downloads the modules that the builds need, those of the product's images last, so that
-// the machine compiles and downloads at the same time. It ignores errors: the builds report them.
-func prefetch(ctx context.Context, source string, missing []string) {
+// readGoMod reads the go.mod in a folder. To list its tools as packages, the Go command would first
+// download their modules, without any output.
+func readGoMod(ctx context.Context, dir string) (mod goMod, err error) {
+	out, err := goCommand(ctx, dir, "mod", "edit", "-json").Output()
+	if err == nil {
+		err = json.Unmarshal(out, &mod)
+	}
+	if err != nil {
+		return mod, fmt.Errorf("reading go.mod of %s: %w", dir, err)
+	}
+	return mod, nil
+}
+
+// download downloads the modules that the builds need. It ignores errors: the builds report them.
+func download(ctx context.Context, missing []string) {
 	for _, src := range missing {
 		_ = goCommand(ctx, src, "list", "-deps", "tool").Run()
 	}
-	_ = goCommand(ctx, filepath.Join(source, "..", "..", ".."), "list", "-deps", "./cmd/...").Run()
+}
+
+// compileProduct compiles the packages of the product's images, most of which the programs use too,
+// while the programs' modules are downloaded.
+func compileProduct(ctx context.Context, root string, progress Progress) (err error) {
+	defer func(done func(error)) { done(err) }(progress("compiling hostport-ccm"))
+	cmd := goCommand(ctx, root, "list", "-export", "-deps", "-trimpath", withoutDWARF, "./cmd/...")
+	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("compiling hostport-ccm: %w\n%s", err, &messages)
+	}
+	return nil
 }
 
 func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
