@@ -80,7 +80,7 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 	if spec.Report {
 		f.needs.forget(spec.Owner)
 		err = f.report(ctx, spec.Owner, want, target.NodeTags, nil)
-	} else if changes, err = f.manageSince(ctx, spec, want); firewall.IsForbidden(err) {
+	} else if changes, err = f.manageSince(ctx, spec.Owner, want, spec.Since); firewall.IsForbidden(err) {
 		err = f.report(ctx, spec.Owner, want, target.NodeTags, err)
 	}
 	f.ensured.record(spec, target.Tags, want, err)
@@ -90,7 +90,7 @@ func (f *Firewall) Ensure(ctx context.Context, spec firewall.Spec) ([]string, er
 // Delete implements firewall.Firewall.
 func (f *Firewall) Delete(ctx context.Context, owner firewall.Owner) error {
 	f.forget(owner)
-	_, err := f.manage(ctx, owner, nil, time.Time{})
+	_, err := f.manageSince(ctx, owner, nil, time.Time{})
 	if firewall.IsForbidden(err) {
 		return cmp.Or(f.report(ctx, owner, nil, nil, err), err)
 	}
@@ -135,14 +135,18 @@ func (f *Firewall) desired(ctx context.Context, spec firewall.Spec, rules []fire
 	return want, target, err
 }
 
-// manageSince makes the rules of spec.Owner equal to want. Rules that were read before, and that somebody
-// has deleted since, are read again.
-func (f *Firewall) manageSince(ctx context.Context, spec firewall.Spec, want []firewall.Rule) ([]string, error) {
-	lines, err := f.manage(ctx, spec.Owner, want, spec.Since)
-	if firewall.KindOf(err) != firewall.Kind(gce.KindNotFound) || spec.Since.IsZero() {
+// manageSince makes owner's rules equal to want. Rules that were read before, and that somebody has
+// deleted since, are read again. since is as in firewall.Spec, but in the layout Shared at latest now:
+// the list that another Service waits for serves those too that wait for it.
+func (f *Firewall) manageSince(ctx context.Context, owner firewall.Owner, want []firewall.Rule, since time.Time) ([]string, error) {
+	if since.IsZero() && f.options.Layout == firewall.Shared {
+		since = time.Now()
+	}
+	lines, err := f.manage(ctx, owner, want, since)
+	if firewall.KindOf(err) != firewall.Kind(gce.KindNotFound) || since.IsZero() {
 		return lines, err
 	}
-	more, err := f.manage(ctx, spec.Owner, want, time.Time{})
+	more, err := f.manage(ctx, owner, want, time.Time{})
 	return append(lines, more...), err
 }
 

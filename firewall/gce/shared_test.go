@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
@@ -85,32 +86,54 @@ func (w world) wantTraffic(t *testing.T, rules int, specs ...firewall.Spec) {
 	}
 }
 
-func TestManyServicesShareARuleEnsuredAtTheSameTime(t *testing.T) {
+// together calls do for all specs while shared rules are being changed for another Service, so that all
+// of them wait. It returns the requests to the Compute API by verb.
+func (w world) together(t *testing.T, specs []firewall.Spec, do func(firewall.Spec) error) map[string]int {
+	t.Helper()
+	w.sim.ForgetRequests()
+	w.needs.semaphore <- struct{}{}
+	before := w.needs.last()
+	var group sync.WaitGroup
+	for _, s := range specs {
+		group.Go(func() {
+			if err := do(s); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for w.needs.last() < before+uint64(len(specs)) {
+		time.Sleep(time.Millisecond)
+	}
+	<-w.needs.semaphore
+	group.Wait()
+	verbs := map[string]int{}
+	for _, r := range w.sim.Requests() {
+		if strings.HasPrefix(r.Verb, "firewalls.") {
+			verbs[r.Verb]++
+		}
+	}
+	return verbs
+}
+
+func TestServicesThatWaitForASharedRuleTakeTheRequestsOfOne(t *testing.T) {
 	var specs []firewall.Spec
 	for i := range uint16(40) {
 		specs = append(specs, portSpec(fmt.Sprint("s", i), 3*i+1))
 	}
 	w := newSharedWorld(t, specs...)
-	var group sync.WaitGroup
-	for _, s := range specs {
-		group.Go(func() {
-			if _, err := w.Ensure(t.Context(), s); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
+	ensure := func(s firewall.Spec) error { _, err := w.Ensure(t.Context(), s); return err }
+	remove := func(s firewall.Spec) error { return w.Delete(t.Context(), s.Owner) }
+	verbs := w.together(t, specs, ensure)
 	w.wantTraffic(t, 1, specs...)
-	for _, s := range specs[1:] {
-		group.Go(func() {
-			if err := w.Delete(t.Context(), s.Owner); err != nil {
-				t.Error(err)
-			}
-		})
+	if diff := cmp.Diff(map[string]int{"firewalls.list": 1, "firewalls.insert": 1}, verbs); diff != "" {
+		t.Errorf("to create (-want +got):\n%s", diff)
 	}
-	group.Wait()
+	verbs = w.together(t, specs[1:], remove)
 	w.wantTraffic(t, 1, specs[0])
-	if err := w.Delete(t.Context(), specs[0].Owner); err != nil {
+	if diff := cmp.Diff(map[string]int{"firewalls.list": 1, "firewalls.patch": 1}, verbs); diff != "" {
+		t.Errorf("to delete (-want +got):\n%s", diff)
+	}
+	if err := remove(specs[0]); err != nil {
 		t.Error(err)
 	}
 	w.wantTraffic(t, 0)
