@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
 )
 
 // Images of the cluster and of tests. They are in every node's store before pods are scheduled, so
@@ -101,9 +102,9 @@ func isFile(path string) bool {
 
 // goBuild builds a static program of this project.
 func (c *Cluster) goBuild(ctx context.Context, out, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Dir = c.source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+tools.Flags)
 	_, err := output(cmd, "go build "+pkg)
 	return err
 }
@@ -111,5 +112,6 @@ func (c *Cluster) goBuild(ctx context.Context, out, pkg string) error {
 func (c *Cluster) goRun(ctx context.Context, pkg string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"run", pkg}, args...)...)
 	cmd.Dir = c.source
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+tools.Flags)
 	return output(cmd, "go run "+pkg)
 }

@@ -60,10 +60,10 @@ var (
 	SimulatedNodes = []string{"programs", "kwok"}
 )
 
-// withoutDWARF makes the compiler write no debug information, which the linker drops in any case. To
-// write it is a quarter to a third of the compiler's work. The images and the Makefile have the same
-// flags, as the Go command compiles a package again for others.
-const withoutDWARF = "-gcflags=all=-dwarf=false"
+// Flags are for all builds, as the Go command compiles a package again for others. The images and the
+// Makefile have the same. No debug information is written, which the linker drops in any case: to write
+// it is a quarter to a third of the compiler's work.
+const Flags = "-trimpath -gcflags=all=-dwarf=false"
 
 // Progress is called with what is being built, before it begins. The function that it returns is
 // called when the build is done.
@@ -180,7 +180,7 @@ func (m module) build(ctx context.Context, src, out string, programs []string) e
 }
 
 func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, programs ...string) error {
-	args := []string{"build", "-trimpath", withoutDWARF, "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
+	args := []string{"build", "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
 	cmd := goCommand(ctx, src, append(args, programs...)...)
 	cmd.Env = append(cmd.Env, "CGO_ENABLED="+cgo)
 	if output, err := cmd.CombinedOutput(); err != nil {
@@ -254,7 +254,7 @@ func download(ctx context.Context, missing []string) {
 // while the programs' modules are downloaded.
 func compileProduct(ctx context.Context, root string, progress Progress) (err error) {
 	defer func(done func(error)) { done(err) }(progress("compiling hostport-ccm"))
-	cmd := goCommand(ctx, root, "list", "-export", "-deps", "-trimpath", withoutDWARF, "./cmd/...")
+	cmd := goCommand(ctx, root, "list", "-export", "-deps", "./cmd/...")
 	cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
 	var messages strings.Builder
 	cmd.Stderr = &messages
@@ -267,7 +267,7 @@ func compileProduct(ctx context.Context, root string, progress Progress) (err er
 func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "GOFLAGS="+Flags, "GOWORK=off")
 	return cmd
 }
 
