@@ -292,6 +292,7 @@ func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1
 		Others:    r.publishedBesidesPlanned(),
 		Sets:      sets,
 		Direct:    snapshot.Names(directNodes),
+		Served:    r.current.Nodes,
 		Local:     r.isLocal(!r.decision.Direct),
 		Unreached: r.unreachable(r.svc),
 		Previous:  r.svc.Status.LoadBalancer,
@@ -309,8 +310,7 @@ func (r *reconciliation) publishInput(sets []publish.ProxySet, directNodes []*v1
 // publishedBesidesPlanned returns the nodes that the status shows although they are not in the plan.
 func (r *reconciliation) publishedBesidesPlanned() []*v1.Node {
 	published := r.cluster.NodesIn(r.svc.Status.LoadBalancer)
-	planned := snapshot.Names(r.plan.Nodes)
-	return slices.DeleteFunc(published, func(n *v1.Node) bool { return planned[n.Name] })
+	return slices.DeleteFunc(published, func(n *v1.Node) bool { return r.plan.NodeNames[n.Name] })
 }
 
 // recheck enqueues the Service for when its status may change by time alone.

@@ -66,7 +66,7 @@ func (m *Manager) NodesToServe(c Cutover) []*v1.Node {
 		}
 	}
 	proxied := publish.ServingNodes(c.Sets)
-	planned, published := snapshot.Names(c.Plan.Nodes), publish.NodesIn(c.Service.Status.LoadBalancer, c.Nodes)
+	planned, published := c.Plan.NodeNames, publish.NodesIn(c.Service.Status.LoadBalancer, c.Nodes)
 	return slices.DeleteFunc(slices.Clone(c.Nodes), func(node *v1.Node) bool {
 		served := c.Current.Nodes[node.Name]
 		joins := join && planned[node.Name] && (served || !draining[node.Name])

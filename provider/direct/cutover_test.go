@@ -87,7 +87,7 @@ func TestNodesToServeFollowDatapathAndPorts(t *testing.T) {
 			var got []string
 			for _, node := range m.NodesToServe(Cutover{
 				Service: svc, Decision: Decision{Direct: tt.direct}, Current: State{Nodes: tt.current},
-				Plan: &plan.Plan{Nodes: all[:3], OccupiedNodes: tt.occupied}, Nodes: all,
+				Plan: &plan.Plan{Nodes: all[:3], NodeNames: snapshot.Names(all[:3]), OccupiedNodes: tt.occupied}, Nodes: all,
 				Sets: []publish.ProxySet{{Pods: tt.proxies}}, OtherProxies: map[snapshot.Port][]*v1.Pod{port: tt.others},
 			}) {
 				got = append(got, node.Name)

@@ -23,7 +23,7 @@ const (
 
 	// MaxNodes limits the number of nodes whose addresses are published. They are spread over zones. A
 	// published node stays published as long as it serves. All selected nodes run a proxy, so that
-	// another can replace it at once. Default: no limit.
+	// another can replace it at once; with datapath direct, twice as many nodes serve. Default: no limit.
 	MaxNodes = Prefix + "max-nodes"
 
 	// NodeAddresses selects which addresses of a node are published: "external", "internal", or

@@ -98,7 +98,7 @@ func (p *Plan) awaited(proxies map[snapshot.Port][]*v1.Pod) []Conflict {
 		return nil
 	}
 	var list []Conflict
-	selected := snapshot.Names(p.Nodes)
+	selected := p.NodeNames
 	for _, port := range snapshot.PortsOf(p.Service) {
 		on := map[string]bool{}
 		var owners []string
@@ -121,7 +121,7 @@ func (p *Plan) occupied(pods map[snapshot.Port][]*v1.Pod) (nodes map[string]bool
 	if len(pods) == 0 {
 		return nil, nil
 	}
-	selected, nodes := snapshot.Names(p.Nodes), map[string]bool{}
+	selected, nodes := p.NodeNames, map[string]bool{}
 	for _, port := range snapshot.PortsOf(p.Service) {
 		for _, pod := range pods[port] {
 			if node := pod.Spec.NodeName; selected[node] {

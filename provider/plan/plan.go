@@ -57,6 +57,8 @@ type Input struct {
 type Plan struct {
 	// Nodes serve the Service, healthy or not, sorted by name. Plans share them.
 	Nodes []*v1.Node
+	// NodeNames are the names of Nodes. Plans share the map, so nobody may change it.
+	NodeNames map[string]bool
 	// Service is the Service with the ports that it gets; nil if it gets none. All fields but
 	// Conflicts and Firewall.Owner are then empty.
 	Service *v1.Service
@@ -105,6 +107,7 @@ func (s Settings) Build(in Input) (*Plan, error) {
 	serving := selected.without(func(n *v1.Node) bool { return len(keptByOthers[n.Name]) > 0 || len(occupied[n.Name]) > 0 })
 	p := &Plan{
 		Nodes:     serving.nodes,
+		NodeNames: serving.names(),
 		Service:   served,
 		Conflicts: conflicts,
 		Mirror:    s.mirror(served, in.Options),

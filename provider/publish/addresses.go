@@ -2,6 +2,7 @@ package publish
 
 import (
 	"net/netip"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -25,6 +26,23 @@ func (in Input) addresses(node *v1.Node) []address {
 		in.index.addresses[node.Name] = list
 	}
 	return list
+}
+
+// hasAddressToPublish reports whether addresses returns any, mostly without making the list.
+func (in Input) hasAddressToPublish(node *v1.Node) bool {
+	kind := v1.NodeExternalIP
+	if in.Addresses == options.Internal {
+		kind = v1.NodeInternalIP
+	}
+	for _, a := range node.Status.Addresses {
+		if a.Type != kind {
+			continue
+		}
+		if _, ip, ok := parse(a.Address); ok && (len(in.Families) == 0 || slices.Contains(in.Families, family(ip))) {
+			return true
+		}
+	}
+	return len(in.addresses(node)) > 0
 }
 
 func (in Input) findAddresses(node *v1.Node) []address {

@@ -3,6 +3,7 @@ package publish
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -19,6 +20,8 @@ type index struct {
 	// published are the names of the nodes that the previous status shows any address of.
 	published map[string]bool
 	addresses map[string][]address
+	// healthyServing is what serving returns, once it is known, by publishedOnly.
+	healthyServing map[bool][]*v1.Node
 	// serving are the names of the nodes that serve all ports by proxies.
 	serving map[string]bool
 	sets    []setIndex
@@ -41,7 +44,7 @@ func (in Input) Indexed() Input {
 	if in.index != nil {
 		return in
 	}
-	ix := &index{places: map[string]int{}, addresses: map[string][]address{}, ready: map[string]bool{}, withoutIPv6: map[string]bool{}}
+	ix := &index{places: map[string]int{}, addresses: map[string][]address{}, healthyServing: map[bool][]*v1.Node{}, ready: map[string]bool{}, withoutIPv6: map[string]bool{}}
 	for i, entry := range in.Previous.Ingress {
 		ix.places[entry.IP] = len(in.Previous.Ingress) - i
 	}
@@ -129,9 +132,12 @@ func forwardsIPv4Only(pod *v1.Pod) bool {
 	return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return slices.Contains(c.Args, proxyconfig.WithoutIPv6) })
 }
 
-// hasAddress reports whether any address of a node, in the form of a status, is in a set.
+// hasAddress reports whether any address of a node, in the form of a status, is in a set of IP addresses.
 func hasAddress(node *v1.Node, in func(ip string) bool) bool {
 	return slices.ContainsFunc(node.Status.Addresses, func(a v1.NodeAddress) bool {
+		if !strings.Contains(a.Address, ":") { // An IPv4 address has one form only.
+			return in(a.Address)
+		}
 		text, _, ok := parse(a.Address)
 		return ok && in(text)
 	})

@@ -21,33 +21,45 @@ func IsFull(in Input, status *v1.LoadBalancerStatus) bool {
 }
 
 // limit returns at most in.MaxNodes nodes. Published nodes come first, so that a node that returns
-// does not replace one that serves; then nodes of the zone with the fewest nodes; then the first
-// by name.
+// does not replace one that serves; then those that kube-proxy serves already.
 func (in Input) limit(nodes []*v1.Node) []*v1.Node {
-	if in.MaxNodes == 0 || len(nodes) <= in.MaxNodes {
+	if in.MaxNodes == 0 {
 		return nodes
 	}
-	rest := slices.Clone(nodes)
+	return choose(nodes, in.MaxNodes, 3, func(node *v1.Node) int {
+		switch {
+		case in.isPublished(node):
+			return 0
+		case in.Served[node.Name]:
+			return 1
+		}
+		return 2
+	})
+}
+
+// choose returns number of the nodes, or all if there are not more: those with the lowest rank, which is
+// less than ranks, among them in turn one of the zone with the fewest, and the first by name.
+func choose(nodes []*v1.Node, number, ranks int, rank func(*v1.Node) int) []*v1.Node {
+	if len(nodes) <= number {
+		return nodes
+	}
+	byRank := make([][]*v1.Node, ranks)
+	for _, node := range nodes {
+		r := rank(node)
+		byRank[r] = append(byRank[r], node)
+	}
 	perZone := map[string]int{}
 	zone := func(node *v1.Node) string { return node.Labels[v1.LabelTopologyZone] }
-	rank := func(node *v1.Node) int {
-		if in.isPublished(node) {
-			return 0
+	var chosen []*v1.Node
+	for _, rest := range byRank {
+		for len(chosen) < number && len(rest) > 0 {
+			next := slices.MinFunc(rest, func(a, b *v1.Node) int {
+				return cmp.Or(cmp.Compare(perZone[zone(a)], perZone[zone(b)]), strings.Compare(a.Name, b.Name))
+			})
+			rest = slices.DeleteFunc(rest, func(node *v1.Node) bool { return node == next })
+			perZone[zone(next)]++
+			chosen = append(chosen, next)
 		}
-		return 1
 	}
-	var picked []*v1.Node
-	for len(picked) < in.MaxNodes {
-		next := slices.MinFunc(rest, func(a, b *v1.Node) int {
-			return cmp.Or(
-				cmp.Compare(rank(a), rank(b)),
-				cmp.Compare(perZone[zone(a)], perZone[zone(b)]),
-				strings.Compare(a.Name, b.Name),
-			)
-		})
-		rest = slices.DeleteFunc(rest, func(node *v1.Node) bool { return node == next })
-		perZone[zone(next)]++
-		picked = append(picked, next)
-	}
-	return picked
+	return chosen
 }

@@ -28,6 +28,8 @@ type Input struct {
 	Sets []ProxySet
 	// Direct are the names of the nodes where kube-proxy is to serve the Service.
 	Direct map[string]bool
+	// Served are the names of the nodes where kube-proxy serves the Service now.
+	Served map[string]bool
 	// Local restricts the addresses to nodes with an endpoint, see preferLocal.
 	Local bool
 	// Endpoints are the names of the nodes with a ready endpoint. ServingEndpoints has also those
@@ -87,9 +89,14 @@ func (in Input) nodesToPublish() []*v1.Node {
 
 // serving returns the healthy nodes that serve, or are about to serve ports that are new.
 func (in Input) serving() []*v1.Node {
-	return in.nodesWithAddress(func(node *v1.Node) bool {
-		return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
-	})
+	nodes, known := in.index.healthyServing[in.publishedOnly]
+	if !known {
+		nodes = in.nodesWithAddress(func(node *v1.Node) bool {
+			return healthy(node) && (in.serves(node) || in.awaitsNewPorts(node))
+		})
+		in.index.healthyServing[in.publishedOnly] = nodes
+	}
+	return nodes
 }
 
 // preferLocal returns, for policy Local, the nodes with a ready endpoint. While none has one, these
@@ -163,11 +170,10 @@ func (in Input) lastResort() []*v1.Node {
 // holds.
 func (in Input) nodesWithAddress(ok func(*v1.Node) bool) []*v1.Node {
 	return filter(in.Nodes, func(node *v1.Node) bool {
-		hasAddress := len(in.addresses(node)) > 0
 		if in.publishedOnly {
-			hasAddress = in.isPublished(node)
+			return in.isPublished(node) && ok(node)
 		}
-		return hasAddress && ok(node)
+		return ok(node) && in.hasAddressToPublish(node)
 	})
 }
 

@@ -119,7 +119,7 @@ func wrongAddressesOf(svc *v1.Service, good map[string]string, before []string) 
 }
 
 // wrongMirror returns what is wrong with the mirror of a Service: it lists the internal addresses of
-// nodes, of all published ones among them.
+// nodes, of all published ones among them, and of at most twice maxNodes.
 func wrongMirror(mirror, svc *v1.Service, nodes []*v1.Node) string {
 	internal := map[string]string{}
 	for _, n := range nodes {
@@ -132,6 +132,9 @@ func wrongMirror(mirror, svc *v1.Service, nodes []*v1.Node) string {
 			return fmt.Sprintf("the mirror of %s has address %s, which no node has", keyOf(svc), entry.IP)
 		}
 		served[external] = true
+	}
+	if len(served) > 2*maxNodes {
+		return fmt.Sprintf("the mirror of %s has %d nodes, want at most %d", keyOf(svc), len(served), 2*maxNodes)
 	}
 	for _, entry := range svc.Status.LoadBalancer.Ingress {
 		if !served[entry.IP] {

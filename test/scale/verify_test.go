@@ -89,16 +89,21 @@ func TestAMissingServiceAndAWrongModeAreFound(t *testing.T) {
 }
 
 func TestMirrorsServeWhatIsPublished(t *testing.T) {
-	nodes := []*v1.Node{readyNode(0), readyNode(1)}
+	var nodes []*v1.Node
+	var internal []string
+	for i := range 2*maxNodes + 1 {
+		nodes, internal = append(nodes, readyNode(i)), append(internal, machine(i).NetworkIP)
+	}
 	svc := publishing(scene{Direct: 1}.objects()[0], external(0)...)
 	for _, tt := range []struct {
 		name      string
 		addresses []string
 		want      string
 	}{
-		{"all nodes", []string{machine(0).NetworkIP, machine(1).NetworkIP}, ""},
-		{"another node only", []string{machine(1).NetworkIP}, machine(0).NatIP},
-		{"no node", []string{machine(0).NetworkIP, "192.0.2.1"}, "192.0.2.1"},
+		{"spare nodes", internal[:2*maxNodes], ""},
+		{"too many", internal, "has 7 nodes"},
+		{"another node only", internal[1:2], machine(0).NatIP},
+		{"no node", []string{internal[0], "192.0.2.1"}, "192.0.2.1"},
 	} {
 		got := wrongMirror(publishing(&v1.Service{}, tt.addresses...), svc, nodes)
 		if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
