@@ -80,6 +80,8 @@ type Target struct {
 	Tags []string
 	// NodeTags has for every node a list of tags that it has for certain. Nodes may share a list.
 	NodeTags [][]string
+	// Destinations are those of the Service's addresses; nil: Desired computes them.
+	Destinations Destinations
 }
 
 // Desired returns the rules that spec needs, at most one per IP family, sorted by name. Their lists
@@ -105,9 +107,14 @@ func Desired(spec Spec, target Target) ([]Rule, error) {
 		return nil, fmt.Errorf("no target tags for Service %s: a rule without them would open the whole network %s", spec.Owner.Service, target.Network)
 	}
 	var rules []Rule
+	destinations := target.Destinations
+	if destinations == nil {
+		destinations = DestinationsOf(spec.Addresses)
+	}
 	for _, family := range []Family{IPv4, IPv6} {
-		ranges, destinations := rangesOf(family, spec.SourceRanges), rangesOf(family, prefixesOf(spec.Addresses))
-		if len(ranges) == 0 || len(destinations) == 0 {
+		ranges := rangesOf(family, spec.SourceRanges)
+		ofFamily, found := destinations[family]
+		if len(ranges) == 0 || !found {
 			continue
 		}
 		rules = append(rules, Rule{
@@ -118,28 +125,12 @@ func Desired(spec Spec, target Target) ([]Rule, error) {
 			Priority:          defaultPriority,
 			Allowed:           allowsOf(spec.Ports...),
 			SourceRanges:      ranges,
-			DestinationRanges: withinLimit(destinations),
+			DestinationRanges: ofFamily,
 			NodeSelection:     spec.NodeSelection,
 			TargetTags:        slices.Compact(slices.Sorted(slices.Values(target.Tags))),
 		})
 	}
 	return rules, nil
-}
-
-// withinLimit returns destination ranges, or none if a rule cannot have so many.
-func withinLimit(destinations []string) []string {
-	if len(destinations) > MaxDestinationRanges {
-		return nil
-	}
-	return destinations
-}
-
-func prefixesOf(addresses []netip.Addr) []netip.Prefix {
-	var prefixes []netip.Prefix
-	for _, a := range addresses {
-		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return prefixes
 }
 
 // valid reports whether a rule can allow the port and nothing else: in a rule,

@@ -118,14 +118,24 @@ type sharedGroup struct {
 
 // destinationSet collects the destination ranges of rules.
 type destinationSet struct {
-	ranges []string
+	ranges map[string]bool
+	// last is what was added last, as many Services have the same nodes.
+	last []string
 	// every is true if a rule has every destination.
 	every bool
 }
 
 func (d *destinationSet) add(r Rule) {
-	d.ranges = asSet(slices.Concat(d.ranges, r.DestinationRanges))
 	d.every = d.every || len(r.DestinationRanges) == 0
+	if slices.Equal(r.DestinationRanges, d.last) {
+		return
+	}
+	if d.last = r.DestinationRanges; d.ranges == nil {
+		d.ranges = map[string]bool{}
+	}
+	for _, destination := range r.DestinationRanges {
+		d.ranges[destination] = true
+	}
 }
 
 // list returns the destination ranges for one rule that allows what all of them do.
@@ -133,7 +143,7 @@ func (d destinationSet) list() []string {
 	if d.every {
 		return nil
 	}
-	return withinLimit(d.ranges)
+	return withinLimit(slices.Sorted(maps.Keys(d.ranges)))
 }
 
 // ownedPort is a port of a Service, which is identified by its serviceHash.

@@ -43,6 +43,10 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/view"
 )
 
+// maxSharedChanges is how many changes of shared firewall rules run at once: all but one of them wait,
+// and that one is made for all.
+const maxSharedChanges = 1000
+
 // ProviderName is the cloud provider's name, and the scheme of provider ids of nodes without a
 // cloud.
 const ProviderName = "hostport"
@@ -152,11 +156,15 @@ func (c *Cloud) serviceController(ctx context.Context, kube, reload kubernetes.I
 	}
 	mode := direct.NewKubeProxyMode(kube, lb.KubeProxyMode)
 	directManager := direct.New(kube, settings, w.all.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, w.services)
+	parallel := operations.MaxParallel
+	if c.config.GCE.FirewallLayout == firewall.Shared {
+		parallel = maxSharedChanges
+	}
 	fw := operations.New(c.newFirewall(firewall.Cluster{
 		ID:            id,
 		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
 		DeleteOrphans: lb.Firewall == firewall.Managed,
-	}), w.services.Resume)
+	}), parallel, w.services.Resume)
 	sink := events.NewEventRecorder(ctx, kube, component)
 	recent := events.ListRecent(ctx, kube, component)
 	recorder := events.NewRecorder(sink, recent)

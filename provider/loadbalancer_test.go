@@ -60,7 +60,7 @@ func newSteps(t *testing.T, nodes ...*v1.Node) *steps {
 		foreign:  viewtest.Foreign{},
 		proxies:  &proxiestest.Manager{Called: called},
 		direct:   &directtest.Manager{Called: called, Env: plan.Environment{KubeProxy: config.KubeProxyIPTables, Translated: true}},
-		firewall: operations.New(fw, queue.Enqueue),
+		firewall: operations.New(fw, operations.MaxParallel, queue.Enqueue),
 		events:   events.NewRecorder(record.NewFakeRecorder(100), nil),
 		snapshots: snapshots{
 			generation: func() uint64 { return 0 }, services: func() uint64 { return 0 }, claimants: queue.Wanted, nodes: corelisters.NewNodeLister(indexer),

@@ -59,6 +59,8 @@ type Firewall struct {
 	chosen  chosenTags
 	needs   sharedRuleNeeds
 	listing listing
+	// destinations are shared by Services on the same nodes.
+	destinations firewall.RecentDestinations
 }
 
 var _ firewall.Firewall = &Firewall{}
@@ -177,7 +179,7 @@ func (f *Firewall) manage(ctx context.Context, owner firewall.Owner, want []fire
 // *firewall.ManualChangeError. If it may not list rules, it assumes that there
 // are none.
 func (f *Firewall) report(ctx context.Context, owner firewall.Owner, want []firewall.Rule, nodeTags [][]string, cause error) error {
-	rules, err := f.list(ctx, "")
+	rules, err := f.listAll(ctx)
 	if err != nil && !firewall.IsForbidden(err) {
 		return err
 	}

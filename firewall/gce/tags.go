@@ -28,7 +28,7 @@ type Tagger interface {
 // them, so of the tags that all nodes have it uses one. rules are as in
 // chooseTag.
 func (f *Firewall) target(ctx context.Context, spec firewall.Spec, rules []firewall.Rule) (firewall.Target, error) {
-	target := firewall.Target{Network: f.api.Network(), Tags: f.options.Tags}
+	target := firewall.Target{Network: f.api.Network(), Tags: f.options.Tags, Destinations: f.destinations.Of(spec.Addresses)}
 	for _, tag := range target.Tags { // A node has one of them at least.
 		target.NodeTags = append(target.NodeTags, []string{tag})
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/firewall"
 )
 
-// maxParallel is how many operations run at once.
-const maxParallel = 10
+// MaxParallel is how many operations run at once by default.
+const MaxParallel = 10
 
 // operations run in the background, one at a time for each Service.
 type operations struct {
@@ -39,8 +39,8 @@ type outcome struct {
 	err error
 }
 
-func newOperations(resume func(types.NamespacedName)) *operations {
-	return &operations{resume: resume, running: make(chan struct{}, maxParallel), byService: map[types.UID]*operation{}}
+func newOperations(parallel int, resume func(types.NamespacedName)) *operations {
+	return &operations{resume: resume, running: make(chan struct{}, parallel), byService: map[types.UID]*operation{}}
 }
 
 // start begins an operation for a Service that has none. If ctx is done before

@@ -87,12 +87,12 @@ func (r *request) is(other *request) bool {
 	return r != nil && r.mode == other.mode && r.delete == other.delete && r.spec.Equal(other.spec)
 }
 
-// New returns a Reconciler that has applied nothing yet. It calls resume when an
-// operation ends after Ensure or Delete stopped waiting for it.
-func New(fw firewall.Firewall, resume func(types.NamespacedName)) *Reconciler {
+// New returns a Reconciler that has applied nothing yet and runs at most so many operations at once. It
+// calls resume when an operation ends after Ensure or Delete stopped waiting for it.
+func New(fw firewall.Firewall, parallel int, resume func(types.NamespacedName)) *Reconciler {
 	return &Reconciler{
 		firewall:        fw,
-		operations:      newOperations(resume),
+		operations:      newOperations(parallel, resume),
 		timeout:         defaultTimeout,
 		blockingDeletes: make(chan struct{}, maxBlockingDeletes),
 		applied:         map[types.UID]appliedState{},

@@ -25,7 +25,7 @@ func webSpec() firewall.Spec {
 
 // newReconciler waits for operations as long as timeout.
 func newReconciler(fw firewall.Firewall, timeout time.Duration) *Reconciler {
-	r := New(fw, nil) // No Service is resumed.
+	r := New(fw, MaxParallel, nil) // No Service is resumed.
 	r.timeout = timeout
 	return r
 }
@@ -81,7 +81,7 @@ func TestAServiceThatDidNotWaitIsResumedForTheOutcome(t *testing.T) {
 	answer, resumed := make(chan error), make(chan types.NamespacedName)
 	fw := &firewalltest.Fake{}
 	fw.FailWith(func(string, firewall.Owner) error { return <-answer })
-	r := New(fw, func(name types.NamespacedName) { resumed <- name })
+	r := New(fw, MaxParallel, func(name types.NamespacedName) { resumed <- name })
 	r.timeout = 0
 	spec := webSpec()
 	down := errors.New("down")

@@ -68,7 +68,7 @@ func newEnvironment(fatal func(...any), owners ...firewall.Owner) *environment {
 	}
 	e := &environment{kube: apitest.NewClientset(stored...), firewall: fw, sets: sets, cached: services, recorder: record.NewFakeRecorder(100)}
 	settings := plan.Settings{ClusterID: "alpha", Namespace: system}
-	reconciler := operations.New(fw, nil)
+	reconciler := operations.New(fw, operations.MaxParallel, nil)
 	listed := corelisters.NewServiceLister(e.cached)
 	e.Collector = New(e.kube, settings, listed, func(svc *v1.Service) bool { return svc.Spec.Type == v1.ServiceTypeLoadBalancer }, events.NewRecorder(e.recorder, nil),
 		firewallKind(reconciler, firewall.Managed),
@@ -425,7 +425,7 @@ func TestNothingIsDeletedBeforeTheCachesHaveSynced(t *testing.T) {
 func TestInReportModeObjectsAreDeletedAndRulesAreNot(t *testing.T) {
 	gone := owner("alpha", "web", "1-uid")
 	e := newEnvironment(t.Fatal, gone)
-	e.kinds[0] = firewallKind(operations.New(e.firewall, nil), firewall.Report)
+	e.kinds[0] = firewallKind(operations.New(e.firewall, operations.MaxParallel, nil), firewall.Report)
 	e.show(t.Fatal, map[firewall.Owner]observation{gone: {}})
 	if err := e.Collect(t.Context()); err != nil {
 		t.Error(err)
