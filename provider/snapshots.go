@@ -69,7 +69,7 @@ func (s *snapshots) get(ctx context.Context) (*snapshot.Cluster, snapshot.Admit)
 		began := time.Now()
 		nodes, _ := s.nodes.List(everything) // From the cache: never an error.
 		s.indexServices()
-		s.current, s.taken = s.indexed.On(s.shown(ctx, nodes)), now
+		s.current, s.taken = s.indexed.OnSince(s.current, s.shown(ctx, nodes)), now
 		s.current.Taken = began
 	}
 	return s.current, s.admit

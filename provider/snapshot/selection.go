@@ -19,7 +19,7 @@ type Selection struct {
 	Nodes []*v1.Node
 	Names map[string]bool
 
-	cluster     *Cluster
+	nodes       *nodeIndex
 	once        sync.Once
 	addresses   []netip.Addr
 	providerIDs []string
@@ -38,7 +38,7 @@ func (s *Selection) ProviderIDs() []string {
 }
 
 func (s *Selection) collect() {
-	s.addresses, s.providerIDs = s.cluster.AddressesOf(s.Nodes), ProviderIDs(s.Nodes)
+	s.addresses, s.providerIDs = s.nodes.AddressesOf(s.Nodes), ProviderIDs(s.Nodes)
 }
 
 // ProviderIDs returns the provider IDs of nodes. A node has none before it is initialised.
@@ -64,35 +64,35 @@ func keyOf(o options.Options) selectionKey {
 	return key
 }
 
-func (c *Cluster) indexAddresses(node *v1.Node) {
+func (ix *nodeIndex) indexAddresses(node *v1.Node) {
 	for _, a := range node.Status.Addresses {
 		ip, err := netip.ParseAddr(a.Address)
 		if err != nil {
 			continue
 		}
-		c.byAddress[ip.Unmap()] = append(c.byAddress[ip.Unmap()], node)
+		ix.byAddress[ip.Unmap()] = append(ix.byAddress[ip.Unmap()], node)
 		if a.Type == v1.NodeInternalIP || a.Type == v1.NodeExternalIP {
-			c.addresses[node.Name] = append(c.addresses[node.Name], ip.Unmap().WithZone(""))
+			ix.addresses[node.Name] = append(ix.addresses[node.Name], ip.Unmap().WithZone(""))
 		}
 	}
 }
 
 // AddressesOf returns the internal and external addresses of nodes of the cluster, sorted, each once.
-func (c *Cluster) AddressesOf(nodes []*v1.Node) []netip.Addr {
+func (ix *nodeIndex) AddressesOf(nodes []*v1.Node) []netip.Addr {
 	var all []netip.Addr
 	for _, node := range nodes {
-		all = append(all, c.addresses[node.Name]...)
+		all = append(all, ix.addresses[node.Name]...)
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)
 }
 
 // NodesIn returns the nodes that have an address in a status, sorted by name, each once.
-func (c *Cluster) NodesIn(status v1.LoadBalancerStatus) []*v1.Node {
+func (ix *nodeIndex) NodesIn(status v1.LoadBalancerStatus) []*v1.Node {
 	var nodes []*v1.Node
 	for _, entry := range status.Ingress {
 		if ip, err := netip.ParseAddr(entry.IP); err == nil {
-			nodes = append(nodes, c.byAddress[ip.Unmap()]...)
+			nodes = append(nodes, ix.byAddress[ip.Unmap()]...)
 		}
 	}
 	slices.SortFunc(nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })

@@ -22,16 +22,22 @@ import (
 type Cluster struct {
 	// Taken is when the snapshot was taken.
 	Taken time.Time
-	// Nodes are all nodes, sorted by name.
-	Nodes []*v1.Node
+	*nodeIndex
 	// Services are the Services that are to be served, and what kube-proxy serves for others.
 	Services *Services
+
+	// occupants are those on single nodes, by port.
+	occupants map[Port][]Occupant
+}
+
+// nodeIndex are the nodes of snapshots.
+type nodeIndex struct {
+	// Nodes are all nodes, sorted by name.
+	Nodes []*v1.Node
 
 	byName    map[string]*v1.Node
 	addresses map[string][]netip.Addr
 	byAddress map[netip.Addr][]*v1.Node
-	// occupants are those on single nodes, by port.
-	occupants map[Port][]Occupant
 
 	mu sync.Mutex
 	// selections are those computed so far, by the key of their options.
@@ -45,23 +51,37 @@ func New(nodes []*v1.Node, claimants []*v1.Service, admit Admit, all []*v1.Servi
 }
 
 // On returns a snapshot of the Services on these nodes.
-func (s *Services) On(nodes []*v1.Node) *Cluster {
-	c := &Cluster{
-		Nodes: slices.Clone(nodes), Services: s, byName: make(map[string]*v1.Node, len(nodes)),
-		addresses: make(map[string][]netip.Addr, len(nodes)),
-		byAddress: make(map[netip.Addr][]*v1.Node, 2*len(nodes)), occupants: map[Port][]Occupant{}, selections: map[selectionKey]*Selection{},
-	}
-	slices.SortFunc(c.Nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
-	for _, node := range c.Nodes {
-		c.byName[node.Name] = node
-		c.indexAddresses(node)
+func (s *Services) On(nodes []*v1.Node) *Cluster { return s.OnSince(nil, nodes) }
+
+// OnSince is On. If the nodes are those of an earlier snapshot, it uses what was computed of them; nil:
+// there is none.
+func (s *Services) OnSince(earlier *Cluster, nodes []*v1.Node) *Cluster {
+	nodes = slices.Clone(nodes)
+	slices.SortFunc(nodes, func(a, b *v1.Node) int { return strings.Compare(a.Name, b.Name) })
+	c := &Cluster{Services: s, occupants: map[Port][]Occupant{}}
+	if earlier != nil && slices.Equal(earlier.Nodes, nodes) {
+		c.nodeIndex = earlier.nodeIndex
+	} else {
+		c.nodeIndex = indexNodes(nodes)
 	}
 	c.addOccupants()
 	return c
 }
 
+func indexNodes(nodes []*v1.Node) *nodeIndex {
+	ix := &nodeIndex{
+		Nodes: nodes, byName: make(map[string]*v1.Node, len(nodes)), addresses: make(map[string][]netip.Addr, len(nodes)),
+		byAddress: make(map[netip.Addr][]*v1.Node, 2*len(nodes)), selections: map[selectionKey]*Selection{},
+	}
+	for _, node := range nodes {
+		ix.byName[node.Name] = node
+		ix.indexAddresses(node)
+	}
+	return ix
+}
+
 // Node returns a node by its name, or nil.
-func (c *Cluster) Node(name string) *v1.Node { return c.byName[name] }
+func (ix *nodeIndex) Node(name string) *v1.Node { return ix.byName[name] }
 
 // Claims returns the claims to a port, the oldest first.
 func (c *Cluster) Claims(port Port) []Claim {
@@ -78,15 +98,15 @@ func (c *Cluster) Claims(port Port) []Claim {
 
 // Select returns the nodes on which DaemonSets of Services with these options run pods. Services that
 // select nodes in the same way share it, and each selection is computed once.
-func (c *Cluster) Select(o options.Options) *Selection {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (ix *nodeIndex) Select(o options.Options) *Selection {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
 	key := keyOf(o)
-	selection := c.selections[key]
+	selection := ix.selections[key]
 	if selection == nil {
-		nodes := SelectNodes(c.Nodes, o)
-		selection = &Selection{Nodes: nodes, Names: Names(nodes), cluster: c}
-		c.selections[key] = selection
+		nodes := SelectNodes(ix.Nodes, o)
+		selection = &Selection{Nodes: nodes, Names: Names(nodes), nodes: ix}
+		ix.selections[key] = selection
 	}
 	return selection
 }

@@ -2,12 +2,15 @@ package snapshot
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
@@ -69,5 +72,24 @@ func TestPortsAreSortedAndListedOnce(t *testing.T) {
 	}
 	if svc.Spec.Ports[0].Port != 443 || svc.Spec.Ports[0].Protocol != "" {
 		t.Error("the Service was changed")
+	}
+}
+
+func TestSnapshotsOfTheSameNodesShareSelections(t *testing.T) {
+	o := options.Options{NodeSelector: labels.Everything()}
+	nodes := []*v1.Node{node("b", nil), node("a", nil)}
+	first := IndexServices(nil, nil, nil).On(nodes)
+	same := IndexServices(nil, nil, nil).OnSince(first, []*v1.Node{nodes[1], nodes[0]})
+	if first.Select(o) != same.Select(o) {
+		t.Error("the same nodes are selected again")
+	}
+	for name, changed := range map[string][]*v1.Node{"one more": append(slices.Clone(nodes), node("c", nil)), "one less": nodes[:1], "one replaced": {nodes[0], node("a", nil)}} {
+		other := IndexServices(nil, nil, nil).OnSince(first, changed)
+		if got, want := other.Select(o).Names, Names(changed); !maps.Equal(got, want) {
+			t.Errorf("%s: selected %v, want %v", name, got, want)
+		}
+		if other.Select(o) == first.Select(o) {
+			t.Errorf("%s: the selection of other nodes is used", name)
+		}
 	}
 }
