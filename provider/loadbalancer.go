@@ -63,6 +63,10 @@ type serviceQueue interface {
 	Wants(service types.NamespacedName) bool
 	// Latest returns a Service as it is in the cache, or nil.
 	Latest(service types.NamespacedName) *v1.Service
+	// Newest is Latest, or what was written since.
+	Newest(service types.NamespacedName) *v1.Service
+	// Wrote says that a Service was written while the cache had the version before.
+	Wrote(before string, after *v1.Service)
 	// Exists reports whether a Service exists, and not another one of the same name.
 	Exists(svc *v1.Service) bool
 }
@@ -190,11 +194,17 @@ func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, 
 // removeAddresses empties the status of a Service that is being deleted, which the service
 // controller does not: consumers must not wait for its proxies to drain.
 func (l *loadBalancer) removeAddresses(ctx context.Context, svc *v1.Service) error {
-	if svc.DeletionTimestamp == nil || len(svc.Status.LoadBalancer.Ingress) == 0 {
+	newest := l.services.Newest(nameOf(svc))
+	isRemoved := newest != nil && newest.UID == svc.UID && len(newest.Status.LoadBalancer.Ingress) == 0
+	if svc.DeletionTimestamp == nil || len(svc.Status.LoadBalancer.Ingress) == 0 || isRemoved {
 		return nil
 	}
 	anyVersion := &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID}}
-	_, err := objects.PatchAddresses(ctx, l.kube.CoreV1(), anyVersion, v1.LoadBalancerStatus{})
+	cached := l.services.Latest(nameOf(svc))
+	after, err := objects.PatchAddresses(ctx, l.kube.CoreV1(), anyVersion, v1.LoadBalancerStatus{})
+	if err == nil && cached != nil {
+		l.services.Wrote(cached.ResourceVersion, after)
+	}
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // It is gone, or another Service by now.
 		return fmt.Errorf("removing the addresses of Service %s/%s: %w", svc.Namespace, svc.Name, err)
 	}

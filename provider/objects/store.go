@@ -98,12 +98,16 @@ func (s Store[T]) Ensure(ctx context.Context, svc *v1.Service, want T) (T, Chang
 		return have, Unchanged, s.failed("reading", want, err)
 	}
 	c := s.client(want.GetNamespace())
+	mayExist := s.uncertain.has(nameOf(want))
 	s.uncertain.add(want) // The answer may be lost.
 	if have, err = c.Create(ctx, want, metav1.CreateOptions{}); err == nil {
 		s.uncertain.add(have)
 		s.record(ctx, svc, Created, have, want, nil)
 		return have, Created, nil
 	} else if !apierrors.IsAlreadyExists(err) {
+		if !mayExist && (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) {
+			s.uncertain.forget(nameOf(want)) // The answer is known.
+		}
 		return have, Unchanged, s.failed("creating", want, err)
 	}
 	if have, err = c.Get(ctx, want.GetName(), metav1.GetOptions{}); err != nil {

@@ -81,7 +81,10 @@ func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchT
 // controller's by now, and the cache may be stale. So the patch holds for the state in the cache only; if
 // that is stale, the Service is read.
 func (c serviceClient) patchRemoval(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (svc *v1.Service, err error) {
-	known := c.services.Latest(types.NamespacedName{Namespace: c.namespace, Name: name})
+	known := c.services.Newest(types.NamespacedName{Namespace: c.namespace, Name: name})
+	if known == nil && c.services.real.Informer().HasSynced() {
+		return &v1.Service{}, nil // The Service is gone. Another of its name has finalizers of its own.
+	}
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() (err error) {
 		state := known
 		if known = nil; state == nil {

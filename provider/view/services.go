@@ -40,6 +40,8 @@ type Services struct {
 	enqueued, generation, serviceGeneration atomic.Uint64
 	queue                                   workqueue.TypedDelayingInterface[types.NamespacedName]
 	statuses                                *statusConflicts
+	// written has a written value for each Service that Wrote was called for, by its name.
+	written sync.Map
 
 	mu        sync.Mutex
 	synced    []cache.InformerSynced
@@ -99,6 +101,27 @@ func (s *Services) Latest(service types.NamespacedName) *v1.Service {
 		return nil
 	}
 	return svc
+}
+
+// written is a Service that was written when the cache had the version before.
+type written struct {
+	before string
+	after  *v1.Service
+}
+
+// Wrote says that a Service was written while the cache had the version before. The cache has what was
+// written after a while.
+func (s *Services) Wrote(before string, after *v1.Service) {
+	s.written.Store(nameOf(after), written{before, after})
+}
+
+// Newest is Latest, or what was written since.
+func (s *Services) Newest(service types.NamespacedName) *v1.Service {
+	latest := s.Latest(service)
+	if last, known := s.written.Load(service); known && latest != nil && latest.ResourceVersion == last.(written).before {
+		return last.(written).after
+	}
+	return latest
 }
 
 // Exists reports whether the cache has a Service, and not another one of the same name.
@@ -185,6 +208,7 @@ func (h handler) OnDelete(obj any) {
 		return
 	}
 	h.services.statuses.forget(nameOf(svc))
+	h.services.written.Delete(nameOf(svc))
 	if shown, visible := h.services.visibility.of(svc); visible {
 		h.ResourceEventHandler.OnUpdate(shown, h.services.withNewAnnotation(shown))
 	}

@@ -40,6 +40,12 @@ func (q *Queue) Latest(service types.NamespacedName) *v1.Service {
 	return nil
 }
 
+// Newest is Latest.
+func (q *Queue) Newest(service types.NamespacedName) *v1.Service { return q.Latest(service) }
+
+// Wrote does nothing.
+func (q *Queue) Wrote(string, *v1.Service) {}
+
 // Exists returns true.
 func (q *Queue) Exists(*v1.Service) bool { return true }
 
