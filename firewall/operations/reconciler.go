@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -62,7 +63,13 @@ type Reconciler struct {
 	mu       sync.Mutex
 	applied  map[types.UID]appliedState
 	failures map[types.UID]error
+	// deleted are the Services whose rules were deleted, and when, for deletedMemory.
+	deleted map[types.UID]time.Time
 }
+
+// deletedMemory is for how long a Service that is deleted again costs no request: deletion is tried again
+// while its proxies drain.
+const deletedMemory = 10 * time.Minute
 
 // appliedState is the last state that was applied for a Service.
 type appliedState struct {
@@ -97,6 +104,7 @@ func New(fw firewall.Firewall, parallel int, resume func(types.NamespacedName)) 
 		blockingDeletes: make(chan struct{}, maxBlockingDeletes),
 		applied:         map[types.UID]appliedState{},
 		failures:        map[types.UID]error{},
+		deleted:         map[types.UID]time.Time{},
 	}
 }
 
@@ -116,6 +124,7 @@ func (r *Reconciler) Ensure(ctx context.Context, spec firewall.Spec, mode firewa
 	if last := r.lastApplied(spec.Owner.UID); last.request.is(wanted) && !last.stale {
 		return Result{Changes: previous.Changes}, last.err
 	}
+	r.rememberDeleted(spec.Owner.UID, false)
 	r.operations.start(ctx, spec.Owner, func() outcome { return r.apply(ctx, wanted) })
 	current, err := r.wait(ctx, spec.Owner)
 	return Result{Changes: append(previous.Changes, current.Changes...), Repaired: current.Repaired}, err
@@ -196,6 +205,9 @@ func (r *Reconciler) Delete(ctx context.Context, owner firewall.Owner, mode fire
 		waitCtx, cancel = context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 	}
+	if mode != firewall.Report && r.isDeleted(owner.UID) {
+		return nil
+	}
 	wanted := &request{mode: mode, delete: true, spec: firewall.Spec{Owner: owner}}
 	for ctx.Err() == nil {
 		o, err := r.operations.wait(waitCtx, owner)
@@ -203,11 +215,30 @@ func (r *Reconciler) Delete(ctx context.Context, owner firewall.Owner, mode fire
 			return err
 		}
 		if o.request.is(wanted) {
+			r.rememberDeleted(owner.UID, o.err == nil && mode != firewall.Report)
 			return o.err
 		}
 		r.operations.start(ctx, owner, func() outcome { return outcome{request: wanted, err: r.deleteRules(ctx, owner, mode)} })
 	}
 	return ErrInProgress
+}
+
+func (r *Reconciler) isDeleted(uid types.UID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	since, deleted := r.deleted[uid]
+	return deleted && time.Since(since) < deletedMemory
+}
+
+func (r *Reconciler) rememberDeleted(uid types.UID, deleted bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !deleted {
+		delete(r.deleted, uid)
+		return
+	}
+	maps.DeleteFunc(r.deleted, func(_ types.UID, since time.Time) bool { return time.Since(since) >= deletedMemory })
+	r.deleted[uid] = time.Now()
 }
 
 // deleteRules is called while the owner has no other operation.

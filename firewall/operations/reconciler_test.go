@@ -58,8 +58,11 @@ func TestTheFirewallIsCalledOnlyIfSomethingMayHaveChanged(t *testing.T) {
 		{"after drift", func() error { r.markStale(spec.Owner); return managed() }, 1},
 		{"after the repair", managed, 0},
 		{"deleted", func() error { return r.Delete(ctx, spec.Owner, firewall.Managed) }, 1},
+		{"deleted again, while proxies drain", func() error { return r.Delete(ctx, spec.Owner, firewall.Managed) }, 0},
 		{"released", func() error { return r.Delete(ctx, spec.Owner, firewall.Report) }, 1},
 		{"after deletion", managed, 1},
+		{"deleted after that", func() error { return r.Delete(ctx, spec.Owner, firewall.Managed) }, 1},
+		{"after the second deletion", managed, 1},
 		{"failing", func() error {
 			spec.Ports = []firewall.Port{{Protocol: "TCP", Port: 82}}
 			failure = errors.New("down")

@@ -16,6 +16,9 @@ import (
 // failure comes as many events.
 const batchDelay = 100 * time.Millisecond
 
+// cleanupDelay is the same for the end of a proxy of a Service that is cleaned up.
+const cleanupDelay = time.Second
+
 // Enqueue makes the service controller sync a Service soon: ensure it, or continue to clean it up.
 // Services that are not ours are ignored.
 func (s *Services) Enqueue(service types.NamespacedName) { s.queue.AddAfter(service, batchDelay) }

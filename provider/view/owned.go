@@ -59,12 +59,19 @@ func (s *Services) addHandlers(sources []source) error {
 }
 
 // ownerHandler enqueues the Service for which an object was created. Objects of the initial list
-// are ignored, as every Service is ensured at the start.
+// are ignored, as every Service is ensured at the start. A Service that is cleaned up waits for the end
+// of all its proxies, so that of each of them is less urgent.
 func (s *Services) ownerHandler(added func(any) bool, changed func(before, after any) bool) cache.ResourceEventHandler {
 	enqueue := func(obj any) {
-		if object, ok := unwrapDeleted(obj).(metav1.Object); ok {
-			s.Enqueue(plan.ServiceOf(object))
+		object, ok := unwrapDeleted(obj).(metav1.Object)
+		if !ok {
+			return
 		}
+		service, delay := plan.ServiceOf(object), batchDelay
+		if shown, err := s.Lister().Services(service.Namespace).Get(service.Name); err == nil && cleaningUp(shown) {
+			delay = cleanupDelay
+		}
+		s.EnqueueAfter(service, delay)
 	}
 	return cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
