@@ -58,7 +58,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	@echo "== end-to-end tests"
 	@$(SANDBOX) down
 	@status=0; total=$$({ set +e; \
-	$(E2E) ./test/sandbox/cluster; \
+	$(E2E) ./test/sandbox/cluster; $(E2E) ./test/scale; \
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \

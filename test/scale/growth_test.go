@@ -100,13 +100,13 @@ func TestViolationsNameWhatExceedsItsBound(t *testing.T) {
 		t.Errorf("violations of a good result: %q", got)
 	}
 	for name, change := range map[string]func(*result){
-		"601 writes for direct Services": func(r *result) { r.Phases[0].DirectWrites = 601 },
+		"501 writes for direct Services": func(r *result) { r.Phases[0].DirectWrites = 501 },
 		"1 patch services/status":        func(r *result) { r.Phases[1].Writes = counts{"patch services/status": 1} },
 		"2 writes to one status":         func(r *result) { r.Phases[2].MostStatusWrites = 2 },
 		"1 get services":                 func(r *result) { r.Phases[2].Reads = counts{"get services": 1} },
-		"411 writes":                     func(r *result) { r.Phases[3].Writes = counts{"patch services/status": 411} },
-		"lists of firewall rules":        func(r *result) { r.Phases[3].Cloud = counts{"firewalls.list": 111} },
-		"2300 get services":              func(r *result) { r.Phases[4].Reads = counts{"get services": 2300} },
+		"321 writes":                     func(r *result) { r.Phases[3].Writes = counts{"patch services/status": 321} },
+		"lists of firewall rules":        func(r *result) { r.Phases[3].Cloud = counts{"firewalls.list": 21} },
+		"901 get services":               func(r *result) { r.Phases[4].Reads = counts{"get services": 901} },
 	} {
 		r := measured(100, 50)
 		change(&r)

@@ -42,6 +42,11 @@ func (m *measurement) nodeEvents(ctx context.Context) error {
 	if err := m.deleteNode(ctx, publishedNode); err != nil {
 		return err
 	}
+	if other != nil { // kwok leaves it as it is, and the next scene needs it.
+		if _, err := m.patchReady(ctx, other.Name, true); err != nil {
+			return err
+		}
+	}
 	return m.verifyRest(ctx)
 }
 
@@ -68,19 +73,23 @@ func (m *measurement) publishedAndOther() (most, none *v1.Node) {
 
 // setReady changes the condition Ready of a Node, as its kubelet does.
 func (m *measurement) setReady(ctx context.Context, name, node string, ready bool) error {
-	status := map[bool]string{true: "True", false: "False"}[ready]
 	before := publishedBy(m.allServices())
 	_, err := m.phase(ctx, name, func(ctx context.Context) (time.Time, error) {
 		began := time.Now()
-		patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q,"reason":"ScaleTest","lastTransitionTime":%q}]}}`,
-			status, began.UTC().Format(time.RFC3339))
-		patched, err := m.client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+		patched, err := m.patchReady(ctx, node, ready)
 		if err != nil {
 			return began, err
 		}
 		return began, m.seen(ctx, node, func(n *v1.Node) bool { return n != nil && sameReady(n, patched) })
 	}, m.right(before))
 	return err
+}
+
+func (m *measurement) patchReady(ctx context.Context, node string, ready bool) (*v1.Node, error) {
+	status := map[bool]string{true: "True", false: "False"}[ready]
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q,"reason":"ScaleTest","lastTransitionTime":%q}]}}`,
+		status, time.Now().UTC().Format(time.RFC3339))
+	return m.client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 }
 
 func sameReady(a, b *v1.Node) bool {
