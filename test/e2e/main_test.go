@@ -64,7 +64,7 @@ func connect() error {
 	// The Service of `make demo` uses a port that the tests need.
 	_, err = sandbox.Kubectl(context.Background(), "delete", "namespace", "demo", "--ignore-not-found", "--timeout=120s")
 	if err == nil && *userNamespaces {
-		if _, err = editCloudConfig(context.Background(), inUserNamespaces); errors.Is(err, errNoChange) {
+		if _, err = sandbox.EditCloudConfig(context.Background(), inUserNamespaces); errors.Is(err, cluster.ErrNoChange) {
 			err = nil
 		}
 	}

@@ -69,14 +69,6 @@ func (c *Cluster) overlay() string {
 	return filepath.Join(c.source, "test", "sandbox", "manifests", string(c.shape.Profile))
 }
 
-// restartProduct makes pods use the images that were just loaded, whose tag has not changed.
-func (c *Cluster) restartProduct(ctx context.Context) error {
-	if _, err := c.Kubectl(ctx, "-n", ProductNamespace, "rollout", "restart", ProductDeployment); err != nil {
-		return err
-	}
-	return c.waitReady(ctx)
-}
-
 // waitReady waits until the nodes are ready and initialised, and until hostport-ccm and CoreDNS
 // run.
 func (c *Cluster) waitReady(ctx context.Context) error {

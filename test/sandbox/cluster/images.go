@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
@@ -21,8 +22,8 @@ import (
 const (
 	pauseImage   = "registry.k8s.io/pause:3.10.2"
 	corednsImage = "registry.k8s.io/coredns/coredns:v1.15.0"
-	// AgnhostImage is the upstream test image: servers and clients of all kinds.
-	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+	// AgnhostImage is the upstream test image: servers and clients of all kinds, with a shell.
+	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.66.1"
 )
 
 // testImages builds the archive of the images other than the product's.
@@ -32,27 +33,76 @@ func (c *Cluster) testImages(ctx context.Context) (string, error) {
 	if err := c.goBuild(ctx, pause, "./test/sandbox/pause"); err != nil {
 		return "", err
 	}
+	shell, err := shellFiles(ctx)
+	if err != nil {
+		return "", fmt.Errorf("image %s: %w", AgnhostImage, err)
+	}
 	images := map[string]v1.Image{}
 	for _, i := range []struct {
 		name, program string
 		config        v1.Config
+		files         []oci.File
 	}{
-		{pauseImage, pause, v1.Config{User: "65535:65535"}},
-		{corednsImage, c.program("coredns"), v1.Config{}},
-		{AgnhostImage, c.program("agnhost"), v1.Config{Cmd: []string{"pause"}}},
+		{pauseImage, pause, v1.Config{User: "65535:65535"}, nil},
+		{corednsImage, c.program("coredns"), v1.Config{}, nil},
+		{AgnhostImage, c.program("agnhost"), v1.Config{Cmd: []string{"pause"}}, shell},
 	} {
-		data, err := os.ReadFile(i.program)
+		entrypoint := "/" + filepath.Base(i.program)
+		program, err := imageFile(i.program, entrypoint)
 		if err != nil {
 			return "", fmt.Errorf("image %s: %w", i.name, err)
 		}
-		entrypoint := "/" + filepath.Base(i.program)
 		i.config.Entrypoint = []string{entrypoint}
-		img := oci.Image{Arch: runtime.GOARCH, Config: i.config, Files: []oci.File{{Path: entrypoint, Mode: 0o755, Data: data}}}
+		img := oci.Image{Arch: runtime.GOARCH, Config: i.config, Files: append(i.files, program)}
 		if images[i.name], err = oci.Build(img, gzip.BestSpeed); err != nil {
 			return "", fmt.Errorf("image %s: %w", i.name, err)
 		}
 	}
 	return archive, oci.WriteFile(archive, images)
+}
+
+// shellPrograms are what upstream's tests run in containers of agnhost, besides those below.
+var shellPrograms = []string{"cat", "echo", "ip", "ls", "seq", "sh", "sleep", "test"}
+
+// shellFiles returns the machine's BusyBox, with links for shellPrograms, its curl, nc and wget, and
+// the libraries that they need. Of the nc and wget of BusyBox, those of Debian lack options that the
+// tests use. GNU wget tries once, like that of upstream's image.
+func shellFiles(ctx context.Context) ([]oci.File, error) {
+	files := []oci.File{{Path: "/etc/wgetrc", Data: []byte("tries = 1\n")}}
+	for _, program := range shellPrograms {
+		files = append(files, oci.File{Path: "/bin/" + program, Symlink: "busybox"})
+	}
+	sources := map[string]string{} // by path in the image
+	for _, program := range []string{"busybox", "curl", "nc", "wget"} {
+		source, err := exec.LookPath(program)
+		if err != nil {
+			return nil, err
+		}
+		sources["/bin/"+program] = source
+		libraries, err := output(exec.CommandContext(ctx, "ldd", source), "ldd "+source)
+		if err != nil {
+			return nil, fmt.Errorf("%w: install the one with shared libraries, in Debian package %s", err, program)
+		}
+		for field := range strings.FieldsSeq(libraries) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
+			if strings.HasPrefix(field, "/") {
+				sources[field] = field
+			}
+		}
+	}
+	for path, source := range sources {
+		file, err := imageFile(source, path)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+// imageFile returns a program of the machine as a file of an image.
+func imageFile(source, path string) (oci.File, error) {
+	data, err := os.ReadFile(source)
+	return oci.File{Path: path, Mode: 0o755, Data: data}, err
 }
 
 // productImages builds the archives of the product's images as `make images` does.

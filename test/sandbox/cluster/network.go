@@ -55,8 +55,8 @@ func (c *Cluster) makeNetwork(ctx context.Context) error {
 	return c.linkMachine(ctx)
 }
 
-// linkMachine connects the machine to the gateway, with the simulator, and to the control host with
-// the API server once that exists.
+// linkMachine connects the machine to the gateway, with the simulator. Hosts with addMachineLink are
+// connected too.
 func (c *Cluster) linkMachine(ctx context.Context) error {
 	if _, err := c.run(ctx, nil, "ip", "link", "add", machineLink, "type", "veth", "peer", "name", "machine", "netns", netns(Gateway)); err != nil {
 		return err
@@ -80,13 +80,18 @@ func (c *Cluster) addControl(ctx context.Context) error {
 	if err := c.addHost(ctx, Control, vpcBridge, both{controlIP, controlIPv6}, vpcGateways); err != nil {
 		return err
 	}
+	return c.addMachineLink(ctx, Control, machineControl)
+}
+
+// addMachineLink gives a host an address in the machine's network.
+func (c *Cluster) addMachineLink(ctx context.Context, host, address string) error {
 	if err := c.ip(ctx, Gateway,
-		"link add control1 type veth peer name eth1 netns "+netns(Control),
-		"link set control1 master "+machineBridge,
-		"link set control1 up"); err != nil {
+		fmt.Sprintf("link add %s1 type veth peer name eth1 netns %s", host, netns(host)),
+		fmt.Sprintf("link set %s1 master %s", host, machineBridge),
+		fmt.Sprintf("link set %s1 up", host)); err != nil {
 		return err
 	}
-	return c.ip(ctx, Control, "addr add "+machineControl+"/29 dev eth1", "link set eth1 up")
+	return c.ip(ctx, host, "addr add "+address+"/29 dev eth1", "link set eth1 up")
 }
 
 // addHost creates a host's network namespace and connects it to a bridge.

@@ -17,6 +17,8 @@ var wanted = []struct{ item, pkg string }{
 	{"nft", "nftables"},
 	{"conntrack", "conntrack"},
 	{"curl", "curl"},
+	{"wget", "wget"},
+	{"busybox", "busybox"},
 	{"nc", "netcat-openbsd"},
 	{"ping", "iputils-ping"},
 	{"nsenter", "util-linux"},

@@ -35,10 +35,12 @@ const (
 	Internet2IPv6 = "2001:db8:51:100::11"
 
 	// The network between the machine and the cluster has link-local addresses, so
-	// that it does not conflict with networks of the machine.
-	machineIP      = "169.254.77.1"
-	machineGateway = "169.254.77.2"
-	machineControl = "169.254.77.3"
+	// that it does not conflict with networks of the machine. The internet host is in it
+	// for tests that run there and need the API server.
+	machineIP       = "169.254.77.1"
+	machineGateway  = "169.254.77.2"
+	machineControl  = "169.254.77.3"
+	machineInternet = "169.254.77.4"
 
 	metadataIP  = "169.254.169.254"
 	apiService  = "10.96.0.1"

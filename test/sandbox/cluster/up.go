@@ -158,6 +158,9 @@ func (c *Cluster) makeHosts(ctx context.Context) error {
 	if err := c.addHost(ctx, Internet, inetBridge, both{InternetIP, InternetIPv6}, inetGateways); err != nil {
 		return err
 	}
+	if err := c.addMachineLink(ctx, Internet, machineInternet); err != nil {
+		return err
+	}
 	if err := c.addHost(ctx, Internet2, inetBridge, both{Internet2IP, Internet2IPv6}, inetGateways); err != nil {
 		return err
 	}
@@ -222,7 +225,11 @@ func (c *Cluster) refresh(ctx context.Context) error {
 		if err := c.deploy(ctx); err != nil {
 			return err
 		}
-		return c.restartProduct(ctx)
+		// The pods use the images that were just loaded, whose tag has not changed.
+		if err := c.restartProduct(ctx); err != nil {
+			return err
+		}
+		return c.waitReady(ctx)
 	})
 }
 
