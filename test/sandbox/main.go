@@ -19,7 +19,7 @@ const usage = `usage: go run ./test/sandbox COMMAND
 
   up [FLAGS]                    start the cluster, or update hostport-ccm in a running one:
                                 --profile gce|gke|baremetal, --kube-proxy-mode iptables|nftables,
-                                --ip-family ipv4|dual
+                                --ip-family ipv4|dual, --kubernetes 1.36.3
   down [--force]                stop it and remove all that it created; --force: also that of another checkout
   demo [FLAGS]                  start it and show a Service being served
   status                        show what runs where

@@ -35,9 +35,9 @@ func TestSandboxRecoversFromCrashesAndCleansUp(t *testing.T) {
 		wantError(t, second.Down(ctx, false), c.dir, "--force")
 	})
 	t.Run("another shape is refused while one is up", func(t *testing.T) {
-		wantError(t, c.Up(ctx, Shape{GCE, NFTables, DualStack}), "profile baremetal", "profile gce", "make sandbox-down")
-		wantError(t, c.Up(ctx, Shape{BareMetal, IPTables, DualStack}), "nftables mode", "iptables mode")
-		wantError(t, c.Up(ctx, Shape{BareMetal, NFTables, IPv4Only}), "IP family dual", "IP family ipv4")
+		wantError(t, c.Up(ctx, Shape{Profile: GCE, KubeProxyMode: NFTables, IPFamily: DualStack}), "profile baremetal", "profile gce", "make sandbox-down")
+		wantError(t, c.Up(ctx, Shape{Profile: BareMetal, KubeProxyMode: IPTables, IPFamily: DualStack}), "nftables mode", "iptables mode")
+		wantError(t, c.Up(ctx, Shape{Profile: BareMetal, KubeProxyMode: NFTables, IPFamily: IPv4Only}), "IP family dual", "IP family ipv4")
 	})
 	t.Run("two commands do not run at the same time", func(t *testing.T) {
 		unlock, err := lock()

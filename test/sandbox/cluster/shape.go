@@ -1,10 +1,15 @@
 package cluster
 
 import (
+	"cmp"
+	"errors"
 	"flag"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
 )
 
 // Shape is the configurable properties of a sandbox. They cannot change while it runs.
@@ -12,7 +17,13 @@ type Shape struct {
 	Profile       Profile       `json:"profile"`
 	KubeProxyMode KubeProxyMode `json:"kubeProxyMode"`
 	IPFamily      IPFamily      `json:"ipFamily"`
+	// Kubernetes is the version of the control plane and the nodes, such as v1.37.2. Empty: that of
+	// package tools.
+	Kubernetes string `json:"kubernetes,omitempty"`
 }
+
+// kubernetes returns the version of Kubernetes.
+func (s Shape) kubernetes() string { return cmp.Or(s.Kubernetes, tools.KubernetesVersion) }
 
 // Profile is the environment of the cluster.
 type Profile string
@@ -66,7 +77,16 @@ func (s *Shape) AddFlags(flags *flag.FlagSet) {
 	addFlag(flags, &s.Profile, "profile", GCE, GKE, BareMetal)
 	addFlag(flags, &s.KubeProxyMode, "kube-proxy-mode", IPTables, NFTables)
 	addFlag(flags, &s.IPFamily, "ip-family", IPv4Only, DualStack)
+	flags.Func("kubernetes", "the version of Kubernetes, such as 1.36.3 (default "+tools.KubernetesVersion+")", func(written string) error {
+		s.Kubernetes = "v" + strings.TrimPrefix(written, "v")
+		if !release.MatchString(s.Kubernetes) {
+			return errors.New("want a release, such as 1.36.3")
+		}
+		return nil
+	})
 }
+
+var release = regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+$`)
 
 // addFlag adds a flag that takes one of the values; the first is the default.
 func addFlag[T ~string](flags *flag.FlagSet, value *T, name string, values ...T) {
@@ -82,7 +102,7 @@ func addFlag[T ~string](flags *flag.FlagSet, value *T, name string, values ...T)
 
 // String describes the shape in words that can follow "with".
 func (s Shape) String() string {
-	return fmt.Sprintf("profile %s, kube-proxy in %s mode, IP family %s", s.Profile, s.KubeProxyMode, s.IPFamily)
+	return fmt.Sprintf("profile %s, kube-proxy in %s mode, IP family %s, Kubernetes %s", s.Profile, s.KubeProxyMode, s.IPFamily, s.kubernetes())
 }
 
 // of returns the values in the cluster's IP families, IPv4 first.

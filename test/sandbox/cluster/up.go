@@ -80,7 +80,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if c.shape.Profile == Simulated {
 		needed = tools.SimulatedNodes
 	}
-	if c.bin, err = tools.Ensure(ctx, filepath.Join(c.source, "test", "sandbox", "tools"), needed, c.log.begin); err != nil {
+	if c.bin, err = tools.Ensure(ctx, filepath.Join(c.source, "test", "sandbox", "tools"), needed, c.shape.kubernetes(), c.log.begin); err != nil {
 		return err
 	}
 	return c.save(false)

@@ -3,8 +3,8 @@
 //
 // Each folder here is a Go module with committed sums, so that the product's go.mod has none of
 // their dependencies. Its `tool` lines name what is built, which may be its own main. To compile a
-// package takes longer than all else, so the programs of every cluster are in one module, whose
-// versions of modules are also the product's.
+// package takes longer than all else, so the programs of every cluster are in one module, and all
+// modules have the product's versions of what they share.
 package tools
 
 import (
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -32,10 +33,14 @@ const KubernetesVersion = "v1.37.2"
 type module struct {
 	dir     string
 	ldflags string
+	// otherVersion is a version of Kubernetes other than KubernetesVersion, of which all programs are.
+	otherVersion string
 	// cgo maps the programs that need cgo to their build tags.
 	cgo map[string]string
 	// names maps a program to the names of its file, if that is not the last part of its path.
 	names map[string][]string
+	// tests maps packages of tests, each of which is built as a program, to the name of its file.
+	tests map[string]string
 }
 
 const ownMains = "github.com/hostport-ccm/hostport-ccm/test/sandbox/tools/programs/"
@@ -52,12 +57,19 @@ var modules = []module{
 		},
 	},
 	{dir: "kwok"},
+	{
+		dir:     "e2e",
+		ldflags: versionFlags(KubernetesVersion),
+		tests:   map[string]string{"k8s.io/kubernetes/test/e2e": "e2e.test"},
+	},
 }
 
-// RealNodes and SimulatedNodes are the modules of a cluster with such nodes.
+// RealNodes and SimulatedNodes are the modules of a cluster with such nodes, UpstreamTests that of
+// Kubernetes' own end-to-end tests.
 var (
 	RealNodes      = []string{"programs"}
 	SimulatedNodes = []string{"programs", "kwok"}
+	UpstreamTests  = []string{"e2e"}
 )
 
 // Flags are for all builds, as the Go command compiles a package again for others. The images and the
@@ -69,17 +81,21 @@ const Flags = "-trimpath -gcflags=all=-dwarf=false"
 // called when the build is done.
 type Progress func(what string) (done func(error))
 
-// Ensure builds the programs of the needed modules that are not in the cache. source is this folder
-// in the checkout. It returns the folders of the programs, for a PATH.
-func Ensure(ctx context.Context, source string, needed []string, progress Progress) ([]string, error) {
+// Ensure builds the programs of the needed modules that are not in the cache, and Kubernetes' of
+// another version unless that is KubernetesVersion. source is this folder in the checkout. It returns
+// the folders of the programs, for a PATH.
+func Ensure(ctx context.Context, source string, needed []string, kubernetes string, progress Progress) ([]string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, fmt.Errorf("where to cache the sandbox's programs: %w", err)
 	}
 	var dirs, missing []string
 	modules := slices.DeleteFunc(slices.Clone(modules), func(m module) bool { return !slices.Contains(needed, m.dir) })
+	if kubernetes != KubernetesVersion {
+		modules = slices.Insert(modules, 0, kubernetesOf(kubernetes))
+	}
 	for _, m := range modules {
-		src := filepath.Join(source, m.dir)
+		src := m.source(source)
 		dir, err := m.folder(src, filepath.Join(cache, "hostport-ccm", "tools"))
 		if err != nil {
 			return nil, err
@@ -98,13 +114,21 @@ func Ensure(ctx context.Context, source string, needed []string, progress Progre
 		}
 	}
 	for i, m := range modules {
-		if src := filepath.Join(source, m.dir); slices.Contains(missing, src) {
+		if src := m.source(source); slices.Contains(missing, src) {
 			if err := m.make(ctx, src, dirs[i], progress); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return dirs, nil
+}
+
+// source returns the path of what determines the programs.
+func (m module) source(tools string) string {
+	if m.otherVersion != "" {
+		return filepath.Join(tools, "otherversion.go")
+	}
+	return filepath.Join(tools, m.dir)
 }
 
 // folder returns the folder of a module's programs in the cache.
@@ -114,6 +138,14 @@ func (m module) folder(src, cache string) (string, error) {
 }
 
 func (m module) make(ctx context.Context, src, out string, progress Progress) error {
+	if m.otherVersion != "" {
+		var err error
+		src, err = m.derive(ctx, progress)
+		defer os.RemoveAll(src)
+		if err != nil {
+			return err
+		}
+	}
 	mod, err := readGoMod(ctx, src)
 	if err != nil {
 		return err
@@ -123,6 +155,7 @@ func (m module) make(ctx context.Context, src, out string, progress Progress) er
 		programs = append(programs, tool.Path)
 		names = append(names, m.namesOf(tool.Path)...)
 	}
+	names = slices.AppendSeq(names, maps.Values(m.tests))
 	done := progress("building " + strings.Join(names, " "))
 	err = m.buildInto(ctx, src, out, programs)
 	done(err)
@@ -168,20 +201,28 @@ func (m module) buildInto(ctx context.Context, src, out string, programs []strin
 // and those with cgo one by one.
 func (m module) build(ctx context.Context, src, out string, programs []string) error {
 	plain := slices.DeleteFunc(slices.Clone(programs), func(p string) bool { _, ok := m.cgo[p]; return ok })
-	if err := m.goBuild(ctx, src, out, "0", "", plain...); err != nil {
-		return err
+	if len(plain) > 0 {
+		if err := m.goBuild(ctx, src, "0", "", []string{"build", "-o", out + "/"}, plain...); err != nil {
+			return err
+		}
 	}
 	for program, tags := range m.cgo {
-		if err := m.goBuild(ctx, src, out, "1", tags, program); err != nil {
+		if err := m.goBuild(ctx, src, "1", tags, []string{"build", "-o", out + "/"}, program); err != nil {
+			return err
+		}
+	}
+	for pkg, name := range m.tests {
+		if err := m.goBuild(ctx, src, "0", "", []string{"test", "-c", "-o", filepath.Join(out, name)}, pkg); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, programs ...string) error {
-	args := []string{"build", "-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags, "-o", out + "/"}
-	cmd := goCommand(ctx, src, append(args, programs...)...)
+// goBuild runs one of the Go command's commands that build, given with its own arguments.
+func (m module) goBuild(ctx context.Context, src, cgo, tags string, command []string, programs ...string) error {
+	args := slices.Concat(command, []string{"-mod=readonly", "-tags", tags, "-ldflags", "-s -w" + m.ldflags}, programs)
+	cmd := goCommand(ctx, src, args...)
 	cmd.Env = append(cmd.Env, "CGO_ENABLED="+cgo)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", strings.Join(programs, " "), err, output)
@@ -192,7 +233,7 @@ func (m module) goBuild(ctx context.Context, src, out, cgo, tags string, program
 // key returns a hash of all that determines the programs.
 func (m module) key(src string) (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo, m.names)
+	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH, m.ldflags, m.cgo, m.names, m.tests)
 	err := filepath.WalkDir(src, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -228,6 +269,7 @@ func defaultName(pkg string) string {
 type goMod struct {
 	Tool    []struct{ Path string }
 	Require []struct{ Path, Version string }
+	Replace []struct{ New struct{ Path string } }
 }
 
 // readGoMod reads the go.mod in a folder. To list its tools as packages, the Go command would first
@@ -246,7 +288,7 @@ func readGoMod(ctx context.Context, dir string) (mod goMod, err error) {
 // download downloads the modules that the builds need. It ignores errors: the builds report them.
 func download(ctx context.Context, missing []string) {
 	for _, src := range missing {
-		_ = goCommand(ctx, src, "list", "-deps", "tool").Run()
+		_ = goCommand(ctx, src, "list", "-deps", "tool", "./...").Run()
 	}
 }
 
