@@ -4,11 +4,14 @@ ARCH ?= amd64
 PROFILE ?= gce
 KUBE_PROXY_MODE ?= iptables
 IP_FAMILY ?= ipv4
+KUBERNETES ?=
+SETTINGS ?=
+VERSIONS ?= 1.36.3 1.33.13 1.30.14
 
 LINT := test/sandbox/tools/lint/go.mod
 # The flags of the images, so that a first run compiles no package twice.
 SANDBOX := CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go run ./test/sandbox
-SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE) -ip-family $(IP_FAMILY)
+SHAPE := -profile $(PROFILE) -kube-proxy-mode $(KUBE_PROXY_MODE) -ip-family $(IP_FAMILY) $(if $(KUBERNETES),-kubernetes $(KUBERNETES))
 SUMMARY := go run ./test/summary
 
 SHELL := bash
@@ -19,8 +22,9 @@ SHELL := bash
 .PHONY: help
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables and IP_FAMILY=ipv4|dual"
-	@echo "           for the sandbox, VERSION= and ARCH= for the images."
+	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables, IP_FAMILY=ipv4|dual and KUBERNETES=1.36.3"
+	@echo "           for the sandbox, VERSION= and ARCH= for the images, SETTINGS='gce/iptables/proxy ...' for conformance,"
+	@echo "           VERSIONS='1.30.14 ...' for versions."
 
 .PHONY: demo
 demo: ## Start the sandbox cluster and show a Service being served (as root)
@@ -50,8 +54,8 @@ images: ## Build both images into dist/ as OCI archives
 	@echo "== images"
 	@go run ./internal/images -out dist -version $(VERSION) -arch $(ARCH)
 
-# Tests that change nothing for others run three at a time: their time is mostly waiting.
-E2E := go test -json -tags e2e -count=1 -timeout 60m -parallel 3
+# Tests that change nothing for others run four at a time: their time is mostly waiting.
+E2E := go test -json -tags e2e -count=1 -timeout 60m -parallel 4
 
 .PHONY: e2e
 e2e: ## Run the end-to-end tests in their own sandboxes (as root)
@@ -62,7 +66,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(E2E) -run '^TestUpstream' ./test/conformance; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' ./test/e2e -user-namespaces; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
@@ -75,6 +79,20 @@ bench: ## Measure the time from an event to the status, and the datapaths' speed
 .PHONY: scale
 scale: ## Measure 1,000 Services on 1,000 simulated nodes, and how costs grow until there (as root)
 	@go run ./test/scale -page docs/reference
+
+.PHONY: conformance
+conformance: ## Run Kubernetes' own tests of load balancers, for hours unless SETTINGS names some (as root)
+	@go run ./test/conformance -settings "$(SETTINGS)" -page docs/reference/conformance.md
+
+# The tests of what a version of Kubernetes can break.
+CORE := ^Test(NodesAre|Service|TwoServices|Rollout|PortConflict|PolicyLocal|Clients|Orphans|StoppedLeader|Datapath|Direct)
+
+.PHONY: versions
+versions: ## Run the core of the end-to-end tests on older versions of Kubernetes (as root)
+	@$(SANDBOX) down
+	@{ status=0; for v in $(VERSIONS); do \
+	$(SANDBOX) up -kubernetes $$v >&2; $(E2E) -run '$(CORE)' ./test/e2e || status=1; $(SANDBOX) down >&2; \
+	done; exit $$status; } | $(SUMMARY) -each
 
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster without a demo (as root)
