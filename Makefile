@@ -85,7 +85,7 @@ conformance: ## Run Kubernetes' own tests of load balancers, for hours unless SE
 	@go run ./test/conformance -settings "$(SETTINGS)" -page docs/reference/conformance.md
 
 # The tests of what a version of Kubernetes can break.
-CORE := ^Test(NodesAre|Service|TwoServices|Rollout|PortConflict|PolicyLocal|Clients|Orphans|StoppedLeader|Datapath|Direct)
+CORE := ^Test(NodesAre|Service[^s]|TwoServices|Rollout|PortConflict|PolicyLocal|Clients|Orphans|StoppedLeader|Datapath|Direct)
 
 .PHONY: versions
 versions: ## Run the core of the end-to-end tests on older versions of Kubernetes (as root)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -81,6 +82,19 @@ func asHostportCCM(t *testing.T) kubernetes.Interface {
 		t.Fatal(err)
 	}
 	return client
+}
+
+// needKubernetes skips a test on versions of Kubernetes before this one, where something else holds. The
+// Makefile runs `make test` on a later one.
+func needKubernetes(t *testing.T, since, before string) {
+	t.Helper()
+	running, err := client.Discovery().ServerVersion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if utilversion.MustParseGeneric(running.GitVersion).LessThan(utilversion.MustParseGeneric(since)) {
+		t.Skipf("before Kubernetes %s, %s", since, before)
+	}
 }
 
 // slowest is how many times as long as the limits in tests the slowest machine may take. On one where

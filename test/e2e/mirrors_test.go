@@ -72,22 +72,22 @@ func wantWritesRefused(t *testing.T, mirror *v1.Service) {
 	t.Helper()
 	services := client.CoreV1().Services(mirror.Namespace)
 	for what, change := range map[string]func(*v1.Service){
-		"set its port to the kubelet's": func(svc *v1.Service) { svc.Spec.Ports[0].Port = 10250 },
-		"remove its labels and owner":   func(svc *v1.Service) { svc.Labels, svc.OwnerReferences = nil, nil },
-		"remove its owner":              func(svc *v1.Service) { svc.OwnerReferences = nil },
-		"add a finalizer":               func(svc *v1.Service) { svc.Finalizers = []string{"example.com/hold"} },
+		"set its port to kube-proxy's": func(svc *v1.Service) { svc.Spec.Ports[0].Port = 10256 },
+		"remove its labels and owner":  func(svc *v1.Service) { svc.Labels, svc.OwnerReferences = nil, nil },
+		"remove its owner":             func(svc *v1.Service) { svc.OwnerReferences = nil },
+		"add a finalizer":              func(svc *v1.Service) { svc.Finalizers = []string{"example.com/hold"} },
 	} {
 		edited := mirror.DeepCopy()
 		change(edited)
 		if _, err := services.Update(t.Context(), edited, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
 			t.Errorf("a user may %s: %v", what, err)
 		}
-		if _, err := services.UpdateStatus(t.Context(), edited, metav1.UpdateOptions{}); edited.Spec.Ports[0].Port != 10250 && !apierrors.IsForbidden(err) {
+		if _, err := services.UpdateStatus(t.Context(), edited, metav1.UpdateOptions{}); edited.Spec.Ports[0].Port != 10256 && !apierrors.IsForbidden(err) {
 			t.Errorf("a user may %s through the status: %v", what, err)
 		}
 	}
 	created := &v1.Service{ObjectMeta: metav1.ObjectMeta{Name: "forged"}, Spec: v1.ServiceSpec{
-		Type: v1.ServiceTypeLoadBalancer, LoadBalancerClass: mirror.Spec.LoadBalancerClass, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, 10250)},
+		Type: v1.ServiceTypeLoadBalancer, LoadBalancerClass: mirror.Spec.LoadBalancerClass, Ports: []v1.ServicePort{servicePort(v1.ProtocolTCP, 10256)},
 	}}
 	if _, err := services.Create(t.Context(), created, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("a user may create a mirror: %v", err)
