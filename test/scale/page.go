@@ -46,7 +46,7 @@ const pageFormat = `<!-- Written by ` + "`make scale`" + `. -->
 
 Measured on %s: %s, %d cores, %d GiB, which etcd, API server, controllers and simulators share. All addresses of all Services, their mirrors, and the ports in the firewall were verified after each step, so a figure is only here if all were right. A direct Service publishes three nodes (` + "`hostport-ccm.io/max-nodes`" + `), one with proxies all nodes.
 
-Times, CPU and memory are of one run on this machine, and differ by some 20 %% between runs; numbers of requests do not depend on it. A time ends when everything is as it has to be; CPU and requests are counted until hostport-ccm has written nothing for %s. Times of NotReady and deleted nodes count from the change of the Node, those of changed addresses from when the Node has the new one. With fewer Services than %d, the deleted namespace has all of them. Leases are not counted.
+Times, CPU and memory are of one run on this machine, and differ by some 20 %% between runs; numbers of requests do not depend on it. A time ends when everything is as it has to be; CPU and requests are counted until hostport-ccm has written nothing for %s. Times of NotReady and deleted nodes count from the change of the Node, those of changed addresses from when the Node has the new one. With fewer Services than %d, the deleted namespace has all of them. Leases and watches are not counted.
 
 ## Figures
 

@@ -142,7 +142,9 @@ func count(requests []request, counted func(request) bool) counts {
 	return c
 }
 
-func isRead(r request) bool { return !r.isWrite() }
+// isRead reports whether it asks for objects. Watches do not count: informers renew them whenever the
+// API server ends one, as it does with those that it finds slow.
+func isRead(r request) bool { return !r.isWrite() && r.Verb != "watch" }
 
 // mostStatusWrites returns the largest number of writes to the status of one object among the
 // Services that are no mirrors.

@@ -61,6 +61,7 @@ func TestRequestsAreCounted(t *testing.T) {
 		{Verb: "patch", Resource: "services/status", Namespace: "b", Name: "hostport-s-1"},
 		{Verb: "dry-run", Resource: "pods"},
 		{Verb: "get", Resource: "services"},
+		{Verb: "watch", Resource: "services"},
 		{Verb: "create", Resource: "services", Refused: 403},
 	}
 	if got := count(requests, request.isWrite).String(); got != "6 patch services/status, 1 create services (status 403)" {
