@@ -109,13 +109,14 @@ func TestExceptionsAreComplete(t *testing.T) {
 
 func TestPage(t *testing.T) {
 	except := []exception{{Specs: []string{rolling}, Datapaths: []options.DatapathChoice{options.DatapathDirect}, Outcome: failed, Reason: "Nodes answer for themselves."}}
+	date := time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
 	records := []record{
-		{setting{cluster.GCE, cluster.IPTables, options.DatapathProxy}, []string{works, rolling, other}, []result{
+		{setting{cluster.GCE, cluster.IPTables, options.DatapathProxy}, date, []string{works, rolling, other}, []result{
 			{Spec: works, Outcome: passed, ClientIP: "10.142.0.11", Took: time.Minute}, {Spec: rolling, Outcome: passed, Rates: []float64{100, 99.95}},
 		}},
-		{setting{cluster.GCE, cluster.IPTables, options.DatapathDirect}, []string{works, rolling, other}, []result{{Spec: rolling, Outcome: failed}}},
+		{setting{cluster.GCE, cluster.IPTables, options.DatapathDirect}, date, []string{works, rolling, other}, []result{{Spec: rolling, Outcome: failed}}},
 	}
-	got := page(records, except, time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC))
+	got := page(records, except)
 	for _, want := range []string{
 		"| spec | gce iptables proxy | gce iptables direct |",
 		"| should work | passed | not run |",
@@ -124,7 +125,7 @@ func TestPage(t *testing.T) {
 		"| **passed** | **2 of 3** | **0 of 3** |",
 		"| 10.142.0.11 | not run |",
 		"(1) Nodes answer for themselves.",
-		"30 November 2026",
+		"| run on | 2026-11-30 | 2026-11-30 |",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the page lacks %q:\n%s", want, got)
@@ -133,7 +134,7 @@ func TestPage(t *testing.T) {
 }
 
 func TestRecordsAreKept(t *testing.T) {
-	folder, s := t.TempDir(), allSettings()[0]
+	folder, s, date := t.TempDir(), allSettings()[0], time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
 	if err := os.Mkdir(filepath.Join(folder, s.fileName()), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -145,12 +146,12 @@ func TestRecordsAreKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.with([]string{works, rolling}, results...).save(folder); err != nil {
+		if err := r.with(date, []string{works, rolling}, results...).save(folder); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := load(folder, s)
-	want := record{s, []string{works, rolling}, []result{{Spec: works, Outcome: passed}, {Spec: rolling, Outcome: passed, Rates: []float64{100}}}}
+	want := record{s, date, []string{works, rolling}, []result{{Spec: works, Outcome: passed}, {Spec: rolling, Outcome: passed, Rates: []float64{100}}}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}

@@ -16,14 +16,14 @@ const pageFormat = `<!-- Written by ` + "`make conformance`" + `. -->
 
 ` + "`make conformance`" + ` (as root, on Linux with Go) builds the end-to-end tests of Kubernetes %s, unmodified, and runs all specs ` + "`%s`" + ` from the host ` + "`internet`" + ` of the [sandbox](../../CONTRIBUTING.md#build-and-test), whose API server, kubelets, kube-proxies and iptables are real. It fails if a spec fails that is not in [exceptions.yaml](../../test/conformance/exceptions.yaml), and also if one of those passes. To run one setting: ` + "`go run ./test/conformance -settings gce/iptables/direct`" + `. A setting takes from 10 to 30 minutes, and the two specs with rolling updates, which replace three pods five times and wait 60 seconds for the end of each, 30 more. ` + "`-match`" + ` with a regular expression chooses specs; results of earlier runs are kept.
 
-Run on %s. A column is a [setting](../../test/conformance/setting.go): profile of the sandbox (gce: 1:1 NAT and firewall; baremetal: the nodes' addresses are reached directly), mode of kube-proxy, and datapath of Services without an annotation.
+A column is a [setting](../../test/conformance/setting.go): profile of the sandbox (gce: 1:1 NAT and firewall; baremetal: the nodes' addresses are reached directly), mode of kube-proxy, and datapath of Services without an annotation.
 
 %s
 %s`
 
 // page returns the page about the results of settings.
-func page(records []record, all []exception, date time.Time) string {
-	return fmt.Sprintf(pageFormat, tools.KubernetesVersion, prefix, date.Format("2 January 2006"), table(records, all), reasons(records, all))
+func page(records []record, all []exception) string {
+	return fmt.Sprintf(pageFormat, tools.KubernetesVersion, prefix, table(records, all), reasons(records, all))
 }
 
 // table returns the outcome of each spec in each setting.
@@ -67,6 +67,7 @@ func table(records []record, all []exception) string {
 		}
 		return fmt.Sprintf("**%d of %d**", count, len(r.Specs))
 	})
+	row("run on", func(r record) string { return r.Date.Format(time.DateOnly) })
 	row("client's address that a backend sees with policy Local", func(r record) string {
 		for _, one := range r.Results {
 			if one.ClientIP != "" {
@@ -126,5 +127,5 @@ func writePage(folder, file string) error {
 		}
 		records = append(records, r)
 	}
-	return os.WriteFile(file, []byte(page(records, exceptions, time.Now())), 0o644)
+	return os.WriteFile(file, []byte(page(records, exceptions)), 0o644)
 }

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -85,7 +86,7 @@ func (r runner) specs(ctx context.Context, match string) ([]result, error) {
 		}
 		fmt.Fprintf(r.log, "%-7s %5.0fs  %s  %s\n", one.Outcome, one.Took.Seconds(), r.setting, shortName(spec))
 		results = append(results, one)
-		kept = kept.with(all, one)
+		kept = kept.with(time.Now(), all, one)
 		if err := kept.save(r.out); err != nil {
 			return nil, err
 		}
@@ -102,6 +103,9 @@ var notInNames = regexp.MustCompile(`[^A-Za-z0-9]+`)
 func (r runner) spec(ctx context.Context, program, spec string) (result, error) {
 	name := strings.Trim(notInNames.ReplaceAllString(shortName(spec), "-"), "-")
 	reports := filepath.Join(r.folder(), name)
+	if err := os.RemoveAll(reports); err != nil { // An earlier run's report is not this one's.
+		return result{}, err
+	}
 	if err := os.MkdirAll(reports, 0o755); err != nil {
 		return result{}, err
 	}
@@ -132,14 +136,16 @@ func (r runner) spec(ctx context.Context, program, spec string) (result, error) 
 // record is what is kept of a setting.
 type record struct {
 	Setting setting
+	// Date is that of the last result.
+	Date time.Time
 	// Specs are all that there are, Results those of the ones that were run.
 	Specs   []string
 	Results []result
 }
 
 // with returns the record with these results in place of earlier ones.
-func (r record) with(all []string, results ...result) record {
-	merged := record{Setting: r.Setting, Specs: all, Results: slices.Clone(r.Results)}
+func (r record) with(date time.Time, all []string, results ...result) record {
+	merged := record{Setting: r.Setting, Date: date, Specs: all, Results: slices.Clone(r.Results)}
 	for _, one := range results {
 		if i := slices.IndexFunc(merged.Results, func(have result) bool { return have.Spec == one.Spec }); i >= 0 {
 			merged.Results[i] = one
