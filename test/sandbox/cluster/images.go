@@ -3,6 +3,7 @@ package cluster
 import (
 	"compress/gzip"
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
@@ -79,14 +80,12 @@ func shellFiles(ctx context.Context) ([]oci.File, error) {
 			return nil, err
 		}
 		sources["/bin/"+program] = source
-		libraries, err := output(exec.CommandContext(ctx, "ldd", source), "ldd "+source)
+		libraries, err := librariesOf(ctx, source)
 		if err != nil {
-			return nil, fmt.Errorf("%w: install the one with shared libraries, in Debian package %s", err, program)
+			return nil, err
 		}
-		for field := range strings.FieldsSeq(libraries) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
-			if strings.HasPrefix(field, "/") {
-				sources[field] = field
-			}
+		for _, library := range libraries {
+			sources[library] = library
 		}
 	}
 	for path, source := range sources {
@@ -97,6 +96,26 @@ func shellFiles(ctx context.Context) ([]oci.File, error) {
 		files = append(files, file)
 	}
 	return files, nil
+}
+
+// librariesOf returns the paths of a program's shared libraries, none for a static program.
+func librariesOf(ctx context.Context, program string) ([]string, error) {
+	file, err := elf.Open(program)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", program, err)
+	}
+	defer file.Close()
+	if needed, err := file.ImportedLibraries(); err != nil || len(needed) == 0 {
+		return nil, err
+	}
+	written, err := output(exec.CommandContext(ctx, "ldd", program), "ldd "+program)
+	var paths []string
+	for field := range strings.FieldsSeq(written) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
+		if strings.HasPrefix(field, "/") {
+			paths = append(paths, field)
+		}
+	}
+	return paths, err
 }
 
 // imageFile returns a program of the machine as a file of an image.
