@@ -3,7 +3,6 @@ package cluster
 import (
 	"compress/gzip"
 	"context"
-	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,32 +61,32 @@ func (c *Cluster) testImages(ctx context.Context) (string, error) {
 	return archive, oci.WriteFile(archive, images)
 }
 
-// shellPrograms are what upstream's tests run in containers of agnhost, besides those below.
-var shellPrograms = []string{"cat", "echo", "ip", "ls", "seq", "sh", "sleep", "test"}
+// shellPrograms are what upstream's tests run in containers of agnhost.
+var shellPrograms = []string{"cat", "curl", "echo", "ip", "ls", "nc", "seq", "sh", "sleep", "test", "wget"}
 
-// shellFiles returns the machine's BusyBox, with links for shellPrograms, its curl, nc and wget, and
-// the libraries that they need. Of the nc and wget of BusyBox, those of Debian lack options that the
-// tests use. GNU wget tries once, like that of upstream's image.
+// shellFiles returns the machine's own shellPrograms, with the libraries that they need. BusyBox has
+// most of them, but the wget and nc of Debian's lack options that the tests use, and its static shell
+// takes them before files of these names.
 func shellFiles(ctx context.Context) ([]oci.File, error) {
-	files := []oci.File{{Path: "/etc/wgetrc", Data: []byte("tries = 1\n")}}
-	for _, program := range shellPrograms {
-		files = append(files, oci.File{Path: "/bin/" + program, Symlink: "busybox"})
-	}
 	sources := map[string]string{} // by path in the image
-	for _, program := range []string{"busybox", "curl", "nc", "wget"} {
+	for _, program := range shellPrograms {
 		source, err := exec.LookPath(program)
 		if err != nil {
 			return nil, err
 		}
 		sources["/bin/"+program] = source
-		libraries, err := librariesOf(ctx, source)
+		libraries, err := output(exec.CommandContext(ctx, "ldd", source), "ldd "+source)
 		if err != nil {
 			return nil, err
 		}
-		for _, library := range libraries {
-			sources[library] = library
+		for field := range strings.FieldsSeq(libraries) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
+			if strings.HasPrefix(field, "/") {
+				sources[field] = field
+			}
 		}
 	}
+	// GNU wget tries once, like that of upstream's image.
+	files := []oci.File{{Path: "/etc/wgetrc", Data: []byte("tries = 1\n")}}
 	for path, source := range sources {
 		file, err := imageFile(source, path)
 		if err != nil {
@@ -96,26 +95,6 @@ func shellFiles(ctx context.Context) ([]oci.File, error) {
 		files = append(files, file)
 	}
 	return files, nil
-}
-
-// librariesOf returns the paths of a program's shared libraries, none for a static program.
-func librariesOf(ctx context.Context, program string) ([]string, error) {
-	file, err := elf.Open(program)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", program, err)
-	}
-	defer file.Close()
-	if needed, err := file.ImportedLibraries(); err != nil || len(needed) == 0 {
-		return nil, err
-	}
-	written, err := output(exec.CommandContext(ctx, "ldd", program), "ldd "+program)
-	var paths []string
-	for field := range strings.FieldsSeq(written) { // NAME => PATH (ADDRESS), or PATH (ADDRESS)
-		if strings.HasPrefix(field, "/") {
-			paths = append(paths, field)
-		}
-	}
-	return paths, err
 }
 
 // imageFile returns a program of the machine as a file of an image.

@@ -18,7 +18,6 @@ var wanted = []struct{ item, pkg string }{
 	{"conntrack", "conntrack"},
 	{"curl", "curl"},
 	{"wget", "wget"},
-	{"busybox", "busybox"},
 	{"nc", "netcat-openbsd"},
 	{"ping", "iputils-ping"},
 	{"nsenter", "util-linux"},
