@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 )
@@ -24,16 +25,22 @@ var (
 	unfilteredBridges = both{"net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"}
 )
 
+// unfiltered makes a bridge pass all multicast packets to all hosts. All nodes are in the same multicast
+// group of neighbour discovery, as their IPv6 addresses end alike. With snooping and without a querier,
+// the bridge would forget those that joined minutes ago when another joins, as at its boot, and the
+// others could not be resolved any more.
+const unfiltered = " type bridge mcast_snooping 0"
+
 // makeNetwork creates the gateway, its bridges and the machine's link to it.
 func (c *Cluster) makeNetwork(ctx context.Context) error {
 	if err := c.addNamespace(ctx, Gateway); err != nil {
 		return err
 	}
 	lines := []string{
-		"link add " + vpcBridge + " type bridge",
+		"link add " + vpcBridge + unfiltered,
 		"addr add " + metadataIP + "/32 dev " + vpcBridge,
 		"link set " + vpcBridge + " up",
-		"link add " + inetBridge + " type bridge",
+		"link add " + inetBridge + unfiltered,
 		"link set " + inetBridge + " up",
 	}
 	lines = append(lines, c.onLink(vpcGateways, vpcBridge)...)
@@ -100,7 +107,7 @@ func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, g
 		return err
 	}
 	if err := c.ip(ctx, Gateway,
-		fmt.Sprintf("link add %s type veth peer name eth0 netns %s", host, netns(host)),
+		fmt.Sprintf("link add %s type veth peer name eth0 address %s netns %s", host, macOf(addresses.v4), netns(host)),
 		fmt.Sprintf("link set %s master %s", host, bridge),
 		fmt.Sprintf("link set %s up", host)); err != nil {
 		return err
@@ -110,6 +117,13 @@ func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, g
 		lines = append(lines, "route add default via "+gateway)
 	}
 	return c.ip(ctx, host, lines...)
+}
+
+// macOf returns the MAC address that a VM on GCE has for its IPv4 address. It is the same after each boot, so
+// that neighbours find the host at once.
+func macOf(ipv4 string) string {
+	b := netip.MustParseAddr(ipv4).As4()
+	return fmt.Sprintf("42:01:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }
 
 // onLink returns ip commands that add addresses with their network to an interface.
