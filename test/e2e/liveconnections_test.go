@@ -223,7 +223,7 @@ func deleteMirror(t *testing.T, mirror *v1.Service) {
 
 func restartKubeProxy(t *testing.T, node cluster.Node) {
 	t.Helper()
-	if err := sandbox.RestartKubeProxy(t.Context(), node.Name); err != nil {
+	if err := sandbox.Restart(t.Context(), node.Name, cluster.KubeProxy); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "kube-proxy works on "+node.Name, func(ctx context.Context) error {

@@ -119,6 +119,28 @@ func killAll(ctx context.Context, path string) error {
 	return nil
 }
 
+// killOnly kills the processes of a program in a cgroup, and waits until they are gone. Others live on, such
+// as the parents of containers, which containerd starts and which outlive it.
+func killOnly(ctx context.Context, path, program string) error {
+	return waitFor(ctx, 30*time.Second, program+" to die", func() error {
+		for _, pid := range processes(path) {
+			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if err != nil || strings.TrimSpace(string(name)) != program || isZombie(pid) {
+				continue
+			}
+			_ = unix.Kill(pid, unix.SIGKILL)
+			return fmt.Errorf("process %d survives", pid)
+		}
+		return nil
+	})
+}
+
+// isZombie reports whether a process has ended, and its parent has not asked for its result.
+func isZombie(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err == nil && strings.Contains(string(status), "\nState:\tZ")
+}
+
 // processes returns the process IDs in a cgroup and below it.
 func processes(path string) []int {
 	var pids []int

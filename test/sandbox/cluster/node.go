@@ -50,6 +50,10 @@ func (c *Cluster) bootNode(ctx context.Context, n Node) error {
 	if err := makeCgroup(hostCgroup(n.Name, "pods")); err != nil {
 		return err
 	}
+	return c.startContainerd(ctx, n)
+}
+
+func (c *Cluster) startContainerd(ctx context.Context, n Node) error {
 	if err := c.daemon(n.Name, "containerd", "containerd", "--config", c.hostDir(n.Name, "etc", "containerd.toml")); err != nil {
 		return err
 	}
@@ -71,8 +75,15 @@ func (c *Cluster) isBooted(n Node) error {
 
 // startNode makes a booted node a member of the cluster.
 func (c *Cluster) startNode(_ context.Context, n Node) error {
+	if err := c.startKubelet(n); err != nil {
+		return err
+	}
+	return c.startKubeProxy(n)
+}
+
+func (c *Cluster) startKubelet(n Node) error {
 	etc := func(f string) string { return c.hostDir(n.Name, "etc", f) }
-	err := c.daemon(n.Name, "kubelet", "kubelet",
+	return c.daemon(n.Name, "kubelet", "kubelet",
 		"--config", etc("kubelet.yaml"),
 		"--kubeconfig", c.kubeconfig("kubelet-"+n.Name),
 		"--hostname-override", n.Name,
@@ -80,10 +91,6 @@ func (c *Cluster) startNode(_ context.Context, n Node) error {
 		"--cloud-provider", "external",
 		"--root-dir", "/var/lib/kubelet",
 		"--cert-dir", "/var/lib/kubelet/pki")
-	if err != nil {
-		return err
-	}
-	return c.startKubeProxy(n)
 }
 
 func (c *Cluster) startKubeProxy(n Node) error {

@@ -50,15 +50,31 @@ func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	return c.startNode(ctx, n)
 }
 
-// RestartKubeProxy kills a node's kube-proxy and starts another.
-func (c *Cluster) RestartKubeProxy(ctx context.Context, name string) error {
+// Program is a program of a node that Restart can restart.
+type Program string
+
+// The programs of a node.
+const (
+	Kubelet    Program = "kubelet"
+	Containerd Program = "containerd"
+	KubeProxy  Program = "kube-proxy"
+)
+
+// Restart kills a program of a node and starts it again. The node's containers live on.
+func (c *Cluster) Restart(ctx context.Context, name string, program Program) error {
 	n, unlock, err := c.lockNode(name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := killAll(ctx, hostCgroup(name, "kube-proxy")); err != nil {
+	if err := killOnly(ctx, hostCgroup(name, string(program)), string(program)); err != nil {
 		return err
+	}
+	switch program {
+	case Kubelet:
+		return c.startKubelet(n)
+	case Containerd:
+		return c.startContainerd(ctx, n)
 	}
 	return c.startKubeProxy(n)
 }
