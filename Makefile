@@ -7,6 +7,8 @@ IP_FAMILY ?= ipv4
 KUBERNETES ?=
 SETTINGS ?=
 VERSIONS ?= 1.36.3 1.33.13 1.30.14
+SEEDS ?= $(shell date +%s)
+DURATION ?= 10m
 
 LINT := test/sandbox/tools/lint/go.mod
 # The flags of the images, so that a first run compiles no package twice.
@@ -24,7 +26,7 @@ help: ## Print this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Variables: PROFILE=gce|gke|baremetal, KUBE_PROXY_MODE=iptables|nftables, IP_FAMILY=ipv4|dual and KUBERNETES=1.36.3"
 	@echo "           for the sandbox, VERSION= and ARCH= for the images, SETTINGS='gce/iptables/proxy ...' for conformance,"
-	@echo "           VERSIONS='1.30.14 ...' for versions."
+	@echo "           VERSIONS='1.30.14 ...' for versions, SEEDS='1 2 ...' and DURATION=10m for chaos."
 
 .PHONY: demo
 demo: ## Start the sandbox cluster and show a Service being served (as root)
@@ -93,6 +95,13 @@ versions: ## Run the core of the end-to-end tests on older versions of Kubernete
 	@{ status=0; for v in $(VERSIONS); do \
 	$(SANDBOX) up -kubernetes $$v >&2; $(E2E) -run '$(CORE)' ./test/e2e || status=1; $(SANDBOX) down >&2; \
 	done; exit $$status; } | $(SUMMARY) -each
+
+.PHONY: chaos
+chaos: ## Inject faults at random under traffic, and print what clients noticed (as root)
+	@$(SANDBOX) down
+	@$(SANDBOX) up -profile gce -ip-family dual; status=0; for seed in $(SEEDS); do \
+	go test -tags e2e -count=1 -v -timeout 24h -run '^TestChaos$$' ./test/e2e -chaos-seed=$$seed -chaos-duration=$(DURATION) || status=1; \
+	done; $(SANDBOX) down; exit $$status
 
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster without a demo (as root)
