@@ -78,6 +78,10 @@ bench: ## Measure the time from an event to the status, and the datapaths' speed
 	@go test -count=1 -v -run '^TestEveryCause' ./provider -latency-services=50 -latency-nodes=20 -latency-rounds=10 | grep -v '^[IWE][0-9]'
 	@go run ./test/bench
 
+.PHONY: bench-peers
+bench-peers: ## Compare the datapaths with kube-proxy, host ports, and what else forwards in pods (as root)
+	@go run ./test/bench -peers -rounds 12 -connections 80000 -page docs/reference
+
 .PHONY: scale
 scale: ## Measure 1,000 Services on 1,000 simulated nodes, and how costs grow until there (as root)
 	@go run ./test/scale -page docs/reference

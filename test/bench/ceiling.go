@@ -74,8 +74,18 @@ func (l *lab) measureCeilings(ctx context.Context, p *runningProxy, limit int) (
 // fill opens connections until there are limit of them or maxFailures have failed.
 func (l *lab) fill(ctx context.Context, name string, w netPath, limit int) (ceiling, error) {
 	c := ceiling{name: name}
+	var err, nodeErr, podErr error
+	c.connections, err = l.hold(ctx, w, limit)
+	c.nodeTracked, nodeErr = l.tracked("node")
+	c.podTracked, podErr = l.tracked(onePort.host)
+	return c, errors.Join(err, nodeErr, podErr)
+}
+
+// hold opens connections as fill does and returns how many are held, with empty connection tracking
+// at the start.
+func (l *lab) hold(ctx context.Context, w netPath, limit int) (int64, error) {
 	if err := l.flush(); err != nil {
-		return c, err
+		return 0, err
 	}
 	target := netip.MustParseAddrPort(w.address)
 	var next, done, failed atomic.Int64
@@ -99,11 +109,7 @@ func (l *lab) fill(ctx context.Context, name string, w netPath, limit int) (ceil
 		})
 	}
 	workers.Wait()
-	c.connections = done.Load()
-	var nodeErr, podErr error
-	c.nodeTracked, nodeErr = l.tracked("node")
-	c.podTracked, podErr = l.tracked(onePort.host)
-	return c, errors.Join(nodeErr, podErr, ctx.Err())
+	return done.Load(), ctx.Err()
 }
 
 // tracked returns how many entries a host's connection tracking has.

@@ -28,25 +28,32 @@ type use struct {
 	childFaults int
 }
 
-// used returns what the process has used. Each of its threads has its time in nanoseconds.
-func (p *runningProxy) used() (u use, err error) {
-	process := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
-	threads, err := filepath.Glob(process + "task/*/schedstat")
+// processorTimeOf returns the processor time of a process's threads.
+func processorTimeOf(pid int) (sum time.Duration, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil {
-		return u, err
+		return 0, err
 	}
 	for _, file := range threads {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return u, err
+			return 0, err
 		}
 		var ns int64
 		if _, err := fmt.Sscan(string(data), &ns); err != nil {
-			return u, fmt.Errorf("reading %s: %w", file, err)
+			return 0, fmt.Errorf("reading %s: %w", file, err)
 		}
-		u.cpu += time.Duration(ns)
+		sum += time.Duration(ns)
 	}
-	stat, err := os.ReadFile(process + "stat")
+	return sum, nil
+}
+
+// used returns what the process has used.
+func (p *runningProxy) used() (u use, err error) {
+	if u.cpu, err = processorTimeOf(p.cmd.Process.Pid); err != nil {
+		return u, err
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		return u, err
 	}

@@ -45,23 +45,33 @@ type pod struct {
 	name, host    string
 	number        int
 	ports, ranges int
-	// peer makes it a pod with rules like those of klipper-lb, instead of the proxy's.
-	peer bool
+	forwarder     forwarder
 }
 
+// forwarder is what forwards in a pod.
+type forwarder int
+
+const (
+	noForwarder  forwarder = iota
+	realProxy              // hostport-nodeproxy
+	klipperRules           // rules like those of klipper-lb
+	haproxy                // Debian's HAProxy, which copies between connections
+	nginx                  // Debian's nginx with its stream module, which copies too
+)
+
 var pods = func() (all []pod) {
-	add := func(name string, ports, ranges int, peer bool) {
-		all = append(all, pod{name, fmt.Sprintf("pod%d", len(all)), len(all), ports, ranges, peer})
+	add := func(name string, ports, ranges int, f forwarder) {
+		all = append(all, pod{name, fmt.Sprintf("pod%d", len(all)), len(all), ports, ranges, f})
 	}
-	add("proxy, 1 port", 1, 1, false)
-	add("proxy, 10 ports", 10, 1, false)
-	add("proxy, 100 ports", 100, 1, false)
-	add("proxy, 1,000 ports", 1000, 1, false)
-	add("proxy, 500 source ranges", 1, 500, false)
-	add("proxy, 5,000 source ranges", 1, 5000, false)
-	add("like klipper-lb, 1 port", 1, 1, true)
-	add("like klipper-lb, 10 ports", 10, 1, true)
-	add("like klipper-lb, 100 ports", 100, 1, true)
+	add("proxy, 1 port", 1, 1, realProxy)
+	add("proxy, 10 ports", 10, 1, realProxy)
+	add("proxy, 100 ports", 100, 1, realProxy)
+	add("proxy, 1,000 ports", 1000, 1, realProxy)
+	add("proxy, 500 source ranges", 1, 500, realProxy)
+	add("proxy, 5,000 source ranges", 1, 5000, realProxy)
+	add("like klipper-lb, 1 port", 1, 1, klipperRules)
+	add("like klipper-lb, 10 ports", 10, 1, klipperRules)
+	add("like klipper-lb, 100 ports", 100, 1, klipperRules)
 	return all
 }()
 
@@ -83,13 +93,17 @@ type lab struct {
 	prefix string
 	dir    string
 	hosts  []string
+	pods   []pod
+	// forwarders are the processes that copy packets of clients, by their ids.
+	forwarders []int
 	// closers stop what runs in the lab.
 	closers []func()
 }
 
-// newLab creates the hosts and the node's rules. The lab must be closed even after an error.
-func newLab() (*lab, error) {
-	l := &lab{prefix: fmt.Sprintf(prefixOf, os.Getpid())}
+// newLab creates the hosts and the node's rules, which are input of iptables-restore. A process may
+// have several labs, with different names. The lab must be closed even after an error.
+func newLab(name string, pods []pod, nodeRules string) (*lab, error) {
+	l := &lab{prefix: fmt.Sprintf(prefixOf, os.Getpid()) + name, pods: pods}
 	if os.Getuid() != 0 {
 		return l, errors.New("needs root, to make network namespaces")
 	}
@@ -110,7 +124,7 @@ func newLab() (*lab, error) {
 		}
 		l.hosts = append(l.hosts, host)
 	}
-	return l, l.configure()
+	return l, l.configure(nodeRules)
 }
 
 // prefixOf is the format of the prefix of a process's network namespaces.
@@ -134,38 +148,44 @@ func removeStale() error {
 	return nil
 }
 
-func (l *lab) configure() error {
+func (l *lab) configure(nodeRules string) error {
 	var addresses strings.Builder
 	for i := range clients {
-		fmt.Fprintf(&addresses, "ip addr add 198.51.100.%d/24 dev eth0; ", 2+i)
+		fmt.Fprintf(&addresses, "addr add 198.51.100.%d/24 dev eth0\n", 2+i)
 	}
 	// Counted connections have no sockets: without this rule, the kernel would answer
 	// their packets with resets.
 	const noResets = "; iptables-nft -A OUTPUT -p tcp --tcp-flags RST RST -j DROP"
 	steps := [][2]string{
 		{"node", l.link("client", nodeIP) + l.link("backend", "10.2.0.1")},
-		{"client", "ip link set lo up; ip link set eth0 up; " + addresses.String() + "ip route add default via " + nodeIP},
+		{"client", "ip link set lo up; ip link set eth0 up; ip -batch - <<'end'\n" + addresses.String() + "end\nip route add default via " + nodeIP},
 		{"backend", up(backendIP, "10.2.0.1") + "; ip addr add " + secondBackendIP + "/24 dev eth0; echo 65535 > /proc/sys/net/core/somaxconn" + noResets},
 	}
-	// On the node, rules as kube-proxy makes them for a mirror Service and for cluster IPs, and as
-	// portmap does for hostPorts.
-	rules := "*nat\n" + dnat(nodeIP, "--dport 81", backendIP+":"+backendPort) +
-		dnat(clusterIP, "", backendIP+":"+backendPort) + dnat(secondClusterIP, "", secondBackendIP+":"+backendPort)
-	for _, p := range pods {
+	for _, p := range l.pods {
 		steps = append(steps, [2]string{"node", l.link(p.host, p.gateway())},
 			[2]string{p.host, "echo 0 > /proc/sys/net/ipv4/ip_forward; " + up(p.ip(), p.gateway())})
-		rules += dnat(nodeIP, fmt.Sprintf("--dport %d", 100+p.number), fmt.Sprintf("%s:%d", p.ip(), p.lastPort()))
-		if p.peer {
+		if p.forwarder == klipperRules {
 			steps = append(steps, [2]string{p.host, "echo 1 > /proc/sys/net/ipv4/ip_forward; " + restore(peerRules(p))})
 		}
 	}
-	steps = append(steps, [2]string{"node", "echo 1 > /proc/sys/net/ipv4/ip_forward; " + restore(rules+"COMMIT\n")})
+	steps = append(steps, [2]string{"node", "echo 1 > /proc/sys/net/ipv4/ip_forward; " + restore(nodeRules)})
 	for _, step := range steps {
 		if err := l.do(step[0], step[1]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// leastNodeRules returns the node's rules, the least that do what kube-proxy does for a mirror Service
+// and for cluster IPs, and portmap for hostPorts.
+func leastNodeRules(pods []pod) string {
+	rules := "*nat\n" + dnat(nodeIP, "--dport 81", backendIP+":"+backendPort) +
+		dnat(clusterIP, "", backendIP+":"+backendPort) + dnat(secondClusterIP, "", secondBackendIP+":"+backendPort)
+	for _, p := range pods {
+		rules += dnat(nodeIP, fmt.Sprintf("--dport %d", 100+p.number), fmt.Sprintf("%s:%d", p.ip(), p.lastPort()))
+	}
+	return rules + "COMMIT\n"
 }
 
 // peerRules returns rules that translate and masquerade as klipper-lb's do: for each port a rule in

@@ -6,6 +6,9 @@
 //
 // It also measures what a proxy costs without traffic, and how many simultaneous connections each
 // path allows.
+//
+// With -peers it compares the datapaths with kube-proxy's node ports, host ports, and other programs
+// that forward in pods instead.
 package main
 
 import (
@@ -25,10 +28,17 @@ func main() {
 	flag.DurationVar(&o.period, "period", 500*time.Millisecond, "how long one measurement takes")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long to observe proxies without traffic")
 	flag.IntVar(&o.connections, "connections", 200_000, "how many simultaneous connections to try; 0 for no try")
+	peers := flag.Bool("peers", false, "compare with other ways to reach the backend")
+	folder := flag.String("page", "", "with -peers, the folder for peers.md and peers.svg; without, the page is printed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
+	measure := func() error { return run(ctx, o, os.Stdout) }
+	if *peers {
+		o.ports = []int{1, 100}
+		measure = func() error { return comparePeers(ctx, o, os.Stdout, *folder) }
+	}
+	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -39,10 +49,12 @@ type options struct {
 	rounds       int
 	period, idle time.Duration
 	connections  int
+	// ports are the numbers of ports of the compared Services.
+	ports []int
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
-	l, err := newLab()
+	l, err := newLab("", pods, leastNodeRules(pods))
 	defer l.close()
 	if err != nil {
 		return err
@@ -50,7 +62,11 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := l.startBackend(); err != nil {
 		return err
 	}
-	proxies, err := l.startProxies(ctx)
+	binary, err := buildProxy(ctx, l.dir)
+	if err != nil {
+		return err
+	}
+	proxies, err := l.startProxies(ctx, binary)
 	defer func() {
 		for _, p := range proxies {
 			p.stop()

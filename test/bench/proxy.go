@@ -26,9 +26,9 @@ type runningProxy struct {
 	readyAfter time.Duration
 }
 
-// buildProxy builds the proxy as for the image and returns the path of the program.
-func (l *lab) buildProxy(ctx context.Context) (string, error) {
-	binary := filepath.Join(l.dir, "hostport-nodeproxy")
+// buildProxy builds the proxy in a folder, as for the image, and returns the path of the program.
+func buildProxy(ctx context.Context, folder string) (string, error) {
+	binary := filepath.Join(folder, "hostport-nodeproxy")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "github.com/hostport-ccm/hostport-ccm/cmd/hostport-nodeproxy")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -39,13 +39,9 @@ func (l *lab) buildProxy(ctx context.Context) (string, error) {
 
 // startProxies starts a proxy in each pod that has one, in turn, and waits until it is ready. The
 // proxies are to be stopped even after an error.
-func (l *lab) startProxies(ctx context.Context) (all []*runningProxy, err error) {
-	binary, err := l.buildProxy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, pod := range pods {
-		if pod.peer {
+func (l *lab) startProxies(ctx context.Context, binary string) (all []*runningProxy, err error) {
+	for _, pod := range l.pods {
+		if pod.forwarder != realProxy {
 			continue
 		}
 		p := &runningProxy{pod: pod, lab: l, config: filepath.Join(l.dir, pod.host+".json")}
@@ -124,8 +120,13 @@ func (p *runningProxy) stop() {
 }
 
 // memory returns a field of the process's status, in KiB.
-func (p *runningProxy) memory(field string) (kib int, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+func (p *runningProxy) memory(field string) (int, error) {
+	return memoryOf(p.cmd.Process.Pid, field)
+}
+
+// memoryOf returns a field of a process's status, in KiB.
+func memoryOf(pid int, field string) (kib int, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}

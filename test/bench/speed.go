@@ -28,15 +28,16 @@ type figure struct {
 
 type dialer func() (*net.TCPConn, error)
 
-var figures = []figure{
-	{"new connections", "1/s", 8, connect, 1},
-	{"requests on open connections", "1/s", 8, request, 1},
-	{"throughput", "Gbit/s", 2, push, 8e-9},
-}
+var (
+	connecting = figure{"new connections", "1/s", 8, connect, 1}
+	requesting = figure{"requests on open connections", "1/s", 8, request, 1}
+	pushing    = figure{"throughput", "Gbit/s", 2, push, 8e-9}
+	figures    = []figure{connecting, requesting, pushing}
+)
 
 // rate is how much was done per second, and per second of processor time. The latter has no other
-// work of the machine in it. It is that of this process, which is client and backend: the kernel
-// forwards a packet within the time of the process that sent it.
+// work of the machine in it. It is that of this process, which is client and backend, and of those that
+// copy in pods: the kernel forwards a packet within the time of the process that sent it.
 type rate struct{ perSecond, perCPUSecond float64 }
 
 // speed is, for one figure, what each round measured on each path.
@@ -109,7 +110,11 @@ func (l *lab) measure(f figure, w netPath, period time.Duration) (rate, error) {
 	var mu sync.Mutex
 	var failures []error
 	var workers sync.WaitGroup
-	began, before := time.Now(), processorTime()
+	before, err := l.processorTime()
+	if err != nil {
+		return rate{}, err
+	}
+	began := time.Now()
 	deadline := began.Add(period)
 	for range f.workers {
 		workers.Go(func() {
@@ -126,17 +131,27 @@ func (l *lab) measure(f figure, w netPath, period time.Duration) (rate, error) {
 		})
 	}
 	workers.Wait()
+	took := time.Since(began)
+	after, err := l.processorTime()
 	did := float64(sum.Load()) / 1000 * f.scale
-	return rate{did / time.Since(began).Seconds(), did / (processorTime() - before).Seconds()}, errors.Join(failures...)
+	return rate{did / took.Seconds(), did / (after - before).Seconds()}, errors.Join(append(failures, err)...)
 }
 
-// processorTime returns the processor time of this process since its start.
-func processorTime() time.Duration {
+// processorTime returns the processor time of this process and of those that copy, since their start.
+func (l *lab) processorTime() (time.Duration, error) {
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
-		panic(err) // there is no other error than an invalid argument
+		return 0, err
 	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	sum := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	for _, pid := range l.forwarders {
+		used, err := processorTimeOf(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 func (l *lab) flush() error {
