@@ -147,27 +147,55 @@ func newDualStackWeb(t *testing.T) (svc *v1.Service, port int) {
 // port there.
 func loseHostPorts(t *testing.T, family v1.IPFamily, port int, nodes ...string) {
 	t.Helper()
-	program := map[v1.IPFamily]string{v1.IPv4Protocol: "iptables", v1.IPv6Protocol: "ip6tables"}[family]
+	lose := loseHostPortsOfIPTables
+	if sandbox.KubeProxyMode() == cluster.NFTables {
+		lose = loseHostPortsOfNFTables
+	}
 	for _, node := range nodes {
-		rules, err := sandbox.Exec(t.Context(), node, program, "-t", "nat", "-S", "CNI-HOSTPORT-DNAT")
-		if err != nil {
-			t.Fatal(err)
-		}
-		removed := 0
-		for rule := range strings.Lines(rules) {
-			if !strings.Contains(rule, fmt.Sprintf("--dports %d ", port)) {
-				continue
-			}
-			// The rule has quotes for a shell.
-			if out, err := sandbox.Exec(t.Context(), node, "sh", "-c", program+" -t nat "+strings.Replace(rule, "-A", "-D", 1)); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			removed++
-		}
-		if removed == 0 {
-			t.Fatalf("%s has no rule for port %d:\n%s", node, port, rules)
+		if removed := lose(t, family, port, node); removed == 0 {
+			t.Fatalf("%s has no rule for port %d", node, port)
 		}
 	}
+}
+
+func loseHostPortsOfIPTables(t *testing.T, family v1.IPFamily, port int, node string) (removed int) {
+	t.Helper()
+	program := map[v1.IPFamily]string{v1.IPv4Protocol: "iptables", v1.IPv6Protocol: "ip6tables"}[family]
+	rules, err := sandbox.Exec(t.Context(), node, program, "-t", "nat", "-S", "CNI-HOSTPORT-DNAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rule := range strings.Lines(rules) {
+		if !strings.Contains(rule, fmt.Sprintf("--dports %d ", port)) {
+			continue
+		}
+		// The rule has quotes for a shell.
+		if out, err := sandbox.Exec(t.Context(), node, "sh", "-c", program+" -t nat "+strings.Replace(rule, "-A", "-D", 1)); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		removed++
+	}
+	return removed
+}
+
+func loseHostPortsOfNFTables(t *testing.T, family v1.IPFamily, port int, node string) (removed int) {
+	t.Helper()
+	chain := map[v1.IPFamily]string{v1.IPv4Protocol: "ip", v1.IPv6Protocol: "ip6"}[family] + " cni_hostport hostports"
+	rules, err := sandbox.Exec(t.Context(), node, "nft", "--handle", "list chain "+chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rule := range strings.Lines(rules) {
+		_, handle, found := strings.Cut(strings.TrimSpace(rule), "# handle ")
+		if !found || !strings.Contains(rule, fmt.Sprintf(" dport %d ", port)) {
+			continue
+		}
+		if out, err := sandbox.Exec(t.Context(), node, "nft", "delete rule "+chain+" handle "+handle); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		removed++
+	}
+	return removed
 }
 
 // watchFewest watches the addresses of a Service. The returned function ends that, and fails the test

@@ -56,6 +56,7 @@ var modules = []module{
 			ownMains + "kubernetes":     {"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"},
 		},
 	},
+	{dir: "cni"},
 	{dir: "kwok"},
 	{
 		dir:     "e2e",
@@ -67,7 +68,7 @@ var modules = []module{
 // RealNodes and SimulatedNodes are the modules of a cluster with such nodes, UpstreamTests that of
 // Kubernetes' own end-to-end tests.
 var (
-	RealNodes      = []string{"programs"}
+	RealNodes      = []string{"programs", "cni"}
 	SimulatedNodes = []string{"programs", "kwok"}
 	UpstreamTests  = []string{"e2e"}
 )
