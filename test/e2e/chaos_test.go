@@ -36,6 +36,7 @@ func TestChaos(t *testing.T) {
 		episodes = append(episodes, w.episode(t, len(episodes)+1))
 	}
 	w.churn.removeAll(t)
+	scaleController(t, replicas) // One that was killed may wait for its restart, and later tests need both.
 	result := w.clients.stop(episodes)
 	for _, beyond := range result.Excesses(1, 0) {
 		t.Log("beyond what is promised, perhaps as the machine is slow: ", beyond)

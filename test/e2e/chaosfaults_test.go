@@ -47,7 +47,7 @@ func allChaosFaults(w *chaosWorld) []chaosFault {
 		{name: "API server cut off from all nodes", alone: true, hold: 25 * time.Second, limit: none, inject: w.cutAllNodes},
 		{name: "proxy's rules deleted", limit: chaos.Limit{Proxy: 2 * time.Second, Source: "datapath-proxy.md"}, inject: w.flushProxy},
 		{name: "node's rules deleted", alone: true, inject: w.flushNode,
-			limit: chaos.Limit{Proxy: 25 * time.Second, Direct: 35 * time.Second, Ends: chaos.ProxiedConnections, Source: "reachability.md"}},
+			limit: chaos.Limit{Proxy: 25 * time.Second, Direct: 35 * time.Second, Ends: chaos.AnyConnection, Source: "reachability.md"}},
 		{name: "DaemonSet deleted", limit: chaos.Limit{Proxy: 5 * time.Second, Ends: chaos.ProxiedConnections, Source: "datapath-proxy.md"}, inject: w.deleteDaemonSet},
 		{name: "ConfigMap deleted", limit: none, inject: w.deleteConfigMap},
 		{name: "mirror deleted", limit: chaos.Limit{Direct: 2 * time.Second, Source: "datapath-direct.md"}, inject: w.deleteMirror},

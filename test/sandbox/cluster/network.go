@@ -37,10 +37,10 @@ func (c *Cluster) makeNetwork(ctx context.Context) error {
 		return err
 	}
 	lines := []string{
-		"link add " + vpcBridge + unfiltered,
+		"link add " + vpcBridge + " address " + macOf(vpcGateways.v4) + unfiltered,
 		"addr add " + metadataIP + "/32 dev " + vpcBridge,
 		"link set " + vpcBridge + " up",
-		"link add " + inetBridge + unfiltered,
+		"link add " + inetBridge + " address " + macOf(inetGateways.v4) + unfiltered,
 		"link set " + inetBridge + " up",
 	}
 	lines = append(lines, c.onLink(vpcGateways, vpcBridge)...)
@@ -120,7 +120,8 @@ func (c *Cluster) addHost(ctx context.Context, host, bridge string, addresses, g
 }
 
 // macOf returns the MAC address that a VM on GCE has for its IPv4 address. It is the same after each boot, so
-// that neighbours find the host at once.
+// that neighbours find the host at once. A bridge without an address of its own has the lowest of its
+// ports' and changes it when a node is powered off; over IPv6, other nodes notice after half a minute.
 func macOf(ipv4 string) string {
 	b := netip.MustParseAddr(ipv4).As4()
 	return fmt.Sprintf("42:01:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
