@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,13 +16,17 @@ import (
 // Each takes two open files, of which a process may have 20,000 on some machines.
 const maxCopied = 9_500
 
-// copyingPackages are the Debian packages with the programs.
-var copyingPackages = []string{"haproxy", "nginx", "libnginx-mod-stream"}
-
 const (
-	haproxyProgram = "usr/sbin/haproxy"
-	nginxProgram   = "usr/sbin/nginx"
+	haproxyProgram = "/usr/sbin/haproxy"
+	nginxProgram   = "/usr/sbin/nginx"
+	streamModule   = "/usr/lib/nginx/modules/ngx_stream_module.so"
 )
+
+// copyingFiles are the programs and the module, by Debian package. That of the module needs nginx.
+var copyingFiles = map[string][]string{
+	"haproxy":             {haproxyProgram},
+	"libnginx-mod-stream": {nginxProgram, streamModule},
+}
 
 // copyingVersions returns the versions of HAProxy and nginx.
 func copyingVersions(d debian) (versions [2]string, err error) {
@@ -49,7 +52,7 @@ func haproxyConfig(p pod) string {
 // in Debian's configuration.
 func nginxConfig(p pod, root, folder string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "load_module %s/usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\nworker_processes auto;\nworker_rlimit_nofile %d;\n", root, 2*maxCopied+500)
+	fmt.Fprintf(&b, "load_module %s%s;\nuser root;\nworker_processes auto;\nworker_rlimit_nofile %d;\n", root, streamModule, 2*maxCopied+500)
 	fmt.Fprintf(&b, "daemon off;\npid %s/nginx.pid;\nerror_log /dev/null;\nevents { worker_connections %d; }\nstream {\n", folder, 2*maxCopied+300)
 	for port := firstPort; port <= p.lastPort(); port++ {
 		fmt.Fprintf(&b, "  server { listen %d; proxy_pass %s:%d; }\n", port, clusterIP, port)
@@ -63,14 +66,18 @@ func nginxConfig(p pod, root, folder string) string {
 func (l *lab) startCopying(ctx context.Context, p pod, d debian) error {
 	config := filepath.Join(l.dir, "copying.conf")
 	var content string
-	var cmd *exec.Cmd
+	var args []string
 	switch p.forwarder {
 	case haproxy:
-		content, cmd = haproxyConfig(p), d.command(haproxyProgram, "-db", "-f", config)
+		content, args = haproxyConfig(p), []string{haproxyProgram, "-db", "-f", config}
 	case nginx:
-		content, cmd = nginxConfig(p, d.root, l.dir), d.command(nginxProgram, "-p", l.dir, "-e", "/dev/null", "-c", config)
+		content, args = nginxConfig(p, d.root, l.dir), []string{nginxProgram, "-p", l.dir, "-e", "/dev/null", "-c", config}
 	default:
 		return nil
+	}
+	cmd, err := d.command(args[0], args[1:]...)
+	if err != nil {
+		return err
 	}
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		return err
@@ -99,7 +106,6 @@ func (l *lab) startCopying(ctx context.Context, p pod, d debian) error {
 			return err
 		}
 	}
-	var err error
 	l.forwarders, err = withChildren(cmd.Process.Pid)
 	return err
 }

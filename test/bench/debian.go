@@ -7,70 +7,74 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/debs"
+	"github.com/hostport-ccm/hostport-ccm/internal/oci"
 )
 
-// debian is a folder with the files of unpacked Debian packages.
+// debian is a folder with programs of Debian packages and what they need. Nothing is installed.
 type debian struct{ root string }
 
-// unpack downloads packages, and what they need and the machine lacks, and unpacks them into a new
-// folder in dir. Nothing is installed, so no service is started either.
-func unpack(ctx context.Context, dir string, packages ...string) (debian, error) {
+// unpack takes files out of packages, by package, into a new folder in dir.
+func unpack(ctx context.Context, dir string, wanted map[string][]string) (debian, error) {
 	d := debian{filepath.Join(dir, "root")}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		return d, errors.New("needs Debian's apt-get, to download " + strings.Join(packages, " "))
-	}
-	archives := filepath.Join(dir, "archives")
-	if err := os.MkdirAll(filepath.Join(archives, "partial"), 0o755); err != nil {
-		return d, err
-	}
-	download := append([]string{"apt-get", "-q", "install", "-y", "--no-install-recommends", "--reinstall", "--download-only", "-o", "Dir::Cache::archives=" + archives}, packages...)
-	if err := execute(ctx, download...); err != nil {
-		// The machine's lists of packages may be missing or old.
-		if err := execute(ctx, "apt-get", "-q", "update"); err != nil {
+	for pkg, patterns := range wanted {
+		tree, err := debs.Fetch(ctx, runtime.GOARCH, pkg)
+		if err != nil {
 			return d, err
 		}
-		if err := execute(ctx, download...); err != nil {
+		files, err := tree.Pick(patterns...)
+		if err != nil {
 			return d, err
 		}
-	}
-	files, err := filepath.Glob(filepath.Join(archives, "*.deb"))
-	if err != nil {
-		return d, err
-	}
-	for _, file := range files {
-		if err := execute(ctx, "dpkg-deb", "--extract", file, d.root); err != nil {
-			return d, err
+		for _, f := range files {
+			if err := d.write(f); err != nil {
+				return d, err
+			}
 		}
 	}
 	return d, nil
 }
 
-// command returns a command that runs a program of the packages with their libraries.
-func (d debian) command(program string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(d.root, program), args...)
-	libraries, _ := filepath.Glob(filepath.Join(d.root, "usr/lib/*-linux-gnu*"))
-	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(libraries, ":"))
-	return cmd
+func (d debian) write(f oci.File) error {
+	name := filepath.Join(d.root, f.Path)
+	if f.Dir {
+		return os.MkdirAll(name, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	if f.Symlink == "" {
+		return os.WriteFile(name, f.Data, os.FileMode(f.Mode)|0o444)
+	}
+	if err := os.Symlink(f.Symlink, name); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// command returns a command that runs a program of the packages with their own libraries.
+func (d debian) command(program string, args ...string) (*exec.Cmd, error) {
+	loaders, err := filepath.Glob(filepath.Join(d.root, "usr/lib/*-linux-gnu*/ld-linux-*"))
+	if err != nil || len(loaders) == 0 {
+		return nil, fmt.Errorf("there is no loader in %s (%w)", d.root, err)
+	}
+	return exec.Command(loaders[0], append([]string{"--library-path", filepath.Dir(loaders[0]), filepath.Join(d.root, program)}, args...)...), nil
 }
 
 // version returns what a program prints about its version, from a word on.
 func (d debian) version(program, word string) (string, error) {
-	out, err := d.command(program, "-v").CombinedOutput()
+	cmd, err := d.command(program, "-v")
+	if err != nil {
+		return "", err
+	}
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s -v: %w: %s", program, err, out)
 	}
 	_, rest, _ := strings.Cut(string(out), word)
 	version, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	return strings.TrimSpace(version), nil
-}
-
-// execute runs a program to its end.
-func execute(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/test/hardware"
 )
 
 // page is what the page is written from.
 type page struct {
-	machine  machine
+	machine  hardware.Description
 	options  options
 	versions [2]string // of HAProxy and nginx
 	comparison
@@ -61,7 +63,7 @@ Rounds: %d, %s per figure and path. In a round, all paths take turns at one figu
 
 func (p page) markdown() string {
 	m := p.machine
-	return fmt.Sprintf(pageFormat, m.date.Format("2 January 2006"), m.cpu, m.cores, m.memory, m.kernel, m.load, p.versions[0], p.versions[1],
+	return fmt.Sprintf(pageFormat, m.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Memory, m.Kernel, m.Load, p.versions[0], p.versions[1],
 		p.figuresTable(), p.summaryTable(), p.holdingsTable(), p.options.rounds, p.options.period)
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-ccm/hostport-ccm/test/hardware"
 )
 
 // filled returns a comparison in which every route has the value of each metric that of gives.
@@ -74,7 +76,7 @@ func TestAReferenceThatIsAlwaysSlowerTheSecondTimeIsNoise(t *testing.T) {
 
 func testPage() page {
 	return page{
-		machine:  machine{cpu: "Some CPU", kernel: "6.1.0", cores: 2, memory: 8, load: "0.10", date: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)},
+		machine:  hardware.Description{CPU: "Some CPU", Kernel: "6.1.0", Cores: 2, Memory: 8, Load: "0.10", Date: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)},
 		options:  options{rounds: 12, period: 500 * time.Millisecond, connections: 80_000},
 		versions: [2]string{"2.6.12-1+deb12u4", "1.22.1"},
 		comparison: filled(3, func(r route, ports, round int) float64 {

@@ -56,30 +56,30 @@ func (r route) path(ports int) netPath {
 	return netPath{r.name, fmt.Sprintf("%s:%d", nodeIP, first+ports-1)}
 }
 
-// contestant is a route with a number of ports, in a lab of its own: no packet passes rules of
+// routeLab is a route with a number of ports, in a lab of its own: no packet passes rules of
 // another.
-type contestant struct {
+type routeLab struct {
 	route
 	ports int
 	lab   *lab
 	proxy *runningProxy
 }
 
-// contest is all contestants, those with the first number of ports first.
-type contest struct{ contestants []*contestant }
+// routeLabs is all labs, those with the first number of ports first.
+type routeLabs struct{ labs []*routeLab }
 
-// newContest builds the labs. It must be closed even after an error.
-func newContest(ctx context.Context, dir string, packages debian, ports []int) (*contest, error) {
-	c := &contest{}
+// newRouteLabs builds the labs. It must be closed even after an error.
+func newRouteLabs(ctx context.Context, dir string, packages debian, ports []int) (*routeLabs, error) {
+	c := &routeLabs{}
 	binary, err := buildProxy(ctx, dir)
 	if err != nil {
 		return c, err
 	}
 	for _, n := range ports {
 		for _, r := range routes {
-			one := &contestant{route: r, ports: n}
-			c.contestants = append(c.contestants, one)
-			if err := one.start(ctx, fmt.Sprintf("%d-", len(c.contestants)), packages, binary); err != nil {
+			one := &routeLab{route: r, ports: n}
+			c.labs = append(c.labs, one)
+			if err := one.start(ctx, fmt.Sprintf("%d-", len(c.labs)), packages, binary); err != nil {
 				return c, fmt.Errorf("%s: %w", r.name, err)
 			}
 		}
@@ -87,7 +87,7 @@ func newContest(ctx context.Context, dir string, packages debian, ports []int) (
 	return c, nil
 }
 
-func (c *contestant) start(ctx context.Context, name string, packages debian, proxyBinary string) (err error) {
+func (c *routeLab) start(ctx context.Context, name string, packages debian, proxyBinary string) (err error) {
 	c.lab, err = newLab(name, c.pods(c.ports), c.nodeRules(c.ports))
 	if err != nil {
 		return err
@@ -110,8 +110,8 @@ func (c *contestant) start(ctx context.Context, name string, packages debian, pr
 	return c.lab.awaitEcho(ctx, c.path(c.ports).address)
 }
 
-func (c *contest) close() {
-	for _, one := range c.contestants {
+func (c *routeLabs) close() {
+	for _, one := range c.labs {
 		if one.proxy != nil {
 			one.proxy.stop()
 		}
@@ -122,7 +122,7 @@ func (c *contest) close() {
 }
 
 // String returns the name with the number of ports.
-func (c *contestant) String() string {
+func (c *routeLab) String() string {
 	return strings.Join([]string{c.name, portsText(c.ports)}, ", ")
 }
 

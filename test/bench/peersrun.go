@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/test/hardware"
 )
 
 // comparePeers measures all routes and prints the results, or writes them as a page into a folder
@@ -17,7 +19,7 @@ func comparePeers(ctx context.Context, o options, out io.Writer, folder string) 
 		return err
 	}
 	defer os.RemoveAll(dir)
-	packages, err := unpack(ctx, dir, copyingPackages...)
+	packages, err := unpack(ctx, dir, copyingFiles)
 	if err != nil {
 		return err
 	}
@@ -34,13 +36,13 @@ func comparePeers(ctx context.Context, o options, out io.Writer, folder string) 
 
 func measurePeers(ctx context.Context, o options, dir string, packages debian) (p page, err error) {
 	p.options = o
-	if p.machine, err = describeMachine(); err != nil {
+	if p.machine, err = hardware.Describe(); err != nil {
 		return p, err
 	}
 	if p.versions, err = copyingVersions(packages); err != nil {
 		return p, err
 	}
-	c, err := newContest(ctx, dir, packages, o.ports)
+	c, err := newRouteLabs(ctx, dir, packages, o.ports)
 	defer c.close()
 	if err != nil {
 		return p, err
@@ -52,12 +54,12 @@ func measurePeers(ctx context.Context, o options, dir string, packages debian) (
 	return p, err
 }
 
-// compare measures all contestants in turns, every other round in the opposite order, so that other
+// compare measures all labs in turns, every other round in the opposite order, so that other
 // load of the machine affects all of them. The reference has two turns in each round, at its beginning
 // and in its middle.
-func (c *contest) compare(ctx context.Context, o options) (comparison, error) {
-	again := len(c.contestants) / 2
-	turns := slices.Insert(slices.Clone(c.contestants), again, c.contestants[0])
+func (c *routeLabs) compare(ctx context.Context, o options) (comparison, error) {
+	again := len(c.labs) / 2
+	turns := slices.Insert(slices.Clone(c.labs), again, c.labs[0])
 	results := make([]result, len(turns))
 	order := make([]int, len(turns))
 	for i, one := range turns {
@@ -79,11 +81,11 @@ func (c *contest) compare(ctx context.Context, o options) (comparison, error) {
 	return done, nil
 }
 
-// measureRound measures one metric of all contestants after the other.
-func measureRound(ctx context.Context, turns []*contestant, order []int, period time.Duration) ([]sample, error) {
+// measureRound measures one metric of all labs after the other.
+func measureRound(ctx context.Context, turns []*routeLab, order []int, period time.Duration) ([]sample, error) {
 	samples := make([]sample, len(turns))
-	for _, measure := range []func(*contestant, time.Duration, *sample) error{
-		(*contestant).measureRequests, (*contestant).measureConnections, (*contestant).measureThroughput, (*contestant).measureLatency,
+	for _, measure := range []func(*routeLab, time.Duration, *sample) error{
+		(*routeLab).measureRequests, (*routeLab).measureConnections, (*routeLab).measureThroughput, (*routeLab).measureLatency,
 	} {
 		for _, i := range order {
 			if err := ctx.Err(); err != nil {
@@ -97,25 +99,25 @@ func measureRound(ctx context.Context, turns []*contestant, order []int, period 
 	return samples, nil
 }
 
-func (c *contestant) measureConnections(period time.Duration, s *sample) error {
+func (c *routeLab) measureConnections(period time.Duration, s *sample) error {
 	r, err := c.lab.measure(connecting, c.path(c.ports), period)
 	s[connectionRate] = r.perSecond
 	return err
 }
 
-func (c *contestant) measureRequests(period time.Duration, s *sample) error {
+func (c *routeLab) measureRequests(period time.Duration, s *sample) error {
 	r, err := c.lab.measure(requesting, c.path(c.ports), period)
 	s[requestRate], s[requestCost] = r.perSecond, 1e6/r.perCPUSecond
 	return err
 }
 
-func (c *contestant) measureThroughput(period time.Duration, s *sample) error {
+func (c *routeLab) measureThroughput(period time.Duration, s *sample) error {
 	r, err := c.lab.measure(pushing, c.path(c.ports), period)
 	s[bytesRate] = r.perSecond
 	return err
 }
 
-func (c *contestant) measureLatency(period time.Duration, s *sample) error {
+func (c *routeLab) measureLatency(period time.Duration, s *sample) error {
 	sorted, err := c.lab.latency(c.path(c.ports), period)
 	if err != nil {
 		return err
@@ -126,8 +128,8 @@ func (c *contestant) measureLatency(period time.Duration, s *sample) error {
 }
 
 // holdings fills each route with the least ports with connections.
-func (c *contest) holdings(ctx context.Context, limit int) (all []holding, err error) {
-	for _, one := range c.contestants[:len(routes)] {
+func (c *routeLabs) holdings(ctx context.Context, limit int) (all []holding, err error) {
+	for _, one := range c.labs[:len(routes)] {
 		h, err := one.holding(ctx, limit)
 		if err != nil {
 			return all, fmt.Errorf("filling %s: %w", one, err)
@@ -137,7 +139,7 @@ func (c *contest) holdings(ctx context.Context, limit int) (all []holding, err e
 	return all, nil
 }
 
-func (c *contestant) holding(ctx context.Context, limit int) (holding, error) {
+func (c *routeLab) holding(ctx context.Context, limit int) (holding, error) {
 	if len(c.lab.forwarders) > 0 {
 		limit = min(limit, maxCopied)
 	}
@@ -156,7 +158,7 @@ func (c *contestant) holding(ctx context.Context, limit int) (holding, error) {
 }
 
 // memory returns the memory of the programs in the pod that copy, and of the kernel's objects, in KiB.
-func (c *contestant) memory() (program, kernel int, err error) {
+func (c *routeLab) memory() (program, kernel int, err error) {
 	for _, pid := range c.lab.forwarders {
 		kib, err := memoryOf(pid, "RssAnon:")
 		if err != nil {
@@ -168,6 +170,6 @@ func (c *contestant) memory() (program, kernel int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	_, err = fmt.Sscanf(field(string(info), "Slab"), "%d", &kernel)
+	_, err = fmt.Sscanf(hardware.Field(string(info), "Slab"), "%d", &kernel)
 	return program, kernel, err
 }

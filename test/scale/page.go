@@ -5,38 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/test/hardware"
 )
-
-// machineDescription describes the machine that measures.
-type machineDescription struct {
-	CPU    string
-	Cores  int
-	Memory int // GiB
-	Date   time.Time
-}
-
-func describeMachine() (machineDescription, error) {
-	cpuInfo, err1 := os.ReadFile("/proc/cpuinfo")
-	memInfo, err2 := os.ReadFile("/proc/meminfo")
-	kib := 0
-	_, err3 := fmt.Sscanf(field(string(memInfo), "MemTotal"), "%d", &kib)
-	return machineDescription{
-		CPU: field(string(cpuInfo), "model name"), Cores: runtime.NumCPU(), Memory: kib >> 20, Date: time.Now(),
-	}, errors.Join(err1, err2, err3)
-}
-
-// field returns the value of the first line "name : value".
-func field(text, name string) string {
-	for line := range strings.Lines(text) {
-		if key, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(key) == name {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
-}
 
 const pageFormat = `<!-- Written by ` + "`make scale`" + `. -->
 
@@ -60,14 +31,14 @@ What the direct scenes measured, as a function of the numbers of Services and no
 `
 
 // page returns the page with the results.
-func page(m machineDescription, results []result) string {
+func page(m hardware.Description, results []result) string {
 	return fmt.Sprintf(pageFormat, m.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Memory, quiet, perNamespace,
 		markdown(table(results)), markdown(growthTable(results)))
 }
 
 // writePage writes scale.md and scale.svg.
 func writePage(folder string, results []result) error {
-	m, err := describeMachine()
+	m, err := hardware.Describe()
 	if err != nil {
 		return err
 	}
