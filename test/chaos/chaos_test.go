@@ -25,7 +25,7 @@ func at(seconds float64) time.Time { return start.Add(time.Duration(seconds * fl
 func attempts(seconds int, failed ...int) []Attempt {
 	var all []Attempt
 	for s := range seconds {
-		a := Attempt{From: at(float64(s)), To: at(float64(s) + 0.5)}
+		a := Attempt{From: at(float64(s))}
 		if slices.Contains(failed, s) {
 			a.Err = errAsked
 		}
@@ -94,16 +94,16 @@ func TestOutagesCoverTheFailedRequests(t *testing.T) {
 	})
 }
 
-func TestCharge(t *testing.T) {
+func TestEpisodeOf(t *testing.T) {
 	episodes := []Episode{{From: at(0), To: at(10)}, {From: at(10), To: at(20)}, {From: at(30), To: at(40)}}
 	for second, want := range map[float64]int{-1: -1, 0: 0, 5: 0, 10: 1, 15: 1, 20: 1, 25: -1, 30: 2, 40: 2, 41: -1} {
-		if got := Charge(Outage{From: at(second)}, episodes); got != want {
-			t.Errorf("an outage at second %v is charged to %d, want %d", second, got, want)
+		if got := EpisodeOf(Outage{From: at(second)}, episodes); got != want {
+			t.Errorf("an outage at second %v is in episode %d, want %d", second, got, want)
 		}
 	}
 }
 
-func TestExcesses(t *testing.T) {
+func TestViolations(t *testing.T) {
 	result := func(limit Limit, outages ...Outage) Result {
 		for i := range outages {
 			outages[i].Target, outages[i].Err = target, errAsked
@@ -131,11 +131,11 @@ func TestExcesses(t *testing.T) {
 		"another datapath's limit":        {result(Limit{Direct: time.Minute}, refused(0, 1)), true},
 		"without a fault":                 {Result{Outages: map[int][]Outage{-1: {refused(0, 1)}}, Proxied: func(string) bool { return true }}, true},
 	} {
-		if got := c.result.Excesses(3, 5*time.Second); (len(got) > 0) != c.want {
+		if got := c.result.Violations(3, 5*time.Second); (len(got) > 0) != c.want {
 			t.Errorf("%s: got %q, want some: %v", name, got, c.want)
 		}
 	}
-	got := result(ten, refused(0, 31)).Excesses(3, 0)[0]
+	got := result(ten, refused(0, 31)).Violations(3, 0)[0]
 	for _, part := range []string{"web", target.Address, "31.0s", "10s", "fault", errAsked.Error()} {
 		if !strings.Contains(got, part) {
 			t.Errorf("%q is not in %q", part, got)
@@ -167,21 +167,21 @@ func TestHistogramCountsEachOutageOnce(t *testing.T) {
 	}
 }
 
-func TestDeckDealsEachOnceAndRepeatsItself(t *testing.T) {
+func TestShuffleGivesEachOnceAndRepeatsItself(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed, size := rapid.Uint64().Draw(t, "seed"), rapid.IntRange(1, 30).Draw(t, "size")
-		one, two := NewDeck(seed, size), NewDeck(seed, size)
+		one, two := NewShuffle(seed, size), NewShuffle(seed, size)
 		for round := range 3 {
-			dealt := map[int]bool{}
+			given := map[int]bool{}
 			for range size {
-				next := one.Deal()
-				if next != two.Deal() {
-					t.Fatal("equal seeds deal differently")
+				next := one.Next()
+				if next != two.Next() {
+					t.Fatal("equal seeds give different numbers")
 				}
-				dealt[next] = true
+				given[next] = true
 			}
-			if len(dealt) != size {
-				t.Fatal(fmt.Sprint("round ", round, " dealt ", dealt))
+			if len(given) != size {
+				t.Fatal(fmt.Sprint("round ", round, " gave ", given))
 			}
 		}
 	})

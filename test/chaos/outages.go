@@ -9,9 +9,9 @@ import (
 // after the other.
 type Target struct{ Service, Address, Protocol string }
 
-// Attempt is a request.
+// Attempt is a request that began at a time.
 type Attempt struct {
-	From, To time.Time
+	From time.Time
 	// Err is nil if it was answered.
 	Err error
 	// Refused is true if something said no, false if nothing answered: then the machine may be slow.
@@ -27,8 +27,9 @@ type Change struct {
 // Outage is a period in which requests to a published address failed.
 type Outage struct {
 	Target
-	// From is the begin of the first failed request that began while the address was published. To is the begin of the next that was answered, or the time at which the address
-	// was withdrawn if that was earlier.
+	// From is the begin of the first request that failed and began while the address was published. To
+	// is the begin of the next one that was answered, or the time at which the address was withdrawn if
+	// that was earlier.
 	From, To time.Time
 	// Requests is how many requests failed that began while the address was published.
 	Requests int
@@ -107,8 +108,8 @@ func outage(target Target, failed []Attempt, until time.Time, p period) (o Outag
 	return o, o.Requests > 0
 }
 
-// Charge returns the index of the episode in which an outage began; -1 if there is none.
-func Charge(o Outage, episodes []Episode) int {
+// EpisodeOf returns the index of the episode in which an outage began; -1 if there is none.
+func EpisodeOf(o Outage, episodes []Episode) int {
 	i, found := slices.BinarySearchFunc(episodes, o.From, func(e Episode, at time.Time) int { return e.From.Compare(at) })
 	if !found {
 		i--

@@ -30,10 +30,10 @@ func (r Result) limit(episode int, service string) time.Duration {
 	return r.Episodes[episode].Limit.Direct
 }
 
-// Excesses describes, per episode and target, outages that together lasted for longer than the limit
-// of the episode times slowest, the factor of the slowest machine. If requests were not refused but
-// not answered, they may have been late by patience.
-func (r Result) Excesses(slowest int, patience time.Duration) []string {
+// Violations describes, per episode and target, outages that together lasted for longer than the limit
+// of the episode times slowest, the factor of the slowest machine, and by tolerance longer if no request
+// was refused: the answers may have been late.
+func (r Result) Violations(slowest int, tolerance time.Duration) []string {
 	var all []string
 	for _, episode := range slices.Sorted(maps.Keys(r.Outages)) {
 		byTarget := map[Target][]Outage{}
@@ -44,7 +44,7 @@ func (r Result) Excesses(slowest int, patience time.Duration) []string {
 			limit := r.limit(episode, target.Service)
 			allowed := limit * time.Duration(slowest)
 			if !slices.ContainsFunc(outages, func(o Outage) bool { return o.Refused }) {
-				allowed += patience
+				allowed += tolerance
 			}
 			if total(outages) > allowed {
 				all = append(all, fmt.Sprintf("%s: %s, while published, did not answer for %.1fs, where %s promises %s at most:%s",

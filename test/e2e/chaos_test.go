@@ -29,35 +29,35 @@ var (
 // In each episode, one or two faults are injected at random, while clients send requests to all published
 // addresses and hold connections, and other Services come and go. Then the cluster has to recover.
 func TestChaos(t *testing.T) {
-	w := newChaos(t)
+	r := newChaos(t)
 	t.Logf("seed %d, %s", *chaosSeed, *chaosDuration)
 	var episodes []chaos.Episode
 	for began := time.Now(); time.Since(began) < *chaosDuration && !t.Failed(); {
-		episodes = append(episodes, w.episode(t, len(episodes)+1))
+		episodes = append(episodes, r.episode(t, len(episodes)+1))
 	}
-	w.churn.removeAll(t)
+	r.churn.removeAll(t)
 	scaleController(t, replicas) // One that was killed may wait for its restart, and later tests need both.
-	result := w.clients.stop(episodes)
-	for _, beyond := range result.Excesses(1, 0) {
+	result := r.clients.stop(episodes)
+	for _, beyond := range result.Violations(1, 0) {
 		t.Log("beyond what is promised, perhaps as the machine is slow: ", beyond)
 	}
-	t.Logf("%d requests; outages of published addresses by their length:\n%s", w.clients.requests(), result.Histogram())
+	t.Logf("%d requests; outages of published addresses by their length:\n%s", r.clients.requests(), result.Histogram())
 	// A UDP request that gets no answer is repeated twice.
-	for _, excess := range result.Excesses(slowest, slowest*3*attemptTimeout) {
-		t.Error(excess)
+	for _, violation := range result.Violations(slowest, slowest*3*attemptTimeout) {
+		t.Error(violation)
 	}
 }
 
-// chaosWorld is what TestChaos works with.
-type chaosWorld struct {
+// chaosRun is one run of TestChaos.
+type chaosRun struct {
 	namespace string
 	services  []chaosService
 	backends  map[string]pod
 	clients   *chaosClients
 	churn     *churn
 	faults    []chaosFault
-	deck      *chaos.Deck
-	// flushed are nodes whose rules were deleted: a proxy is replaced once in an hour.
+	random    *chaos.Shuffle
+	// flushed are the nodes whose rules were deleted.
 	flushed map[string]bool
 	live    map[string]liveConns
 }
@@ -69,63 +69,63 @@ type chaosService struct {
 	direct bool
 }
 
-func newChaos(t *testing.T) *chaosWorld {
+func newChaos(t *testing.T) *chaosRun {
 	t.Helper()
 	needDualStack(t)
 	if err := waitForCleanup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w := &chaosWorld{namespace: newNamespace(t), backends: map[string]pod{}, flushed: map[string]bool{}, live: map[string]liveConns{}}
+	r := &chaosRun{namespace: newNamespace(t), backends: map[string]pod{}, flushed: map[string]bool{}, live: map[string]liveConns{}}
 	for _, node := range cluster.Nodes(cluster.GCE) {
-		w.startBackend(t, node.Name)
+		r.startBackend(t, node.Name)
 	}
-	w.add(t, "proxied", options.DatapathProxy, v1.ServiceExternalTrafficPolicyCluster)
-	w.add(t, "direct", options.DatapathDirect, v1.ServiceExternalTrafficPolicyCluster)
-	w.add(t, "local", options.DatapathDirect, v1.ServiceExternalTrafficPolicyLocal)
-	w.churn = &churn{namespace: w.namespace}
-	for _, f := range allChaosFaults(w) {
+	r.add(t, "proxied", options.DatapathProxy, v1.ServiceExternalTrafficPolicyCluster)
+	r.add(t, "direct", options.DatapathDirect, v1.ServiceExternalTrafficPolicyCluster)
+	r.add(t, "local", options.DatapathDirect, v1.ServiceExternalTrafficPolicyLocal)
+	r.churn = &churn{namespace: r.namespace}
+	for _, f := range allChaosFaults(r) {
 		if strings.Contains(f.name, *chaosFaults) {
-			w.faults = append(w.faults, f)
+			r.faults = append(r.faults, f)
 		}
 	}
-	if len(w.faults) == 0 {
+	if len(r.faults) == 0 {
 		t.Fatalf("no fault's name contains %q", *chaosFaults)
 	}
-	w.deck = chaos.NewDeck(*chaosSeed, len(w.faults))
-	w.wantRecovered(t)
-	w.connect(t)
-	w.clients = startChaosClients(t, w.namespace, w.services)
-	return w
+	r.random = chaos.NewShuffle(*chaosSeed, len(r.faults))
+	r.wantRecovered(t)
+	r.connect(t)
+	r.clients = startChaosClients(t, r.namespace, r.services)
+	return r
 }
 
 // add creates a Service with TCP and UDP in all IP families.
-func (w *chaosWorld) add(t *testing.T, name string, datapath options.DatapathChoice, policy v1.ServiceExternalTrafficPolicy) {
+func (r *chaosRun) add(t *testing.T, name string, datapath options.DatapathChoice, policy v1.ServiceExternalTrafficPolicy) {
 	t.Helper()
 	port := freePort()
-	svc := newService(t, w.namespace, name, func(s *v1.Service) {
+	svc := newService(t, r.namespace, name, func(s *v1.Service) {
 		withDatapath(datapath)(s)
 		withAnnotation(drainSeconds, "3")(s)
 		inAllFamilies(s)
 		s.Spec.Selector = map[string]string{"app": "web"}
 		s.Spec.ExternalTrafficPolicy = policy
 	}, bothProtocols(port)...)
-	w.services = append(w.services, chaosService{svc, port, datapath == options.DatapathDirect})
+	r.services = append(r.services, chaosService{svc, port, datapath == options.DatapathDirect})
 }
 
 // startBackend starts a backend on a node that serves for ten seconds after it was asked to end.
-func (w *chaosWorld) startBackend(t *testing.T, node string) {
+func (r *chaosRun) startBackend(t *testing.T, node string) {
 	t.Helper()
 	spec := backendPod()
 	spec.TerminationGracePeriodSeconds = nil
 	spec.Containers[0].Args = append(spec.Containers[0].Args, "--delay-shutdown=10")
-	w.backends[node] = newPodOf(t, w.namespace, "web", node, spec)
+	r.backends[node] = newPodOf(t, r.namespace, "web", node, spec)
 }
 
 // stopBackend ends the backend on a node without a request that fails, so that what fails afterwards does
 // not fail for want of an endpoint.
-func (w *chaosWorld) stopBackend(t *testing.T, node string) {
+func (r *chaosRun) stopBackend(t *testing.T, node string) {
 	t.Helper()
-	p := w.backends[node]
+	p := r.backends[node]
 	p.remove(t)
 	eventually(t, time.Minute, "backend "+p.name+" has ended", func(ctx context.Context) error {
 		return isGone(ctx, p.namespace, p.name)
@@ -133,14 +133,10 @@ func (w *chaosWorld) stopBackend(t *testing.T, node string) {
 }
 
 // episode injects one or two faults, waits, ends them, and waits until the cluster has recovered.
-func (w *chaosWorld) episode(t *testing.T, number int) chaos.Episode {
+func (r *chaosRun) episode(t *testing.T, number int) chaos.Episode {
 	t.Helper()
 	e := chaos.Episode{From: time.Now()}
-	first := w.faults[w.deck.Deal()]
-	faults := []chaosFault{first}
-	if second := w.faults[w.deck.Rand.IntN(len(w.faults))]; !first.alone && !second.alone && second.name != first.name && w.deck.Rand.IntN(2) == 0 {
-		faults = append(faults, second)
-	}
+	faults := r.nextFaults(t)
 	var names []string
 	var undo []func()
 	for _, f := range faults {
@@ -150,36 +146,53 @@ func (w *chaosWorld) episode(t *testing.T, number int) chaos.Episode {
 		t.Logf("episode %d: %s: %s", number, f.name, what)
 	}
 	e.Name = strings.Join(names, " and ")
-	w.churn.step(t, w.deck.Rand)
-	w.hold(first)
+	r.churn.step(t, r.random.Rand)
+	r.hold(faults[0])
 	for _, end := range slices.Backward(undo) {
 		end()
 	}
-	w.wantRecovered(t)
-	w.wantConnections(t, e)
+	r.wantRecovered(t)
+	r.wantConnections(t, e)
 	e.To = time.Now()
 	return e
 }
 
+// nextFaults returns a fault, or two that may be injected at the same time.
+func (r *chaosRun) nextFaults(t *testing.T) []chaosFault {
+	t.Helper()
+	if !slices.ContainsFunc(r.faults, chaosFault.isPossible) {
+		t.Fatal("none of the chosen faults can be injected any more: choose others, or a shorter duration")
+	}
+	first := r.faults[r.random.Next()]
+	for !first.isPossible() {
+		first = r.faults[r.random.Next()]
+	}
+	second := r.faults[r.random.Rand.IntN(len(r.faults))]
+	if first.alone || second.alone || second.name == first.name || r.random.Rand.IntN(2) == 0 {
+		return []chaosFault{first}
+	}
+	return []chaosFault{first, second}
+}
+
 // hold waits for a random time, the longest of which is the fault's.
-func (w *chaosWorld) hold(f chaosFault) {
+func (r *chaosRun) hold(f chaosFault) {
 	longest := max(f.hold, 2*time.Second)
-	time.Sleep(time.Second + time.Duration(w.deck.Rand.Int64N(int64(longest))))
+	time.Sleep(time.Second + time.Duration(r.random.Rand.Int64N(int64(longest))))
 }
 
 // wantRecovered waits until everything is as desired and every address answers.
-func (w *chaosWorld) wantRecovered(t *testing.T) {
+func (r *chaosRun) wantRecovered(t *testing.T) {
 	t.Helper()
 	eventually(t, 3*time.Minute, "the cluster has recovered", func(ctx context.Context) error {
 		if err := allNodesReady(ctx); err != nil {
 			return err
 		}
-		if err := w.churn.settled(ctx); err != nil {
+		if err := r.churn.settled(ctx); err != nil {
 			return err
 		}
-		for _, s := range w.services {
+		for _, s := range r.services {
 			if err := s.isAsDesired(ctx); err != nil {
-				return fmt.Errorf("Service %s: %w", s.Name, err)
+				return fmt.Errorf("Service %s: %r", s.Name, err)
 			}
 		}
 		return nil
@@ -258,7 +271,7 @@ func (s chaosService) answers(ctx context.Context, addresses []string) error {
 	for _, address := range addresses {
 		for _, p := range protocols {
 			if _, err := p.getFrom(cluster.Internet)(ctx, address, s.port); err != nil {
-				return fmt.Errorf("%s over %s: %w", address, p.name, err)
+				return fmt.Errorf("%s over %s: %r", address, p.name, err)
 			}
 		}
 	}
@@ -269,36 +282,36 @@ func (s chaosService) answers(ctx context.Context, addresses []string) error {
 const connectionsPerAddress = 3
 
 // connect opens the connections that are held.
-func (w *chaosWorld) connect(t *testing.T) {
+func (r *chaosRun) connect(t *testing.T) {
 	t.Helper()
-	for _, s := range w.services {
+	for _, s := range r.services {
 		for _, address := range addressesOf(cluster.Nodes(cluster.GCE), externalIP) {
-			w.live[s.Name] = append(w.live[s.Name], openLiveConns(t, connectionsPerAddress, address, s.port)...)
+			r.live[s.Name] = append(r.live[s.Name], openLiveConns(t, connectionsPerAddress, address, s.port)...)
 		}
 	}
 }
 
 // wantConnections checks that no connection ended that should not, and opens all anew if any did.
-func (w *chaosWorld) wantConnections(t *testing.T, e chaos.Episode) {
+func (r *chaosRun) wantConnections(t *testing.T, e chaos.Episode) {
 	t.Helper()
 	ended := 0
-	for _, s := range w.services {
-		ends := w.live[s.Name].endings(t, time.Now())
+	for _, s := range r.services {
+		ends := r.live[s.Name].endings(t, time.Now())
 		ended += len(ends)
 		may := e.Limit.Ends == chaos.AnyConnection || e.Limit.Ends == chaos.ProxiedConnections && !s.direct
 		if len(ends) > 0 && !may {
-			t.Errorf("%s: %d of %d connections of Service %s ended: %v", e.Name, len(ends), len(w.live[s.Name]), s.Name, causes(ends))
+			t.Errorf("%s: %d of %d connections of Service %s ended: %v", e.Name, len(ends), len(r.live[s.Name]), s.Name, causes(ends))
 		}
 	}
 	if ended == 0 {
 		return
 	}
 	t.Logf("%d connections ended", ended)
-	for name, conns := range w.live {
+	for name, conns := range r.live {
 		for _, c := range conns {
 			c.conn.Close()
 		}
-		delete(w.live, name)
+		delete(r.live, name)
 	}
-	w.connect(t)
+	r.connect(t)
 }

@@ -81,7 +81,7 @@ func (c *chaosClients) send(ctx context.Context, target chaos.Target, port int) 
 	for ctx.Err() == nil {
 		a := chaos.Attempt{From: time.Now()}
 		a.Err = request(ctx, target, port)
-		a.To, a.Refused = time.Now(), a.Err != nil && !isTimeout(a.Err)
+		a.Refused = a.Err != nil && !isTimeout(a.Err)
 		if ctx.Err() != nil {
 			return // It was interrupted.
 		}
@@ -122,7 +122,7 @@ func (c *chaosClients) stop(episodes []chaos.Episode) chaos.Result {
 	result := chaos.Result{Episodes: episodes, Outages: map[int][]chaos.Outage{}, Proxied: func(service string) bool { return !c.direct[service] }}
 	for target, attempts := range c.attempts {
 		for _, o := range chaos.Outages(target, attempts, c.changes[target.Service], end) {
-			i := chaos.Charge(o, episodes)
+			i := chaos.EpisodeOf(o, episodes)
 			result.Outages[i] = append(result.Outages[i], o)
 		}
 	}

@@ -31,52 +31,56 @@ type chaosFault struct {
 	// hold is how long the fault may last. Zero: it has happened when it was injected.
 	hold  time.Duration
 	limit chaos.Limit
+	// possible reports whether it can be injected now. Nil: always.
+	possible func() bool
 	// inject returns what exactly it did, and a function that ends the fault.
 	inject func(t *testing.T) (what string, undo func())
 }
 
-func allChaosFaults(w *chaosWorld) []chaosFault {
+func (f chaosFault) isPossible() bool { return f.possible == nil || f.possible() }
+
+func allChaosFaults(r *chaosRun) []chaosFault {
 	none := chaos.Limit{}
 	return []chaosFault{
-		{name: "leader killed", limit: none, inject: w.killLeader},
-		{name: "proxy killed", limit: none, inject: w.killProxy},
-		{name: "proxy deleted", limit: chaos.Limit{Proxy: 3 * time.Second, Ends: chaos.ProxiedConnections, Source: "datapath-proxy.md"}, inject: w.deleteProxy},
-		{name: "node powered off", alone: true, hold: 70 * time.Second, inject: w.powerOff,
+		{name: "leader killed", limit: none, inject: r.killLeader},
+		{name: "proxy killed", limit: none, inject: r.killProxy},
+		{name: "proxy deleted", limit: chaos.Limit{Proxy: 3 * time.Second, Ends: chaos.ProxiedConnections, Source: "datapath-proxy.md"}, inject: r.deleteProxy},
+		{name: "node powered off", alone: true, hold: 70 * time.Second, inject: r.powerOff,
 			limit: chaos.Limit{Proxy: 12 * time.Second, Direct: 12 * time.Second, Ends: chaos.AnyConnection, Source: "failover.md"}},
-		{name: "node cut off from the API server", alone: true, hold: 80 * time.Second, limit: none, inject: w.cutNode},
-		{name: "API server cut off from all nodes", alone: true, hold: 25 * time.Second, limit: none, inject: w.cutAllNodes},
-		{name: "proxy's rules deleted", limit: chaos.Limit{Proxy: 2 * time.Second, Source: "datapath-proxy.md"}, inject: w.flushProxy},
-		{name: "node's rules deleted", alone: true, inject: w.flushNode,
-			limit: chaos.Limit{Proxy: 25 * time.Second, Direct: 35 * time.Second, Ends: chaos.AnyConnection, Source: "reachability.md"}},
-		{name: "DaemonSet deleted", limit: chaos.Limit{Proxy: 5 * time.Second, Ends: chaos.ProxiedConnections, Source: "datapath-proxy.md"}, inject: w.deleteDaemonSet},
-		{name: "ConfigMap deleted", limit: none, inject: w.deleteConfigMap},
-		{name: "mirror deleted", limit: chaos.Limit{Direct: 2 * time.Second, Source: "datapath-direct.md"}, inject: w.deleteMirror},
-		{name: "mirror's status emptied", limit: chaos.Limit{Direct: 2 * time.Second, Source: "datapath-direct.md"}, inject: w.emptyMirror},
-		{name: "firewall rule deleted", alone: true, inject: w.deleteRule,
+		{name: "node cut off from the API server", alone: true, hold: 80 * time.Second, limit: none, inject: r.cutNode},
+		{name: "API server cut off from all nodes", alone: true, hold: 25 * time.Second, limit: none, inject: r.cutAllNodes},
+		{name: "proxy's rules deleted", limit: chaos.Limit{Proxy: 2 * time.Second, Source: "datapath-proxy.md"}, inject: r.flushProxy},
+		{name: "node's rules deleted", alone: true, inject: r.flushNode, possible: func() bool { return len(r.unflushedNodes()) > 0 },
+			limit: chaos.Limit{Proxy: 25 * time.Second, Direct: 30 * time.Second, Ends: chaos.AnyConnection, Source: "reachability.md"}},
+		{name: "DaemonSet deleted", limit: chaos.Limit{Proxy: 5 * time.Second, Ends: chaos.ProxiedConnections, Source: "datapath-proxy.md"}, inject: r.deleteDaemonSet},
+		{name: "ConfigMap deleted", limit: none, inject: r.deleteConfigMap},
+		{name: "mirror deleted", limit: chaos.Limit{Direct: 2 * time.Second, Source: "datapath-direct.md"}, inject: r.deleteMirror},
+		{name: "mirror's status emptied", limit: chaos.Limit{Direct: 2 * time.Second, Source: "datapath-direct.md"}, inject: r.emptyMirror},
+		{name: "firewall rule deleted", alone: true, inject: r.deleteRule,
 			limit: chaos.Limit{Proxy: time.Minute, Direct: time.Minute, Ends: chaos.AnyConnection, Source: "firewall.md"}},
-		{name: "Compute API fails", hold: 30 * time.Second, limit: none, inject: w.failCompute},
-		{name: "firewall quota filled", hold: 15 * time.Second, limit: none, inject: w.fillQuota},
-		{name: "kubelet restarted", limit: none, inject: w.restart(cluster.Kubelet)},
-		{name: "containerd restarted", limit: none, inject: w.restart(cluster.Containerd)},
-		{name: "kube-proxy restarted", limit: none, inject: w.restart(cluster.KubeProxy)},
+		{name: "Compute API fails", hold: 30 * time.Second, limit: none, inject: r.failCompute},
+		{name: "firewall quota filled", hold: 15 * time.Second, limit: none, inject: r.fillQuota},
+		{name: "kubelet restarted", limit: none, inject: r.restart(cluster.Kubelet)},
+		{name: "containerd restarted", limit: none, inject: r.restart(cluster.Containerd)},
+		{name: "kube-proxy restarted", limit: none, inject: r.restart(cluster.KubeProxy)},
 	}
 }
 
-func (w *chaosWorld) randomNode() cluster.Node {
+func (r *chaosRun) randomNode() cluster.Node {
 	nodes := cluster.Nodes(cluster.GCE)
-	return nodes[w.deck.Rand.IntN(len(nodes))]
+	return nodes[r.random.Rand.IntN(len(nodes))]
 }
 
 // randomService returns one of the Services of a datapath.
-func (w *chaosWorld) randomService(direct bool) chaosService {
+func (r *chaosRun) randomService(direct bool) chaosService {
 	for {
-		if s := w.services[w.deck.Rand.IntN(len(w.services))]; s.direct == direct {
+		if s := r.services[r.random.Rand.IntN(len(r.services))]; s.direct == direct {
 			return s
 		}
 	}
 }
 
-func (w *chaosWorld) killLeader(t *testing.T) (string, func()) {
+func (r *chaosRun) killLeader(t *testing.T) (string, func()) {
 	t.Helper()
 	eventually(t, time.Minute, "somebody leads", func(ctx context.Context) error { return leadsInsteadOf(ctx, "") })
 	kill, name := leadersKiller(t), leadersPod(t).Name
@@ -85,9 +89,9 @@ func (w *chaosWorld) killLeader(t *testing.T) (string, func()) {
 }
 
 // randomProxy returns a proxy, when it is ready.
-func (w *chaosWorld) randomProxy(t *testing.T) (found proxy) {
+func (r *chaosRun) randomProxy(t *testing.T) (found proxy) {
 	t.Helper()
-	svc, node := w.randomService(false), w.randomNode()
+	svc, node := r.randomService(false), r.randomNode()
 	eventually(t, time.Minute, "the proxy on "+node.Name+" is ready", func(ctx context.Context) error {
 		ready, err := proxiesOf(ctx, svc.Service)
 		if err != nil {
@@ -104,9 +108,9 @@ func (w *chaosWorld) randomProxy(t *testing.T) (found proxy) {
 }
 
 // killProxy kills a proxy's process, which is restarted in the same pod.
-func (w *chaosWorld) killProxy(t *testing.T) (string, func()) {
+func (r *chaosRun) killProxy(t *testing.T) (string, func()) {
 	t.Helper()
-	p := w.randomProxy(t)
+	p := r.randomProxy(t)
 	pid, err := p.pid()
 	if err != nil {
 		t.Fatal(err)
@@ -117,10 +121,10 @@ func (w *chaosWorld) killProxy(t *testing.T) (string, func()) {
 	return p.name + " on " + p.node, func() {}
 }
 
-func (w *chaosWorld) deleteProxy(t *testing.T) (string, func()) {
+func (r *chaosRun) deleteProxy(t *testing.T) (string, func()) {
 	t.Helper()
-	p, options, how := w.randomProxy(t), metav1.DeleteOptions{}, ""
-	if w.deck.Rand.IntN(2) == 0 {
+	p, options, how := r.randomProxy(t), metav1.DeleteOptions{}, ""
+	if r.random.Rand.IntN(2) == 0 {
 		options.GracePeriodSeconds, how = ptr.To[int64](0), ", by force"
 	}
 	if err := client.CoreV1().Pods(cluster.ProductNamespace).Delete(t.Context(), p.name, options); err != nil {
@@ -130,10 +134,10 @@ func (w *chaosWorld) deleteProxy(t *testing.T) (string, func()) {
 }
 
 // powerOff powers a node off without a backend on it.
-func (w *chaosWorld) powerOff(t *testing.T) (string, func()) {
+func (r *chaosRun) powerOff(t *testing.T) (string, func()) {
 	t.Helper()
-	node := w.randomNode()
-	w.stopBackend(t, node.Name)
+	node := r.randomNode()
+	r.stopBackend(t, node.Name)
 	t.Cleanup(func() { _ = sandbox.StartNode(context.WithoutCancel(t.Context()), node.Name) }) // It is on unless the test failed.
 	if err := sandbox.StopNode(t.Context(), node.Name); err != nil {
 		t.Fatal(err)
@@ -143,46 +147,53 @@ func (w *chaosWorld) powerOff(t *testing.T) (string, func()) {
 			t.Fatal(err)
 		}
 		eventually(t, 2*time.Minute, node.Name+" is Ready", allNodesReady)
-		w.startBackend(t, node.Name)
+		r.startBackend(t, node.Name)
 	}
 }
 
-func (w *chaosWorld) cutNode(t *testing.T) (string, func()) {
+func (r *chaosRun) cutNode(t *testing.T) (string, func()) {
 	t.Helper()
-	node := w.randomNode()
+	node := r.randomNode()
 	return node.Name, cutOff(t, node)
 }
 
-func (w *chaosWorld) cutAllNodes(t *testing.T) (string, func()) {
+func (r *chaosRun) cutAllNodes(t *testing.T) (string, func()) {
 	t.Helper()
 	return "", cutOff(t, cluster.Nodes(cluster.GCE)...)
 }
 
-// cutOff makes the API server's host drop packets of nodes to the API server.
+// cutOff makes the API server's host drop packets of nodes to the API server. The returned function ends
+// that, and fails the test if there were none.
 func cutOff(t *testing.T, nodes ...cluster.Node) (undo func()) {
 	t.Helper()
-	nft := func(rules string) {
-		if _, err := sandbox.Exec(context.WithoutCancel(t.Context()), cluster.Control, "nft", rules); err != nil {
+	nft := func(rules string) string {
+		out, err := sandbox.Exec(context.WithoutCancel(t.Context()), cluster.Control, "nft", rules)
+		if err != nil {
 			t.Error(err)
 		}
+		return out
 	}
-	nft(fmt.Sprintf("add table inet cutoff; add chain inet cutoff in { type filter hook input priority 0; }; add rule inet cutoff in ip saddr { %s } tcp dport 6443 drop",
+	nft(fmt.Sprintf("add table inet cutoff; add chain inet cutoff in { type filter hook input priority 0; }; add rule inet cutoff in ip saddr { %s } tcp dport 6443 counter drop",
 		strings.Join(ips(nodes, internalIP), ", ")))
 	done := false
 	undo = func() {
-		if !done {
-			nft("delete table inet cutoff")
+		if done {
+			return
 		}
 		done = true
+		if match := packetsCounted.FindStringSubmatch(nft("list table inet cutoff")); match == nil || match[1] == "0" {
+			t.Errorf("no packet to the API server was dropped: %v", match)
+		}
+		nft("delete table inet cutoff")
 	}
 	t.Cleanup(undo)
 	return undo
 }
 
-func (w *chaosWorld) flushProxy(t *testing.T) (string, func()) {
+func (r *chaosRun) flushProxy(t *testing.T) (string, func()) {
 	t.Helper()
-	p := w.randomProxy(t)
-	program, table := []string{"iptables-nft", "ip6tables-nft"}[w.deck.Rand.IntN(2)], []string{"nat", "filter"}[w.deck.Rand.IntN(2)]
+	p := r.randomProxy(t)
+	program, table := []string{"iptables-nft", "ip6tables-nft"}[r.random.Rand.IntN(2)], []string{"nat", "filter"}[r.random.Rand.IntN(2)]
 	if out, err := p.inNamespace(t.Context(), program, "-t", table, "-F"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -190,24 +201,28 @@ func (w *chaosWorld) flushProxy(t *testing.T) (string, func()) {
 }
 
 // flushNode deletes all rules of a node, as the reload of a firewall does: those of kube-proxy and those
-// of the network plugin. It does so once to each node, as no proxy is replaced twice within an hour.
-func (w *chaosWorld) flushNode(t *testing.T) (string, func()) {
+// of the network plugin.
+func (r *chaosRun) flushNode(t *testing.T) (string, func()) {
 	t.Helper()
-	node := w.randomNode()
-	if w.flushed[node.Name] {
-		return "nothing: it was done on " + node.Name + " before", func() {}
-	}
-	w.flushed[node.Name] = true
+	nodes := r.unflushedNodes()
+	node := nodes[r.random.Rand.IntN(len(nodes))]
+	r.flushed[node.Name] = true
 	if _, err := sandbox.Exec(t.Context(), node.Name, "nft", "flush", "ruleset"); err != nil {
 		t.Fatal(err)
 	}
 	return node.Name, func() {}
 }
 
-func (w *chaosWorld) deleteDaemonSet(t *testing.T) (string, func()) {
+// unflushedNodes returns the nodes whose rules were not deleted yet. No proxy is replaced twice within an
+// hour, so a second time would not be repaired.
+func (r *chaosRun) unflushedNodes() []cluster.Node {
+	return slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return r.flushed[n.Name] })
+}
+
+func (r *chaosRun) deleteDaemonSet(t *testing.T) (string, func()) {
 	t.Helper()
-	propagation := []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationOrphan}[w.deck.Rand.IntN(2)]
-	name := w.objectOf(t, "DaemonSet")
+	propagation := []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationOrphan}[r.random.Rand.IntN(2)]
+	name := r.objectOf(t, "DaemonSet")
 	options := metav1.DeleteOptions{PropagationPolicy: &propagation}
 	if err := client.AppsV1().DaemonSets(cluster.ProductNamespace).Delete(t.Context(), name, options); err != nil {
 		t.Fatal(err)
@@ -215,9 +230,9 @@ func (w *chaosWorld) deleteDaemonSet(t *testing.T) (string, func()) {
 	return fmt.Sprintf("%s, propagation %s", name, propagation), func() {}
 }
 
-func (w *chaosWorld) deleteConfigMap(t *testing.T) (string, func()) {
+func (r *chaosRun) deleteConfigMap(t *testing.T) (string, func()) {
 	t.Helper()
-	name := w.objectOf(t, "ConfigMap")
+	name := r.objectOf(t, "ConfigMap")
 	if err := client.CoreV1().ConfigMaps(cluster.ProductNamespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -225,9 +240,9 @@ func (w *chaosWorld) deleteConfigMap(t *testing.T) (string, func()) {
 }
 
 // objectOf waits for an object of a kind that was made for a Service with proxies, and returns its name.
-func (w *chaosWorld) objectOf(t *testing.T, kind string) (name string) {
+func (r *chaosRun) objectOf(t *testing.T, kind string) (name string) {
 	t.Helper()
-	svc := w.randomService(false)
+	svc := r.randomService(false)
 	eventually(t, time.Minute, svc.Name+" has a "+kind, func(ctx context.Context) error {
 		all, err := orphansOf(ctx, svc.Service)
 		if err != nil {
@@ -244,9 +259,9 @@ func (w *chaosWorld) objectOf(t *testing.T, kind string) (name string) {
 	return name
 }
 
-func (w *chaosWorld) randomMirror(t *testing.T) (mirror *v1.Service) {
+func (r *chaosRun) randomMirror(t *testing.T) (mirror *v1.Service) {
 	t.Helper()
-	svc := w.randomService(true)
+	svc := r.randomService(true)
 	eventually(t, time.Minute, "there is a mirror of "+svc.Name, func(ctx context.Context) (err error) {
 		mirror, err = mirrorOf(ctx, svc.Service)
 		return err
@@ -254,9 +269,9 @@ func (w *chaosWorld) randomMirror(t *testing.T) (mirror *v1.Service) {
 	return mirror
 }
 
-func (w *chaosWorld) deleteMirror(t *testing.T) (string, func()) {
+func (r *chaosRun) deleteMirror(t *testing.T) (string, func()) {
 	t.Helper()
-	mirror := w.randomMirror(t)
+	mirror := r.randomMirror(t)
 	err := asHostportCCM(t).CoreV1().Services(mirror.Namespace).Delete(t.Context(), mirror.Name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		t.Fatal(err)
@@ -264,29 +279,29 @@ func (w *chaosWorld) deleteMirror(t *testing.T) (string, func()) {
 	return mirror.Name, func() {}
 }
 
-func (w *chaosWorld) emptyMirror(t *testing.T) (string, func()) {
+func (r *chaosRun) emptyMirror(t *testing.T) (string, func()) {
 	t.Helper()
-	mirror := w.randomMirror(t)
+	mirror := r.randomMirror(t)
 	emptyStatus(t, mirror)
 	return mirror.Name, func() {}
 }
 
-func (w *chaosWorld) deleteRule(t *testing.T) (string, func()) {
+func (r *chaosRun) deleteRule(t *testing.T) (string, func()) {
 	t.Helper()
-	svc := w.services[w.deck.Rand.IntN(len(w.services))]
+	svc := r.services[r.random.Rand.IntN(len(r.services))]
 	rules := ruleNames(t, svc.Service)
 	if len(rules) == 0 {
 		t.Fatalf("Service %s has no rule", svc.Name)
 	}
-	rule := rules[w.deck.Rand.IntN(len(rules))]
+	rule := rules[r.random.Rand.IntN(len(rules))]
 	deleteRule(t, rule)
 	return rule + " of Service " + svc.Name, func() {}
 }
 
 // failCompute makes every change of the firewall fail, slow or lie.
-func (w *chaosWorld) failCompute(t *testing.T) (string, func()) {
+func (r *chaosRun) failCompute(t *testing.T) (string, func()) {
 	t.Helper()
-	fault := gcesim.Fault{Kind: gcesim.FaultKinds[w.deck.Rand.IntN(len(gcesim.FaultKinds))]}
+	fault := gcesim.Fault{Kind: gcesim.FaultKinds[r.random.Rand.IntN(len(gcesim.FaultKinds))]}
 	if fault.Kind == gcesim.FaultLatency {
 		fault.Latency = metav1.Duration{Duration: 5 * time.Second}
 	}
@@ -305,7 +320,7 @@ func (w *chaosWorld) failCompute(t *testing.T) (string, func()) {
 }
 
 // fillQuota leaves no room for firewall rules beyond those that there are.
-func (w *chaosWorld) fillQuota(t *testing.T) (string, func()) {
+func (r *chaosRun) fillQuota(t *testing.T) (string, func()) {
 	t.Helper()
 	set := func(n int) {
 		if err := sim.Set(context.WithoutCancel(t.Context()), gcesim.Settings{FirewallQuota: &n}); err != nil {
@@ -322,10 +337,10 @@ func (w *chaosWorld) fillQuota(t *testing.T) (string, func()) {
 	return fmt.Sprintf("%d rules", len(state.Firewalls)), undo
 }
 
-func (w *chaosWorld) restart(program cluster.Program) func(t *testing.T) (string, func()) {
+func (r *chaosRun) restart(program cluster.Program) func(t *testing.T) (string, func()) {
 	return func(t *testing.T) (string, func()) {
 		t.Helper()
-		node := w.randomNode()
+		node := r.randomNode()
 		if err := sandbox.Restart(t.Context(), node.Name, program); err != nil {
 			t.Fatal(err)
 		}
