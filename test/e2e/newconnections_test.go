@@ -89,6 +89,23 @@ func (c *newConnections) wantNoneFailed(t *testing.T, way string) {
 	}
 }
 
+// wantOneLostPerAddress stops the connections and checks that at most one of each address was lost, by a
+// time-out. In mode nftables a proxy gets new connections until portmap deletes its rules, and its pod's
+// interface follows at once: the connections under way at that moment end, and there is one at each address.
+func (c *newConnections) wantOneLostPerAddress(t *testing.T, way string) {
+	t.Helper()
+	c.stop(t, way)
+	lost := map[string]int{}
+	for _, o := range c.outages {
+		lost[o.address] += len(o.errs)
+		for _, err := range o.errs {
+			if !isTimeout(err) || lost[o.address] > 1 {
+				t.Errorf("%s a new connection to %s failed: %v", way, o.address, err)
+			}
+		}
+	}
+}
+
 // wantRefusedOnlyByStartingProxies stops the connections and checks that a node refused new ones
 // only while the Service's proxy there was starting, and that none failed otherwise.
 func (c *newConnections) wantRefusedOnlyByStartingProxies(t *testing.T, way string, svc *v1.Service) {
