@@ -28,6 +28,10 @@ help: ## Print this list
 	@echo "           for the sandbox, VERSION= and ARCH= for the images, SETTINGS='gce/iptables/proxy ...' for conformance,"
 	@echo "           VERSIONS='1.30.14 ...' for versions, SEEDS='1 2 ...' and DURATION=10m for chaos."
 
+.PHONY: chart
+chart: ## Package the Helm chart into dist/
+	@CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go tool -modfile=test/sandbox/tools/helm/go.mod helm package manifests/helm/hostport-ccm --destination dist --version $(VERSION:v%=%) --app-version $(VERSION)
+
 .PHONY: demo
 demo: ## Start the sandbox cluster and show a Service being served (as root)
 	@$(SANDBOX) demo $(SHAPE)

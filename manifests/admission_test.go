@@ -34,8 +34,14 @@ func defaultSettings(t *testing.T) map[string]string {
 // replacedSetting is the part of a path in a policy that kustomize replaces by a setting.
 var replacedSetting = regexp.MustCompile(`^spec\.(variables|matchConditions)\.\[name=([\w-]+)\]\.expression$`)
 
-// admissionPolicy compiles the policy with some settings, as kustomize writes them into it.
+// admissionPolicy compiles the policy with some settings.
 func admissionPolicy(t *testing.T, settings map[string]string) validating.Validator {
+	t.Helper()
+	return compile(t, policyWith(t, settings))
+}
+
+// policyWith returns the policy with some settings, as kustomize writes them into it.
+func policyWith(t *testing.T, settings map[string]string) *admissionv1.ValidatingAdmissionPolicy {
 	t.Helper()
 	p := named(t, admissionName, of[*admissionv1.ValidatingAdmissionPolicy](t)).DeepCopy()
 	text, err := os.ReadFile("components/admission/kustomization.yaml")
@@ -77,7 +83,7 @@ func admissionPolicy(t *testing.T, settings map[string]string) validating.Valida
 	if diff := cmp.Diff(settings, replaced); diff != "" {
 		t.Fatalf("settings that kustomize writes into the policy (-want +got):\n%s", diff)
 	}
-	return compile(t, p)
+	return p
 }
 
 // admissionConfig is a cloud config, and the settings of the policy that are equal to it.

@@ -91,9 +91,10 @@ func TestCloudConfigExamplesLoad(t *testing.T) {
 }
 
 func TestAllVersionsAreTheSame(t *testing.T) {
-	version := regexp.MustCompile(`(?:hostport-(?:ccm|nodeproxy):|newTag: )(v\S+)`)
-	found := map[string]bool{}
-	for _, path := range slices.Concat(files(t, ""), files(t, kustomization), files(t, cloudConfig)) {
+	version := regexp.MustCompile(`(?:hostport-(?:ccm|nodeproxy):|newTag: |appVersion: )(v\S+)`)
+	// A chart's own version has no v.
+	found := map[string]bool{"v" + string(regexp.MustCompile(`(?m)^version: (.*)$`).FindSubmatch(read(t, chart+"/Chart.yaml"))[1]): true}
+	for _, path := range slices.Concat(files(t, ""), files(t, kustomization), files(t, cloudConfig), []string{chart + "/Chart.yaml"}) {
 		for _, match := range version.FindAllStringSubmatch(string(read(t, path)), -1) {
 			found[match[1]] = true
 		}

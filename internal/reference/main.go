@@ -1,5 +1,5 @@
-// Command reference generates reference pages from the doc comments of annotations and config
-// fields. Run it in the root directory of the module:
+// Command reference generates reference pages and the schema of the Helm chart's values from the
+// annotations and config fields and their doc comments. Run it in the root directory of the module:
 //
 //	go run ./internal/reference
 //
@@ -18,6 +18,7 @@ var pages = []struct {
 }{
 	{"docs/reference/annotations.md", annotations},
 	{"docs/reference/cloud-config.md", cloudConfig},
+	{"manifests/helm/hostport-ccm/values.schema.json", chartValues},
 }
 
 func main() {

@@ -1,0 +1,285 @@
+package manifests
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/hostport-ccm/hostport-ccm/provider/config"
+)
+
+const (
+	chart            = "helm/hostport-ccm"
+	cloudConfigName  = "hostport-cloud-config"
+	configAnnotation = "checksum/cloud-config"
+)
+
+// tool runs helm or kustomize, and returns what it prints. The flags are those of the sandbox's
+// programs, so that what is shared is compiled once.
+func tool(t *testing.T, name string, args ...string) ([]byte, error) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"tool", "-modfile=../test/sandbox/tools/helm/go.mod", name}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -gcflags=all=-dwarf=false")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.Bytes())
+	}
+	return out, err
+}
+
+// template returns the objects of a chart in a namespace.
+func template(t *testing.T, chart, namespace string, args ...string) []runtime.Object {
+	t.Helper()
+	out, err := tool(t, "helm", append([]string{"template", "hostport-ccm", chart, "--namespace", namespace}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decode(t, "the chart", split(t, "the chart", out))
+}
+
+// example returns the path of the values of an overlay's example.
+func example(profile string) string { return filepath.Join("helm", "examples", profile+".yaml") }
+
+var profiles = []string{"baremetal", "gce", "gke"}
+
+func TestTheChartHasTheObjectsOfTheOverlays(t *testing.T) {
+	for _, profile := range profiles {
+		t.Run(profile, func(t *testing.T) {
+			out, err := tool(t, "kustomize", "build", "overlays/"+profile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The name of a generated ConfigMap ends with a hash.
+			out = regexp.MustCompile(cloudConfigName+`-[a-z0-9]+`).ReplaceAll(out, []byte(cloudConfigName))
+			want := decode(t, profile, split(t, profile, out))
+			want = slices.DeleteFunc(want, func(o runtime.Object) bool { _, ok := o.(*v1.Namespace); return ok })
+			wantObjects(t, want, template(t, chart, namespace, "-f", example(profile)))
+		})
+	}
+}
+
+// wantObjects compares objects in any order, and cloud configs by their meaning.
+func wantObjects(t *testing.T, want, got []runtime.Object) {
+	t.Helper()
+	byName := func(objects []runtime.Object) map[string]any {
+		all := map[string]any{}
+		for _, object := range objects {
+			o, kind := object.(metav1.Object), object.GetObjectKind().GroupVersionKind().Kind
+			name := strings.Join([]string{kind, o.GetNamespace(), o.GetName()}, " ")
+			if _, twice := all[name]; twice {
+				t.Errorf("%s is there twice", name)
+			}
+			all[name] = object
+			if m, ok := object.(*v1.ConfigMap); ok {
+				cfg, err := config.Parse([]byte(m.Data[cloudConfig]))
+				if err != nil {
+					t.Error(err)
+				}
+				all[name] = cfg
+			}
+			if d, ok := object.(*appsv1.Deployment); ok {
+				d.Spec.Template.Annotations = nil // the checksum
+			}
+		}
+		return all
+	}
+	if diff := cmp.Diff(byName(want), byName(got)); diff != "" {
+		t.Errorf("objects (-want +got):\n%s", diff)
+	}
+}
+
+// The chart shares files with the overlays by symbolic links. Its package has the files.
+func TestThePackageOfTheChartHasTheSameObjects(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := tool(t, "helm", "package", chart, "--destination", dir, "--version", "1.2.3", "--app-version", "v1.2.3"); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true"}
+	got := template(t, filepath.Join(dir, "hostport-ccm-1.2.3.tgz"), namespace, args...)
+	wantObjects(t, template(t, chart, namespace, append(args, "--set", "image.tag=v1.2.3,proxyImage.tag=v1.2.3")...), got)
+}
+
+func TestTheChartHasTheComponents(t *testing.T) {
+	before := template(t, chart, namespace, "-f", example("gce"))
+	for _, component := range []string{"direct", "admission"} {
+		t.Run(component, func(t *testing.T) {
+			var want []runtime.Object
+			for _, path := range files(t, "") {
+				if strings.HasPrefix(path, "components/"+component+"/") {
+					want = append(want, decode(t, path, documents(t, path))...)
+				}
+			}
+			for i, object := range want {
+				if _, ok := object.(*admissionv1.ValidatingAdmissionPolicy); ok && component == "admission" {
+					want[i] = policyWith(t, defaultSettings(t))
+				}
+			}
+			// The settings are no object of the cluster.
+			want = slices.DeleteFunc(want, func(o runtime.Object) bool { _, ok := o.(*v1.ConfigMap); return ok })
+			wantObjects(t, slices.Concat(before, want), template(t, chart, namespace, "-f", example("gce"), "--set", component+".enabled=true"))
+		})
+	}
+}
+
+// The settings of the policy are those of the cloud config.
+func TestTheChartsAdmissionPolicyHasTheCloudConfig(t *testing.T) {
+	strict := admissionConfigs(t)["strict"]
+	settings := maps.Clone(strict.settings)
+	// Without the reasons, which the cloud config does not have.
+	settings["reservedPorts"] = strings.Join(strict.lb.ReservedPorts, "\n")
+	settings["ports"] = strings.TrimSpace(settings["ports"])
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	lb := map[string]any{
+		"classes": strict.lb.Classes, "firewall": strict.lb.Firewall, "nodePortRange": strict.lb.NodePortRange, "reservedPorts": strict.lb.ReservedPorts,
+		"policy": map[string]any{
+			"maxDrainSeconds": strict.lb.Policy.MaxDrainSeconds, "maxPorts": strict.lb.Policy.MaxPorts, "maxSourceRanges": strict.lb.Policy.MaxSourceRanges,
+			"priorityClassNames": strict.lb.Policy.PriorityClassNames, "directNamespaces": strict.lb.Policy.DirectNamespaces,
+			"firewallNamespaces": []string{}, "ports": strict.lb.Policy.Ports,
+		},
+	}
+	writeYAML(t, values, map[string]any{"cloudConfig": map[string]any{"loadBalancer": lb}})
+	got := template(t, chart, namespace, "-f", example("gce"), "-f", values, "--set", "admission.enabled=true")
+	i := slices.IndexFunc(got, func(o runtime.Object) bool { _, ok := o.(*admissionv1.ValidatingAdmissionPolicy); return ok })
+	policy := got[i].(*admissionv1.ValidatingAdmissionPolicy)
+	if diff := cmp.Diff(policyWith(t, settings).Spec, policy.Spec); diff != "" {
+		t.Errorf("policy (-want +got):\n%s", diff)
+	}
+	compile(t, policy)
+}
+
+func writeYAML(t *testing.T, path string, content any) {
+	t.Helper()
+	data, err := yaml.Marshal(content)
+	if err == nil {
+		err = os.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheChartIsInItsReleasesNamespace(t *testing.T) {
+	const other = "load-balancers"
+	objects := template(t, chart, other, "-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true")
+	for _, object := range objects {
+		data, err := yaml.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(data, []byte(namespace)) {
+			t.Errorf("%T %s mentions the default namespace:\n%s", object, object.(metav1.Object).GetName(), data)
+		}
+		if m, ok := object.(*v1.ConfigMap); ok {
+			cfg, err := config.Parse([]byte(m.Data[cloudConfig]))
+			if err != nil || cfg.LoadBalancer.Namespace != other {
+				t.Errorf("the cloud config has the proxies in another namespace than %s (%v):\n%s", other, err, m.Data[cloudConfig])
+			}
+		}
+	}
+}
+
+func TestEveryValueOfTheChartHasItsEffect(t *testing.T) {
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte(`
+image: {repository: registry.example/ccm, tag: v9, pullPolicy: Always}
+proxyImage: {repository: registry.example/proxy, tag: v8}
+imagePullSecrets: [{name: registry}]
+replicas: 3
+logLevel: 4
+extraArgs: [--kube-api-qps=50]
+env: [{name: HTTPS_PROXY, value: "http://proxy.example:3128"}]
+serviceAccount: {annotations: {iam.gke.io/gcp-service-account: ccm@p.iam.gserviceaccount.com}}
+podAnnotations: {example.com/team: network}
+priorityClassName: ""
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+resources: {limits: {memory: 1Gi}}
+nodeSelector: {pool: infra}
+affinity: {nodeAffinity: {}}
+tolerations: [{operator: Exists}]
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	objects := template(t, chart, namespace, "-f", example("baremetal"), "-f", values)
+	written, err := yaml.Marshal(objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"image: registry.example/ccm:v9", "imagePullPolicy: Always", "proxyImage: registry.example/proxy:v8", "imagePullSecrets:\n        - name: registry",
+		"replicas: 3", "- --v=4", "- --kube-api-qps=50", "name: HTTPS_PROXY", "iam.gke.io/gcp-service-account: ccm@p.iam.gserviceaccount.com",
+		"example.com/team: network", "hostNetwork: true", "dnsPolicy: ClusterFirstWithHostNet", "memory: 1Gi", "pool: infra", "nodeAffinity: {}", "- operator: Exists",
+	} {
+		if !strings.Contains(string(written), want) {
+			t.Errorf("there is no %q in\n%s", want, written)
+		}
+	}
+	if strings.Contains(string(written), "priorityClassName") {
+		t.Error("the pods have a priority class")
+	}
+}
+
+// A change of the cloud config replaces the pods, which read it at their start only.
+func TestTheChartsPodsHaveAChecksumOfTheCloudConfig(t *testing.T) {
+	checksum := func(args ...string) string {
+		for _, object := range template(t, chart, namespace, append([]string{"-f", example("gce")}, args...)...) {
+			if d, ok := object.(*appsv1.Deployment); ok {
+				return d.Spec.Template.Annotations[configAnnotation]
+			}
+		}
+		t.Fatal("there is no Deployment")
+		return ""
+	}
+	same, changed := checksum("--set", "logLevel=4"), checksum("--set", "cloudConfig.loadBalancer.failover=kubernetes")
+	if before := checksum(); before == "" || before != same || before == changed {
+		t.Errorf("checksum %q, with another log level %q, with another cloud config %q", before, same, changed)
+	}
+}
+
+func TestTheChartRefusesWrongValues(t *testing.T) {
+	for set, want := range map[string]string{
+		"cloudConfig.clusterID=":                      "/cloudConfig/clusterID",
+		"cloudConfig.clusterID=My_Cluster":            "/cloudConfig/clusterID",
+		"cloudConfig.provider=aws":                    "/cloudConfig/provider",
+		"cloudConfig.loadBalancer.datapth=direct":     "'datapth'",
+		"cloudConfig.loadBalancer.datapath=fast":      "/cloudConfig/loadBalancer/datapath",
+		"cloudConfig.loadBalancer.proxyImage=p":       "'proxyImage'",
+		"cloudConfig.loadBalancer.policy.maxPorts=no": "/cloudConfig/loadBalancer/policy/maxPorts",
+		"cloudConfig.gce.nodeTags=tag":                "/cloudConfig/gce/nodeTags",
+		"replica=3":                                   "'replica'",
+		"direct=true":                                 "/direct",
+		"image.pullPolicy=Sometimes":                  "/image/pullPolicy",
+	} {
+		if _, err := tool(t, "helm", "template", "hostport-ccm", chart, "-f", example("gce"), "--set", set); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("with %s: error %v, want one with %q", set, err, want)
+		}
+	}
+	if _, err := tool(t, "helm", "template", "hostport-ccm", chart); err == nil || !strings.Contains(err.Error(), "clusterID") {
+		t.Errorf("without values: error %v, want one that names clusterID", err)
+	}
+}
+
+func TestHelmLintsTheChart(t *testing.T) {
+	for _, profile := range profiles {
+		if _, err := tool(t, "helm", "lint", "--strict", chart, "-f", example(profile)); err != nil {
+			t.Error(err)
+		}
+	}
+}
