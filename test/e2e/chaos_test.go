@@ -22,7 +22,7 @@ import (
 
 var (
 	chaosSeed     = flag.Uint64("chaos-seed", 1, "seed of TestChaos: the same one chooses the same faults")
-	chaosDuration = flag.Duration("chaos-duration", 4*time.Minute, "how long TestChaos injects faults")
+	chaosDuration = flag.Duration("chaos-duration", 2*time.Minute, "how long TestChaos injects faults")
 	chaosFaults   = flag.String("chaos-faults", "", "faults of TestChaos whose names contain this; empty: all")
 )
 
