@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,40 +50,49 @@ func main() {
 	}
 }
 
-// run builds and writes all images, also if one is too large.
+// row is the format of a line of the table of images.
+const row = "%-30s %-52s %10s %8s  %s\n"
+
+// run builds and writes all images at the same time, also if one is too large.
 func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	const row = "%-30s %-52s %10s %8s  %s\n"
 	fmt.Printf(row, "ARCHIVE", "IMAGE", "COMPRESSED", "TOOK", "DIGEST")
-	var tooLarge []error
-	for _, p := range products {
-		start := time.Now()
-		name, archive := registry+"/"+p.name+":"+o.version, filepath.Join(o.out, p.name+".tar")
-		img, err := p.image(ctx, o)
-		if err != nil {
-			return fmt.Errorf("image %s: %w", name, err)
-		}
-		built, err := oci.Build(img, gzip.DefaultCompression)
-		if err != nil {
-			return fmt.Errorf("building image %s: %w", name, err)
-		}
-		if err := oci.WriteFile(archive, map[string]v1.Image{name: built}); err != nil {
-			return fmt.Errorf("writing image %s: %w", name, err)
-		}
-		size, err := pullSize(built)
-		if err != nil {
-			return fmt.Errorf("size of image %s: %w", name, err)
-		}
-		digest, err := built.Digest()
-		if err != nil {
-			return fmt.Errorf("digest of image %s: %w", name, err)
-		}
-		fmt.Printf(row, archive, name, fmt.Sprintf("%.1f MiB", float64(size)/mib), time.Since(start).Round(100*time.Millisecond), digest)
-		tooLarge = append(tooLarge, checkSize(name, size, p.limit))
+	var running sync.WaitGroup
+	errs := make([]error, len(products))
+	for i, p := range products {
+		running.Go(func() { errs[i] = p.write(ctx, o) })
 	}
-	return errors.Join(tooLarge...)
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// write builds the image, writes its archive and prints its line of the table.
+func (p product) write(ctx context.Context, o options) error {
+	start := time.Now()
+	name, archive := registry+"/"+p.name+":"+o.version, filepath.Join(o.out, p.name+".tar")
+	img, err := p.image(ctx, o)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", name, err)
+	}
+	built, err := oci.Build(img, gzip.DefaultCompression)
+	if err != nil {
+		return fmt.Errorf("building image %s: %w", name, err)
+	}
+	if err := oci.WriteFile(archive, map[string]v1.Image{name: built}); err != nil {
+		return fmt.Errorf("writing image %s: %w", name, err)
+	}
+	size, err := pullSize(built)
+	if err != nil {
+		return fmt.Errorf("size of image %s: %w", name, err)
+	}
+	digest, err := built.Digest()
+	if err != nil {
+		return fmt.Errorf("digest of image %s: %w", name, err)
+	}
+	fmt.Printf(row, archive, name, fmt.Sprintf("%.1f MiB", float64(size)/mib), time.Since(start).Round(100*time.Millisecond), digest)
+	return checkSize(name, size, p.limit)
 }
 
 // pullSize returns what a node downloads, in bytes: manifest, config and compressed layers.

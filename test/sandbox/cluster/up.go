@@ -201,11 +201,12 @@ func (c *Cluster) bootNodes(ctx context.Context) error {
 }
 
 func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {
-	test, err := c.testImages(ctx)
-	if err != nil {
-		return nil, err
-	}
-	product, err := c.productImages(ctx)
+	var test string
+	var product []string
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { test, err = c.testImages(ctx); return err })
+	group.Go(func() (err error) { product, err = c.productImages(ctx); return err })
+	err := group.Wait()
 	return append(product, test), err
 }
 
