@@ -26,6 +26,20 @@ const (
 	// recoveryRounds is how many rounds a node stays down after it renewed its Lease. A kubelet that
 	// has just started renews it before it reports that the pods it ran have ended.
 	recoveryRounds = 3
+	// maxRecoveryRounds is how many rounds a node stays down whose kube-proxy does not listen again. Then the
+	// Ready condition decides: kube-proxy may have been configured not to listen.
+	maxRecoveryRounds = 60
+)
+
+// answer is what came back of a probe.
+type answer int
+
+const (
+	noAnswer answer = iota
+	// refused: the machine is alive, and nothing listens on the port.
+	refused
+	// accepted: kube-proxy, or what replaces it, is running.
+	accepted
 )
 
 // Transition is a node that went down, or came up again.
@@ -40,10 +54,10 @@ type Transition struct {
 func (t Transition) Message() string {
 	if t.Down {
 		return fmt.Sprintf("node %s has not answered for %s and has not renewed its Lease in that time: "+
-			"its addresses are withdrawn from Services until it renews its Lease",
+			"its addresses are withdrawn from Services until it renews its Lease and its kube-proxy listens",
 			t.Node, t.Unanswered.Round(time.Second))
 	}
-	return fmt.Sprintf("node %s has renewed its Lease: its addresses may be published again", t.Node)
+	return fmt.Sprintf("node %s has renewed its Lease, and its kube-proxy listens if it did before: its addresses may be published again", t.Node)
 }
 
 // detector decides which nodes are down. In each round its caller passes the probes of all Ready
@@ -54,6 +68,9 @@ type detector struct{ nodes map[string]*observed }
 type observed struct {
 	lastAnswer   time.Time // Zero: it never answered.
 	missedProbes int       // Since lastAnswer.
+	// accepts is whether the node ever accepted a probe, and acceptedRounds how many rounds in a row it has now.
+	accepts        bool
+	acceptedRounds int
 	// lease is the node's Lease as first read since lastAnswer, at the time leaseRead. Empty: not
 	// read yet.
 	lease     string
@@ -79,15 +96,20 @@ func newDetector() *detector { return &detector{nodes: map[string]*observed{}} }
 
 // observeProbes takes the results of the round that began at now and returns the nodes, sorted,
 // whose Leases are needed. A node without a result is forgotten: it is gone or NotReady.
-func (d *detector) observeProbes(now time.Time, answered map[string]bool) (needLease []string) {
-	maps.DeleteFunc(d.nodes, func(node string, _ *observed) bool { _, probed := answered[node]; return !probed })
-	for node, ok := range answered {
+func (d *detector) observeProbes(now time.Time, answers map[string]answer) (needLease []string) {
+	maps.DeleteFunc(d.nodes, func(node string, _ *observed) bool { _, probed := answers[node]; return !probed })
+	for node, a := range answers {
 		o := d.nodes[node]
 		if o == nil {
 			o = &observed{}
 			d.nodes[node] = o
 		}
-		if !ok {
+		o.acceptedRounds++
+		if a != accepted {
+			o.acceptedRounds = 0
+		}
+		o.accepts = o.accepts || a == accepted
+		if a == noAnswer {
 			o.missedProbes++
 			continue
 		}
@@ -125,7 +147,7 @@ func (d *detector) observeLeases(now time.Time, leases map[string]string) []Tran
 			o.renewedRounds = 1
 		}
 		switch {
-		case o.down && o.renewedRounds > recoveryRounds:
+		case o.down && o.hasRecovered():
 			o.down = false
 			// A node that still does not answer keeps its renewal, which isDead respects.
 			if o.missedProbes == 0 {
@@ -165,6 +187,14 @@ func (o *observed) state() state {
 		return unresponsive
 	}
 	return answering
+}
+
+// hasRecovered reports whether a node that was down may serve again: its kubelet renews its Lease, and
+// kube-proxy listens if it did before. A kubelet that has just started renews the Lease some seconds before
+// kube-proxy has written its rules. A node that does not answer cannot be reached from here, but is alive.
+func (o *observed) hasRecovered() bool {
+	listens := !o.accepts || o.missedProbes > 0 || o.acceptedRounds > recoveryRounds
+	return o.renewedRounds > recoveryRounds && (listens || o.renewedRounds > maxRecoveryRounds)
 }
 
 // isDead reports whether all evidence is against a node. One that renewed its Lease since its last

@@ -16,13 +16,14 @@ type simulation struct {
 	detector     *detector
 	now          time.Time
 	unresponsive map[string]bool
+	refusing     map[string]bool // These answer with a refusal.
 	leases       map[string]string
 	unreadable   bool // No Lease can be read.
 	down         map[string]bool
 }
 
 func newSimulation(nodes ...string) *simulation {
-	s := &simulation{detector: newDetector(), now: time.Unix(1e9, 0), unresponsive: map[string]bool{}, leases: map[string]string{}, down: map[string]bool{}}
+	s := &simulation{detector: newDetector(), now: time.Unix(1e9, 0), unresponsive: map[string]bool{}, refusing: map[string]bool{}, leases: map[string]string{}, down: map[string]bool{}}
 	for _, node := range nodes {
 		s.leases[node] = "1"
 	}
@@ -32,12 +33,19 @@ func newSimulation(nodes ...string) *simulation {
 // round returns the transitions of the next second, as "-node" and "+node".
 func (s *simulation) round() []string {
 	s.now = s.now.Add(time.Second)
-	answered := map[string]bool{}
+	answers := map[string]answer{}
 	for node := range s.leases {
-		answered[node] = !s.unresponsive[node]
+		switch {
+		case s.unresponsive[node]:
+			answers[node] = noAnswer
+		case s.refusing[node]:
+			answers[node] = refused
+		default:
+			answers[node] = accepted
+		}
 	}
 	read := map[string]string{}
-	for _, node := range s.detector.observeProbes(s.now, answered) {
+	for _, node := range s.detector.observeProbes(s.now, answers) {
 		if !s.unreadable {
 			read[node] = s.leases[node]
 		}
@@ -190,6 +198,58 @@ func TestANodeGoesDownInTimeAndComesUpWithItsKubelet(t *testing.T) {
 	}
 }
 
+func TestANodeComesUpWithItsKubeProxy(t *testing.T) {
+	died := func() *simulation {
+		s := newSimulation("a", "b", "c")
+		s.rounds(1)
+		s.setUnresponsive("b")
+		if got := s.rounds(10); !slices.Equal(got, []string{"-b"}) {
+			t.Errorf("it does not go down: %v", got)
+		}
+		s.setUnresponsive()
+		s.refusing["b"] = true
+		s.renew("b")
+		return s
+	}
+	s := died()
+	if got := s.rounds(maxRecoveryRounds); got != nil {
+		t.Errorf("it comes up before its kube-proxy: %v", got)
+	}
+	if got := s.round(); !slices.Equal(got, []string{"+b"}) {
+		t.Errorf("it does not come up although its kubelet has long been there: %v", got)
+	}
+
+	s = died()
+	s.rounds(10)
+	delete(s.refusing, "b")
+	if got := s.rounds(recoveryRounds); got != nil {
+		t.Errorf("it comes up before its kube-proxy had time to write its rules: %v", got)
+	}
+	if got := s.round(); !slices.Equal(got, []string{"+b"}) {
+		t.Errorf("it does not come up with its kube-proxy: %v", got)
+	}
+
+	s = died()
+	s.rounds(10)
+	s.setUnresponsive("b")
+	if got := s.round(); !slices.Equal(got, []string{"+b"}) {
+		t.Errorf("it renews its Lease and cannot be reached from here, and does not come up: %v", got)
+	}
+}
+
+func TestANodeThatNeverListenedComesUpWithItsKubelet(t *testing.T) {
+	s := newSimulation("a", "b", "c")
+	s.refusing["b"] = true
+	s.rounds(1)
+	s.setUnresponsive("b")
+	s.rounds(10)
+	s.setUnresponsive()
+	s.renew("b")
+	if got := s.rounds(recoveryRounds + 1); !slices.Equal(got, []string{"+b"}) {
+		t.Errorf("transitions %v", got)
+	}
+}
+
 func TestAnAliveNodeThatCannotBeReachedGoesDownOnce(t *testing.T) {
 	s := newSimulation("a", "b", "c")
 	s.rounds(1)
@@ -247,6 +307,10 @@ func TestDetectorInvariants(t *testing.T) {
 			if rapid.IntRange(0, 4).Draw(t, "change") == 0 {
 				s.setUnresponsive(rapid.SliceOfDistinct(rapid.SampledFrom(nodes), rapid.ID[string]).Draw(t, "unresponsive")...)
 				s.unreadable = rapid.IntRange(0, 5).Draw(t, "unreadable") == 0
+				s.refusing = map[string]bool{}
+				for _, node := range rapid.SliceOfDistinct(rapid.SampledFrom(nodes), rapid.ID[string]).Draw(t, "refusing") {
+					s.refusing[node] = true
+				}
 			}
 			some := rapid.SliceOfDistinct(rapid.SampledFrom(nodes), rapid.ID[string]).Draw(t, "renewing")
 			if rapid.IntRange(0, 5).Draw(t, "renew") > 0 {
@@ -276,7 +340,7 @@ func TestDetectorInvariants(t *testing.T) {
 			}
 		}
 		s.setUnresponsive()
-		s.unreadable = false
+		s.unreadable, s.refusing = false, map[string]bool{}
 		s.rounds(1)
 		s.renew(nodes...)
 		s.rounds(recoveryRounds + 1)

@@ -123,10 +123,10 @@ func (m *Monitor) Generation() uint64 {
 // round observes all Ready nodes once and publishes what the detector decides.
 func (m *Monitor) round(ctx context.Context) {
 	now, addresses := m.now(), m.addresses()
-	answered := forEach(ctx, slices.Collect(maps.Keys(addresses)), func(ctx context.Context, node string) bool {
-		return provesAlive(m.dial(ctx, addresses[node]))
+	answers := forEach(ctx, slices.Collect(maps.Keys(addresses)), func(ctx context.Context, node string) answer {
+		return answerOf(m.dial(ctx, addresses[node]))
 	})
-	leases := m.readLeases(ctx, m.detector.observeProbes(now, answered))
+	leases := m.readLeases(ctx, m.detector.observeProbes(now, answers))
 	transitions := m.detector.observeLeases(now, leases)
 
 	counts := map[state]float64{unreached: 0, answering: 0, unresponsive: 0, down: 0}
@@ -235,5 +235,13 @@ func dial(ctx context.Context, address string) error {
 	return conn.Close()
 }
 
-// provesAlive reports whether the outcome of a connection attempt proves that the machine is alive.
-func provesAlive(err error) bool { return err == nil || errors.Is(err, syscall.ECONNREFUSED) }
+// answerOf returns what the outcome of a connection attempt says of the machine.
+func answerOf(err error) answer {
+	switch {
+	case err == nil:
+		return accepted
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return refused
+	}
+	return noAnswer
+}

@@ -229,26 +229,26 @@ func TestANilMonitorDetectsNothing(t *testing.T) {
 	}
 }
 
-func TestWhatProvesThatANodeIsAlive(t *testing.T) {
+func TestWhatTheOutcomeOfAProbeSays(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := listener.Addr().String()
-	if err := dial(t.Context(), address); !provesAlive(err) {
-		t.Errorf("a connection does not prove it: %v", err)
+	if err := dial(t.Context(), address); answerOf(err) != accepted {
+		t.Errorf("a connection is not one: %v", err)
 	}
 	listener.Close()
-	if err := dial(t.Context(), address); err == nil || !provesAlive(err) {
-		t.Errorf("a refusal does not prove it: %v", err)
+	if err := dial(t.Context(), address); answerOf(err) != refused {
+		t.Errorf("a refusal is not one: %v", err)
 	}
 	expired, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := dial(expired, address); provesAlive(err) {
-		t.Errorf("a timeout proves it: %v", err)
+	if err := dial(expired, address); answerOf(err) != noAnswer {
+		t.Errorf("a timeout is an answer: %v", err)
 	}
-	if unreachable := (&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}); provesAlive(unreachable) {
-		t.Error("the answer of a router proves it")
+	if unreachable := (&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}); answerOf(unreachable) != noAnswer {
+		t.Error("the answer of a router is one of the node")
 	}
 }
 

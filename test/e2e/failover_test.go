@@ -14,6 +14,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/hostport-ccm/hostport-ccm/provider/options"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
 
@@ -55,7 +56,18 @@ func isNodeReady(node *v1.Node) bool {
 func TestFailedNodeOfTheLeaderIsWithdrawnBeforeKubernetesNotices(t *testing.T) {
 	node := leadersNode(t)
 	svc, _ := newWeb(t)
+	others := slices.DeleteFunc(cluster.Nodes(cluster.GCE), func(n cluster.Node) bool { return n.Name == node.Name })
+	newPod(t, svc.Namespace, "direct", others[0].Name)
+	port := freePort()
+	direct := newService(t, svc.Namespace, "direct", withDatapath(options.DatapathDirect), servicePort(v1.ProtocolTCP, port))
+	wantAddresses(t, direct, time.Minute, externalIPs()...)
+	wantOpen(t, getTCP, "direct", port, externalIPs()...)
 	powerCycle(t, node, func() { waitWithdrawnWhileReady(t, svc, node) })
+	// Kubernetes does not notice that the node was off, so its Ready condition says nothing of kube-proxy.
+	wantAddresses(t, direct, 3*time.Minute, externalIPs()...)
+	if err := connectOnce(t.Context(), node.ExternalIP, port); err != nil {
+		t.Errorf("%s is published again, and kube-proxy does not serve it yet: %v", node.Name, err)
+	}
 	wantAddresses(t, svc, 3*time.Minute, externalIPs()...)
 }
 
