@@ -76,6 +76,9 @@ func newCommand(lease *leaderLease, stopped <-chan struct{}) (*cobra.Command, er
 		if err != nil {
 			return err
 		}
+		if !cmd.Flags().Changed("leader-elect-resource-namespace") {
+			options.Generic.LeaderElection.ResourceNamespace = cfg.LoadBalancer.Namespace
+		}
 		cloud, err = provider.New(cmd.Context(), cfg)
 		return err
 	}
@@ -91,7 +94,7 @@ func defaults() (*ccmoptions.CloudControllerManagerOptions, error) {
 	options.KubeCloudShared.CloudProvider.Name = provider.ProviderName
 	// With the default lease, only one of two cloud-controller-managers in a cluster would run.
 	options.Generic.LeaderElection.ResourceName = name
-	options.Generic.LeaderElection.ResourceNamespace = "hostport-system"
+	options.Generic.LeaderElection.ResourceNamespace = "hostport-system" // until the cloud config is read
 	// When the leader's own node dies, another replica leads within 9 s and withdraws the node's
 	// addresses. This costs one small request a second.
 	options.Generic.LeaderElection.LeaseDuration.Duration = 8 * time.Second

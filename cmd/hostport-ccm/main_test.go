@@ -57,3 +57,27 @@ func TestAnInvalidConfigIsReportedFirst(t *testing.T) {
 		}
 	}
 }
+
+// The roles grant the lease where the proxies are.
+func TestTheLeaseIsInTheNamespaceOfTheProxies(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cloud.yaml")
+	if err := os.WriteFile(file, []byte("{apiVersion: hostport-ccm.io/v1alpha1, kind: CloudConfig, clusterID: a, provider: none, loadBalancer: {proxyImage: p, namespace: load-balancers}}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{"load-balancers": nil, "leases": {"--leader-elect-resource-namespace", "leases"}} {
+		command, err := newCommand(&leaderLease{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		command.SetContext(t.Context())
+		if err := command.ParseFlags(append([]string{"--cloud-config", file}, args...)); err != nil {
+			t.Fatal(err)
+		}
+		if err := command.PreRunE(command, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := command.Flags().Lookup("leader-elect-resource-namespace").Value.String(); got != want {
+			t.Errorf("with the arguments %v, the lease is in namespace %s, want %s", args, got, want)
+		}
+	}
+}
