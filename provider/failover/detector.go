@@ -54,10 +54,10 @@ type Transition struct {
 func (t Transition) Message() string {
 	if t.Down {
 		return fmt.Sprintf("node %s has not answered for %s and has not renewed its Lease in that time: "+
-			"its addresses are withdrawn from Services until it renews its Lease and its kube-proxy listens",
+			"its addresses are withdrawn from Services until it renews its Lease",
 			t.Node, t.Unanswered.Round(time.Second))
 	}
-	return fmt.Sprintf("node %s has renewed its Lease, and its kube-proxy listens if it did before: its addresses may be published again", t.Node)
+	return fmt.Sprintf("node %s has renewed its Lease: its addresses may be published again", t.Node)
 }
 
 // detector decides which nodes are down. In each round its caller passes the probes of all Ready
@@ -68,7 +68,8 @@ type detector struct{ nodes map[string]*observed }
 type observed struct {
 	lastAnswer   time.Time // Zero: it never answered.
 	missedProbes int       // Since lastAnswer.
-	// accepts is whether the node ever accepted a probe, and acceptedRounds how many rounds in a row it has now.
+	// accepts is whether lastAnswer before the node went down accepted the probe, and acceptedRounds how many
+	// rounds in a row probes were accepted.
 	accepts        bool
 	acceptedRounds int
 	// lease is the node's Lease as first read since lastAnswer, at the time leaseRead. Empty: not
@@ -108,14 +109,16 @@ func (d *detector) observeProbes(now time.Time, answers map[string]answer) (need
 		if a != accepted {
 			o.acceptedRounds = 0
 		}
-		o.accepts = o.accepts || a == accepted
 		if a == noAnswer {
 			o.missedProbes++
+			if o.down && o.missedProbes == minMissedProbes {
+				o.lease, o.renewedRounds = "", 0 // It may have died again: what it renewed before is no evidence.
+			}
 			continue
 		}
 		o.lastAnswer, o.missedProbes = now, 0
 		if !o.down {
-			o.lease, o.renewedRounds = "", 0
+			o.accepts, o.lease, o.renewedRounds = a == accepted, "", 0
 		}
 	}
 	isolated := d.isolated()
@@ -190,10 +193,11 @@ func (o *observed) state() state {
 }
 
 // hasRecovered reports whether a node that was down may serve again: its kubelet renews its Lease, and
-// kube-proxy listens if it did before. A kubelet that has just started renews the Lease some seconds before
-// kube-proxy has written its rules. A node that does not answer cannot be reached from here, but is alive.
+// kube-proxy has listened for recoveryRounds if it did before. A kubelet that has just started renews the Lease
+// some seconds before kube-proxy listens, and kube-proxy listens before it has written its rules. A node that
+// renews its Lease and does not answer cannot be reached from here, but is alive.
 func (o *observed) hasRecovered() bool {
-	listens := !o.accepts || o.missedProbes > 0 || o.acceptedRounds > recoveryRounds
+	listens := !o.accepts || o.missedProbes >= minMissedProbes || o.acceptedRounds > recoveryRounds
 	return o.renewedRounds > recoveryRounds && (listens || o.renewedRounds > maxRecoveryRounds)
 }
 

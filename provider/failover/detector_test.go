@@ -232,14 +232,25 @@ func TestANodeComesUpWithItsKubeProxy(t *testing.T) {
 	s = died()
 	s.rounds(10)
 	s.setUnresponsive("b")
-	if got := s.round(); !slices.Equal(got, []string{"+b"}) {
+	s.rounds(1)
+	s.setUnresponsive()
+	if got := s.rounds(10); got != nil {
+		t.Errorf("it comes up as a probe is lost: %v", got)
+	}
+	s.setUnresponsive("b")
+	if got := s.rounds(2 * maxRecoveryRounds); got != nil {
+		t.Errorf("it dies again before its kube-proxy listens, and comes up: %v", got)
+	}
+	s.renew("b")
+	if got := s.rounds(recoveryRounds + 1); !slices.Equal(got, []string{"+b"}) {
 		t.Errorf("it renews its Lease and cannot be reached from here, and does not come up: %v", got)
 	}
 }
 
-func TestANodeThatNeverListenedComesUpWithItsKubelet(t *testing.T) {
+func TestANodeWithoutKubeProxyComesUpWithItsKubelet(t *testing.T) {
 	s := newSimulation("a", "b", "c")
-	s.refusing["b"] = true
+	s.rounds(3)
+	s.refusing["b"] = true // kube-proxy was removed.
 	s.rounds(1)
 	s.setUnresponsive("b")
 	s.rounds(10)
