@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,11 +22,10 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
-const (
-	chart            = "helm/hostport-ccm"
-	cloudConfigName  = "hostport-cloud-config"
-	configAnnotation = "checksum/cloud-config"
-)
+const chart = "helm/hostport-ccm"
+
+// cloudConfigName is the name of the ConfigMap, which ends with a hash of its content.
+var cloudConfigName = regexp.MustCompile(`hostport-cloud-config-[a-z0-9]+`)
 
 // tool runs helm or kustomize, and returns what it prints. The flags are those of the sandbox's
 // programs, so that what is shared is compiled once.
@@ -51,7 +49,13 @@ func template(t *testing.T, chart, namespace string, args ...string) []runtime.O
 	if err != nil {
 		t.Fatal(err)
 	}
-	return decode(t, "the chart", split(t, "the chart", out))
+	return decodeRenamed(t, "the chart", out)
+}
+
+// decodeRenamed decodes objects, with the name of the ConfigMap without its hash.
+func decodeRenamed(t *testing.T, what string, content []byte) []runtime.Object {
+	t.Helper()
+	return decode(t, what, split(t, what, cloudConfigName.ReplaceAll(content, []byte("hostport-cloud-config"))))
 }
 
 // example returns the path of the values of an overlay's example.
@@ -66,9 +70,7 @@ func TestTheChartHasTheObjectsOfTheOverlays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The name of a generated ConfigMap ends with a hash.
-			out = regexp.MustCompile(cloudConfigName+`-[a-z0-9]+`).ReplaceAll(out, []byte(cloudConfigName))
-			want := decode(t, profile, split(t, profile, out))
+			want := decodeRenamed(t, profile, out)
 			want = slices.DeleteFunc(want, func(o runtime.Object) bool { _, ok := o.(*v1.Namespace); return ok })
 			wantObjects(t, want, template(t, chart, namespace, "-f", example(profile)))
 		})
@@ -93,9 +95,6 @@ func wantObjects(t *testing.T, want, got []runtime.Object) {
 					t.Error(err)
 				}
 				all[name] = cfg
-			}
-			if d, ok := object.(*appsv1.Deployment); ok {
-				d.Spec.Template.Annotations = nil // the checksum
 			}
 		}
 		return all
@@ -236,49 +235,70 @@ tolerations: [{operator: Exists}]
 	}
 }
 
-// A change of the cloud config replaces the pods, which read it at their start only.
-func TestTheChartsPodsHaveAChecksumOfTheCloudConfig(t *testing.T) {
-	checksum := func(args ...string) string {
-		for _, object := range template(t, chart, namespace, append([]string{"-f", example("gce")}, args...)...) {
-			if d, ok := object.(*appsv1.Deployment); ok {
-				return d.Spec.Template.Annotations[configAnnotation]
-			}
+// A change of the cloud config replaces the pods, which read it at their start only, and leaves that of the pods
+// that run as it is.
+func TestTheChartsCloudConfigHasItsHashInItsName(t *testing.T) {
+	name := func(args ...string) string {
+		out, err := tool(t, "helm", append([]string{"template", "hostport-ccm", chart, "--namespace", namespace, "-f", example("gce")}, args...)...)
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Fatal("there is no Deployment")
-		return ""
+		names := cloudConfigName.FindAllString(string(out), -1)
+		if len(names) != 2 || names[0] != names[1] || !strings.Contains(string(out), "helm.sh/resource-policy: keep") {
+			t.Errorf("the ConfigMap and the Deployment have the names %v, want one, which Helm keeps", names)
+		}
+		return names[0]
 	}
-	same, changed := checksum("--set", "logLevel=4"), checksum("--set", "cloudConfig.loadBalancer.failover=kubernetes")
-	if before := checksum(); before == "" || before != same || before == changed {
-		t.Errorf("checksum %q, with another log level %q, with another cloud config %q", before, same, changed)
+	before, same, changed := name(), name("--set", "logLevel=4"), name("--set", "cloudConfig.loadBalancer.failover=kubernetes")
+	if before != same || before == changed {
+		t.Errorf("names %q, with another log level %q, with another cloud config %q", before, same, changed)
 	}
 }
 
 func TestTheChartRefusesWrongValues(t *testing.T) {
 	for set, want := range map[string]string{
-		"cloudConfig.clusterID=":                      "/cloudConfig/clusterID",
-		"cloudConfig.clusterID=My_Cluster":            "/cloudConfig/clusterID",
-		"cloudConfig.provider=aws":                    "/cloudConfig/provider",
-		"cloudConfig.loadBalancer.datapth=direct":     "'datapth'",
-		"cloudConfig.loadBalancer.datapath=fast":      "/cloudConfig/loadBalancer/datapath",
-		"cloudConfig.loadBalancer.proxyImage=p":       "'proxyImage'",
-		"cloudConfig.loadBalancer.policy.maxPorts=no": "/cloudConfig/loadBalancer/policy/maxPorts",
-		"cloudConfig.gce.nodeTags=tag":                "/cloudConfig/gce/nodeTags",
-		"replica=3":                                   "'replica'",
-		"direct=true":                                 "/direct",
-		"image.pullPolicy=Sometimes":                  "/image/pullPolicy",
+		"cloudConfig.clusterID=":                       "/cloudConfig/clusterID",
+		"cloudConfig.clusterID=My_Cluster":             "/cloudConfig/clusterID",
+		"cloudConfig.provider=aws":                     "/cloudConfig/provider",
+		"cloudConfig.loadBalancer.datapth=direct":      "'datapth'",
+		"cloudConfig.loadBalancer.datapath=fast":       "/cloudConfig/loadBalancer/datapath",
+		"cloudConfig.loadBalancer.proxyImage=p":        "'proxyImage'",
+		"cloudConfig.loadBalancer.policy.maxPorts=no":  "/cloudConfig/loadBalancer/policy/maxPorts",
+		"cloudConfig.gce.nodeTags=tag":                 "/cloudConfig/gce/nodeTags",
+		"replica=3":                                    "'replica'",
+		"direct=true":                                  "/direct",
+		"image.pullPolicy=Sometimes":                   "/image/pullPolicy",
+		"image.repository=registry.example/ccm:v1":     "/image/repository",
+		"proxyImage.repository=r.example/p@sha256:01":  "/proxyImage/repository",
+		"nodeSelector.gpu=true":                        "/nodeSelector/gpu",
+		"logLevel=null":                                "'logLevel'",
+		"cloudConfig.provider=none":                    "/cloudConfig/gce",
+		"cloudConfig.loadBalancer.nodePortRange=1:2":   "/cloudConfig/loadBalancer/nodePortRange",
+		"cloudConfig.loadBalancer.reservedPorts={ssh}": "/cloudConfig/loadBalancer/reservedPorts/0",
+		"cloudConfig.loadBalancer.policy.maxPorts=-1":  "/cloudConfig/loadBalancer/policy/maxPorts",
 	} {
-		if _, err := tool(t, "helm", "template", "hostport-ccm", chart, "-f", example("gce"), "--set", set); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := tool(t, "helm", "template", "hostport-ccm", chart, "--namespace", namespace, "-f", example("gce"), "--set", set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("with %s: error %v, want one with %q", set, err, want)
 		}
 	}
-	if _, err := tool(t, "helm", "template", "hostport-ccm", chart); err == nil || !strings.Contains(err.Error(), "clusterID") {
-		t.Errorf("without values: error %v, want one that names clusterID", err)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "/cloudConfig/clusterID"},
+		{nil, "/cloudConfig/provider"},
+		{[]string{"-f", example("gce"), "--namespace", "kube-system"}, "kube-system is not for hostport-ccm"},
+		{[]string{"-f", example("baremetal"), "--set", "direct.enabled=true"}, "direct.enabled grants"},
+	} {
+		if _, err := tool(t, "helm", append([]string{"template", "hostport-ccm", chart, "--namespace", namespace}, tt.args...)...); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("with %v: error %v, want one with %q", tt.args, err, tt.want)
+		}
 	}
 }
 
 func TestHelmLintsTheChart(t *testing.T) {
 	for _, profile := range profiles {
-		if _, err := tool(t, "helm", "lint", "--strict", chart, "-f", example(profile)); err != nil {
+		if _, err := tool(t, "helm", "lint", "--strict", chart, "--namespace", namespace, "-f", example(profile)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,6 +51,22 @@ func TestEveryAnnotationIsDescribed(t *testing.T) {
 		_, text, found := strings.Cut(page, "## `"+name+"`\n\n")
 		if !found || strings.HasPrefix(text, "#") || strings.HasPrefix(text, "\n") {
 			t.Errorf("annotation %s has no description", name)
+		}
+	}
+}
+
+func TestLimitsOfTheSchemaAreOfFields(t *testing.T) {
+	f, err := parseFile("../..", "provider/config/config.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields, err := structFields(f, "CloudConfig", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range limits {
+		if !slices.ContainsFunc(fields, func(e entry) bool { return e.Name == name || e.Name == strings.TrimSuffix(name, "[]") }) {
+			t.Errorf("the cloud config has no field %s", name)
 		}
 	}
 }

@@ -3,13 +3,16 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/firewall"
+	proxyconfig "github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/options"
 )
@@ -34,6 +37,32 @@ var enums = map[reflect.Type]any{
 // ofTheChart are the fields of the cloud config that the Helm chart adds itself.
 var ofTheChart = map[string]bool{"apiVersion": true, "kind": true, "loadBalancer.proxyImage": true, "loadBalancer.namespace": true}
 
+const (
+	dnsLabel = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+	ports    = "^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?(/(TCP|UDP|SCTP))?$"
+)
+
+// limits are what the schema says of the values of fields, beside their types. The rest, such as the order of the
+// ports of a range, is for hostport-ccm to validate at its start.
+var limits = map[string]schema{
+	"clusterID":                                   {"pattern": "^[a-z0-9]([-a-z0-9]{0,24}[a-z0-9])?$"},
+	"loadBalancer.internalRanges":                 {"minItems": 1},
+	"loadBalancer.reservedPorts[]":                {"pattern": ports},
+	"loadBalancer.nodePortRange":                  {"pattern": "^([1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?|none)$"},
+	"loadBalancer.policy.maxDrainSeconds":         {"minimum": 0, "maximum": proxyconfig.MaxDrainSeconds},
+	"loadBalancer.policy.maxPorts":                {"minimum": 0},
+	"loadBalancer.policy.maxSourceRanges":         {"minimum": 0, "maximum": options.MaxSourceRanges},
+	"loadBalancer.policy.maxServicesPerNamespace": {"minimum": 0},
+	"loadBalancer.policy.ports[].ports":           {"minItems": 1},
+	"loadBalancer.policy.ports[].ports[]":         {"pattern": ports},
+	"loadBalancer.policy.ports[].namespaces[]":    {"pattern": dnsLabel},
+	"loadBalancer.policy.directNamespaces[]":      {"pattern": dnsLabel},
+	"loadBalancer.policy.firewallNamespaces[]":    {"pattern": dnsLabel},
+	"gce.nodeTags[]":                              {"pattern": "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"},
+	"gce.instanceCacheTTL":                        {"pattern": "^([0-9.]+(ns|us|ms|s|m|h))+$"},
+	"gce.firewallCheckPeriod":                     {"pattern": "^([0-9.]+(ns|us|ms|s|m|h))+$"},
+}
+
 // chartValues returns the schema of the values of the Helm chart. Its cloud config has the fields of
 // config.CloudConfig, with their doc comments.
 func chartValues(module string) (string, error) {
@@ -51,28 +80,29 @@ func chartValues(module string) (string, error) {
 	}
 	cloudConfig := schemaOf(reflect.TypeFor[config.CloudConfig](), "", docs)
 	cloudConfig["required"] = []string{"clusterID", "provider"}
-	cloudConfig["properties"].(schema)["clusterID"].(schema)["pattern"] = "^[a-z0-9]([-a-z0-9]{0,24}[a-z0-9])?$"
+	cloudConfig["if"] = schema{"properties": schema{"provider": schema{"const": config.ProviderNone}}}
+	cloudConfig["then"] = schema{"properties": schema{"gce": schema{"maxProperties": 0}}}
 
-	text, number, flag := schema{"type": "string"}, schema{"type": "integer", "minimum": 0}, schema{"type": "boolean"}
-	list, fieldsOf := schema{"type": "array"}, schema{"type": "object"}
-	image := object(schema{"repository": schema{"type": "string", "minLength": 1}, "tag": text})
+	text, number, flag, pullPolicies := schema{"type": "string"}, schema{"type": "integer", "minimum": 0}, schema{"type": "boolean"}, enums[reflect.TypeFor[v1.PullPolicy]()]
+	list, fieldsOf, texts := schema{"type": "array"}, schema{"type": "object"}, schema{"type": "object", "additionalProperties": text}
 	enabled := object(schema{"enabled": flag})
+	// Without a tag and a digest, which are in the value tag.
+	repository := schema{"type": "string", "pattern": `^([^\s@:/]+(:[0-9]+)?/)?[^\s@:]+$`}
 	values := object(schema{
 		"cloudConfig": cloudConfig, "initializeNodes": flag, "direct": enabled, "admission": enabled,
-		"image": object(schema{
-			"repository": schema{"type": "string", "minLength": 1}, "tag": text,
-			"pullPolicy": schema{"type": "string", "enum": enums[reflect.TypeFor[v1.PullPolicy]()]},
-		}),
-		"proxyImage": image, "imagePullSecrets": list, "replicas": number, "logLevel": number, "extraArgs": list, "env": list,
-		"serviceAccount": object(schema{"annotations": fieldsOf}), "podAnnotations": fieldsOf, "priorityClassName": text,
-		"hostNetwork": flag, "dnsPolicy": schema{"type": "string", "enum": []v1.DNSPolicy{v1.DNSDefault, v1.DNSClusterFirst, v1.DNSClusterFirstWithHostNet}},
-		"resources": fieldsOf, "nodeSelector": fieldsOf, "affinity": fieldsOf, "tolerations": list,
-		// Helm's own: values of charts that have this one as a dependency.
-		"global": fieldsOf,
+		"image":      object(schema{"repository": repository, "tag": text, "pullPolicy": schema{"type": "string", "enum": pullPolicies}}),
+		"proxyImage": object(schema{"repository": repository, "tag": text}), "imagePullSecrets": list, "replicas": number, "logLevel": number,
+		"extraArgs": schema{"type": "array", "items": text}, "env": list, "serviceAccount": object(schema{"annotations": texts}), "podAnnotations": texts,
+		"priorityClassName": text, "hostNetwork": flag,
+		"dnsPolicy": schema{"type": "string", "enum": []v1.DNSPolicy{v1.DNSDefault, v1.DNSClusterFirst, v1.DNSClusterFirstWithHostNet}},
+		"resources": fieldsOf, "nodeSelector": texts, "affinity": fieldsOf, "tolerations": list,
 	})
+	// All have defaults. One that is null is missing.
+	values["required"] = slices.Sorted(maps.Keys(values["properties"].(schema)))
+	// Helm's own: values of charts that have this one as a dependency.
+	values["properties"].(schema)["global"] = fieldsOf
 	values["$schema"] = "http://json-schema.org/draft-07/schema#"
 	values["$comment"] = "Generated by `go run ./internal/reference`."
-	values["required"] = []string{"cloudConfig"}
 	out, err := json.MarshalIndent(values, "", "  ")
 	return string(out) + "\n", err
 }
@@ -117,5 +147,6 @@ func schemaOf(t reflect.Type, name string, docs map[string]string) schema {
 	if doc := docs[name]; doc != "" {
 		s["description"] = doc
 	}
+	maps.Copy(s, limits[name])
 	return s
 }

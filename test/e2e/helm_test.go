@@ -96,7 +96,7 @@ func helmValues(t *testing.T) (path string) {
 		}
 	}
 	maps.DeleteFunc(cloudConfig, func(key string, _ any) bool { return key == "apiVersion" || key == "kind" })
-	delete(cloudConfig["loadBalancer"].(map[string]any), "proxyImage")
+	cloudConfig["loadBalancer"] = map[string]any{"classes": "both"} // the default of hostport-ccm, not of the chart
 	values["cloudConfig"], values["direct"] = cloudConfig, map[string]any{"enabled": true}
 	written, err := yaml.Marshal(values)
 	if err != nil {
