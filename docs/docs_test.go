@@ -27,7 +27,7 @@ func read(t *testing.T, path string) string {
 // pages returns the paths of all pages, including those at the top of the repository.
 func pages(t *testing.T) []string {
 	t.Helper()
-	found := []string{"../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md"}
+	found := []string{"../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md", "../SECURITY.md"}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".md") {
 			found = append(found, path)
