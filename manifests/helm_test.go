@@ -255,43 +255,55 @@ func TestTheChartsCloudConfigHasItsHashInItsName(t *testing.T) {
 	}
 }
 
+// The schema reports all wrong values at once.
 func TestTheChartRefusesWrongValues(t *testing.T) {
-	for set, want := range map[string]string{
-		"cloudConfig.clusterID=":                       "/cloudConfig/clusterID",
-		"cloudConfig.clusterID=My_Cluster":             "/cloudConfig/clusterID",
-		"cloudConfig.provider=aws":                     "/cloudConfig/provider",
-		"cloudConfig.loadBalancer.datapth=direct":      "'datapth'",
-		"cloudConfig.loadBalancer.datapath=fast":       "/cloudConfig/loadBalancer/datapath",
-		"cloudConfig.loadBalancer.proxyImage=p":        "'proxyImage'",
-		"cloudConfig.loadBalancer.policy.maxPorts=no":  "/cloudConfig/loadBalancer/policy/maxPorts",
-		"cloudConfig.gce.nodeTags=tag":                 "/cloudConfig/gce/nodeTags",
-		"replica=3":                                    "'replica'",
-		"direct=true":                                  "/direct",
-		"image.pullPolicy=Sometimes":                   "/image/pullPolicy",
-		"image.repository=registry.example/ccm:v1":     "/image/repository",
-		"proxyImage.repository=r.example/p@sha256:01":  "/proxyImage/repository",
-		"nodeSelector.gpu=true":                        "/nodeSelector/gpu",
-		"logLevel=null":                                "'logLevel'",
-		"cloudConfig.provider=none":                    "/cloudConfig/gce",
-		"cloudConfig.loadBalancer.nodePortRange=1:2":   "/cloudConfig/loadBalancer/nodePortRange",
-		"cloudConfig.loadBalancer.reservedPorts={ssh}": "/cloudConfig/loadBalancer/reservedPorts/0",
-		"cloudConfig.loadBalancer.policy.maxPorts=-1":  "/cloudConfig/loadBalancer/policy/maxPorts",
+	for _, wrong := range []map[string]string{
+		{
+			"cloudConfig.clusterID=My_Cluster":             "/cloudConfig/clusterID",
+			"cloudConfig.provider=aws":                     "/cloudConfig/provider",
+			"cloudConfig.loadBalancer.datapth=direct":      "'datapth'",
+			"cloudConfig.loadBalancer.datapath=fast":       "/cloudConfig/loadBalancer/datapath",
+			"cloudConfig.loadBalancer.policy.maxPorts=no":  "/cloudConfig/loadBalancer/policy/maxPorts",
+			"cloudConfig.loadBalancer.nodePortRange=1:2":   "/cloudConfig/loadBalancer/nodePortRange",
+			"cloudConfig.loadBalancer.reservedPorts={ssh}": "/cloudConfig/loadBalancer/reservedPorts/0",
+			"cloudConfig.gce.nodeTags=tag":                 "/cloudConfig/gce/nodeTags",
+			"replica=3":                                    "'replica'",
+			"direct=true":                                  "/direct",
+			"image.pullPolicy=Sometimes":                   "/image/pullPolicy",
+			"image.repository=registry.example/ccm:v1":     "/image/repository",
+			"proxyImage.repository=r.example/p@sha256:01":  "/proxyImage/repository",
+			"nodeSelector.gpu=true":                        "/nodeSelector/gpu",
+			"logLevel=null":                                "'logLevel'",
+		},
+		{
+			"cloudConfig.clusterID=":                      "/cloudConfig/clusterID",
+			"cloudConfig.provider=none":                   "/cloudConfig/gce",
+			"cloudConfig.loadBalancer.proxyImage=p":       "'proxyImage'",
+			"cloudConfig.loadBalancer.policy.maxPorts=-1": "/cloudConfig/loadBalancer/policy/maxPorts",
+		},
 	} {
-		if _, err := tool(t, "helm", "template", "hostport-ccm", chart, "--namespace", namespace, "-f", example("gce"), "--set", set); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("with %s: error %v, want one with %q", set, err, want)
+		args := []string{"-f", example("gce")}
+		for set := range wrong {
+			args = append(args, "--set", set)
 		}
+		wantRefused(t, namespace, args, slices.Collect(maps.Values(wrong))...)
 	}
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{nil, "/cloudConfig/clusterID"},
-		{nil, "/cloudConfig/provider"},
-		{[]string{"-f", example("gce"), "--namespace", "kube-system"}, "kube-system is not for hostport-ccm"},
-		{[]string{"-f", example("baremetal"), "--set", "direct.enabled=true"}, "direct.enabled grants"},
-	} {
-		if _, err := tool(t, "helm", append([]string{"template", "hostport-ccm", chart, "--namespace", namespace}, tt.args...)...); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("with %v: error %v, want one with %q", tt.args, err, tt.want)
+	wantRefused(t, namespace, nil, "/cloudConfig/clusterID", "/cloudConfig/provider")
+	wantRefused(t, metav1.NamespaceSystem, []string{"-f", example("gce")}, "kube-system is not for hostport-ccm")
+	wantRefused(t, namespace, []string{"-f", example("baremetal"), "--set", "direct.enabled=true"}, "direct.enabled grants")
+}
+
+// wantRefused checks that the chart cannot be rendered, with an error that has all words.
+func wantRefused(t *testing.T, namespace string, args []string, words ...string) {
+	t.Helper()
+	_, err := tool(t, "helm", append([]string{"template", "hostport-ccm", chart, "--namespace", namespace}, args...)...)
+	if err == nil {
+		t.Errorf("the chart accepts %v", args)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("the error has no %q: %v", word, err)
 		}
 	}
 }
