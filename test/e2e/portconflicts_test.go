@@ -279,7 +279,8 @@ func TestDatapathNodePortsOfOtherServicesAreTaken(t *testing.T) {
 	defer changeCloudConfig(t, func(content string) string {
 		return strings.Replace(content, "\nloadBalancer:\n", "\nloadBalancer:\n  nodePortRange: none\n", 1)
 	})()
-	const before, after = 30999, 31999
+	// The first 86 of the range, which the API server gives to other Services last (KEP-3668).
+	const before, after = 30001, 30002
 	ns := newNamespace(t)
 	nodePort := func(name string, port int) *v1.Service {
 		newBackend(t, ns, name)
