@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
 )
 
 const chart = "helm/hostport-ccm"
@@ -32,7 +33,7 @@ var cloudConfigName = regexp.MustCompile(`hostport-cloud-config-[a-z0-9]+`)
 func tool(t *testing.T, name string, args ...string) ([]byte, error) {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"tool", "-modfile=../test/sandbox/tools/helm/go.mod", name}, args...)...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -gcflags=all=-dwarf=false")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+tools.Flags)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

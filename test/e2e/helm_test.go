@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
+	"github.com/hostport-ccm/hostport-ccm/test/sandbox/tools"
 )
 
 // The chart, from the root of the module, and the name of its release.
@@ -117,7 +118,7 @@ func helm(t *testing.T, args ...string) (string, error) {
 	all := append([]string{"tool", "-modfile=test/sandbox/tools/helm/go.mod", "helm", "--kubeconfig", sandbox.Kubeconfig(), "--namespace", cluster.ProductNamespace}, args...)
 	cmd := exec.CommandContext(ctx, "go", all...)
 	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -gcflags=all=-dwarf=false")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+tools.Flags)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
