@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/debs"
 )
 
 // maxCopied is how many connections the programs that copy are configured to hold, and filled with.
@@ -29,12 +31,27 @@ var copyingFiles = map[string][]string{
 }
 
 // copyingVersions returns the versions of HAProxy and nginx.
-func copyingVersions(d debian) (versions [2]string, err error) {
-	if versions[0], err = d.version(haproxyProgram, "version "); err != nil {
+func copyingVersions(packages debs.Root) (versions [2]string, err error) {
+	if versions[0], err = debianVersion(packages, haproxyProgram, "version "); err != nil {
 		return versions, err
 	}
-	versions[1], err = d.version(nginxProgram, "nginx/")
+	versions[1], err = debianVersion(packages, nginxProgram, "nginx/")
 	return versions, err
+}
+
+// debianVersion returns what a program prints about its version, from a word on.
+func debianVersion(packages debs.Root, program, word string) (string, error) {
+	cmd, err := packages.Command(program, "-v")
+	if err != nil {
+		return "", err
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s -v: %w: %s", program, err, out)
+	}
+	_, rest, _ := strings.Cut(string(out), word)
+	version, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	return strings.TrimSpace(version), nil
 }
 
 // haproxyConfig returns HAProxy's configuration for a pod. Threads are as many as processors, by
@@ -63,7 +80,7 @@ func nginxConfig(p pod, root, folder string) string {
 
 // startCopying starts the program that copies in a pod, if it has one, and waits until it copies, to
 // the backend. It ends when the lab is closed.
-func (l *lab) startCopying(ctx context.Context, p pod, d debian) error {
+func (l *lab) startCopying(ctx context.Context, p pod, packages debs.Root) error {
 	config := filepath.Join(l.dir, "copying.conf")
 	var content string
 	var args []string
@@ -71,11 +88,11 @@ func (l *lab) startCopying(ctx context.Context, p pod, d debian) error {
 	case haproxy:
 		content, args = haproxyConfig(p), []string{haproxyProgram, "-db", "-f", config}
 	case nginx:
-		content, args = nginxConfig(p, d.root, l.dir), []string{nginxProgram, "-p", l.dir, "-e", "/dev/null", "-c", config}
+		content, args = nginxConfig(p, string(packages), l.dir), []string{nginxProgram, "-p", l.dir, "-e", "/dev/null", "-c", config}
 	default:
 		return nil
 	}
-	cmd, err := d.command(args[0], args[1:]...)
+	cmd, err := packages.Command(args[0], args[1:]...)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/debs"
 )
 
 // route is a way from a port of the node to the backend.
@@ -69,7 +71,7 @@ type routeLab struct {
 type routeLabs struct{ labs []*routeLab }
 
 // newRouteLabs builds the labs. It must be closed even after an error.
-func newRouteLabs(ctx context.Context, dir string, packages debian, ports []int) (*routeLabs, error) {
+func newRouteLabs(ctx context.Context, dir string, packages debs.Root, ports []int) (*routeLabs, error) {
 	c := &routeLabs{}
 	binary, err := buildProxy(ctx, dir)
 	if err != nil {
@@ -87,7 +89,7 @@ func newRouteLabs(ctx context.Context, dir string, packages debian, ports []int)
 	return c, nil
 }
 
-func (c *routeLab) start(ctx context.Context, name string, packages debian, proxyBinary string) (err error) {
+func (c *routeLab) start(ctx context.Context, name string, packages debs.Root, proxyBinary string) (err error) {
 	c.lab, err = newLab(name, c.pods(c.ports), c.nodeRules(c.ports))
 	if err != nil {
 		return err

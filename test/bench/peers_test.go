@@ -3,9 +3,12 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hostport-ccm/hostport-ccm/internal/debs"
 )
 
 // TestEveryPeerIsMeasuredAndFilled looks at no figure that depends on the machine's speed.
@@ -14,7 +17,7 @@ func TestEveryPeerIsMeasuredAndFilled(t *testing.T) {
 		t.Skip("needs root to make network namespaces")
 	}
 	dir := t.TempDir()
-	packages, err := unpack(t.Context(), dir, copyingFiles)
+	packages, err := debs.Unpack(t.Context(), filepath.Join(dir, "root"), copyingFiles)
 	if err != nil {
 		t.Fatal(err)
 	}

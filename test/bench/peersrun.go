@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/hostport-ccm/hostport-ccm/internal/debs"
 	"github.com/hostport-ccm/hostport-ccm/test/hardware"
 )
 
@@ -19,7 +21,7 @@ func comparePeers(ctx context.Context, o options, out io.Writer, folder string) 
 		return err
 	}
 	defer os.RemoveAll(dir)
-	packages, err := unpack(ctx, dir, copyingFiles)
+	packages, err := debs.Unpack(ctx, filepath.Join(dir, "root"), copyingFiles)
 	if err != nil {
 		return err
 	}
@@ -34,7 +36,7 @@ func comparePeers(ctx context.Context, o options, out io.Writer, folder string) 
 	return err
 }
 
-func measurePeers(ctx context.Context, o options, dir string, packages debian) (p page, err error) {
+func measurePeers(ctx context.Context, o options, dir string, packages debs.Root) (p page, err error) {
 	p.options = o
 	if p.machine, err = hardware.Describe(); err != nil {
 		return p, err
