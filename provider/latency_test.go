@@ -72,8 +72,6 @@ func (l *latencyHarness) causes() [][]event {
 		}
 	}
 	return [][]event{
-		{out("proxy not Ready", l.ordinary, l.proxyGets(notReady)), back("proxy Ready", l.ordinary, l.proxyGets(ready))},
-		{out("proxy being stopped", l.ordinary, l.proxyGets(stopping)), back("proxy started", l.ordinary, l.proxyGets(ready))},
 		onNode("node not Ready", "node Ready", without, func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown }),
 		onNode("node's external address changed", "and changed back", moved, func(n *v1.Node) { n.Status.Addresses[0].Address = "203.0.113.250" }),
 		onNode("node excluded from load balancers", "node not excluded", without, func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" }),
@@ -113,6 +111,9 @@ func (l *latencyHarness) causes() [][]event {
 			event{name: "port freed by another's pod", once: l.deleteForeignPod, services: []string{"blocked"}, want: l.ips[:1]},
 			event{name: "port taken by another's pod", once: l.blockPort, services: []string{"blocked"}},
 		},
+		// Last, as a proxy set that is younger than publish.NewSetTimeout keeps its addresses.
+		{out("proxy not Ready", l.ordinary, l.proxyGets(notReady)), back("proxy Ready", l.ordinary, l.proxyGets(ready))},
+		{out("proxy being stopped", l.ordinary, l.proxyGets(stopping)), back("proxy started", l.ordinary, l.proxyGets(ready))},
 	}
 }
 
