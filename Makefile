@@ -75,7 +75,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE)' ./test/e2e; $(E2E) -run '^TestUpstream' ./test/conformance; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE|Website)' ./test/e2e; $(E2E) -run '^TestUpstream' ./test/conformance; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' -skip '$(WITHOUTMODE)' ./test/e2e -user-namespaces; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
@@ -113,6 +113,12 @@ chaos: ## Inject faults at random under traffic, and print what clients noticed 
 	@$(SANDBOX) up -profile gce -ip-family dual; status=0; for seed in $(SEEDS); do \
 	go test -tags e2e -count=1 -v -timeout 24h -run '^TestChaos$$' ./test/e2e -chaos-seed=$$seed -chaos-duration=$(DURATION) || status=1; \
 	done; $(SANDBOX) down; exit $$status
+
+.PHONY: website
+website: ## Run a website with Traefik, ExternalDNS and a name server, and get it by name (as root)
+	@$(SANDBOX) down
+	@$(SANDBOX) up -profile gce -ip-family dual -kube-proxy-mode $(KUBE_PROXY_MODE); status=0; \
+	go test -tags e2e -count=1 -v -timeout 60m -run '^TestWebsite' ./test/e2e || status=1; $(SANDBOX) down; exit $$status
 
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster without a demo (as root)

@@ -38,27 +38,37 @@ func (c *Cluster) testImages(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("image %s: %w", AgnhostImage, err)
 	}
 	images := map[string]v1.Image{}
-	for _, i := range []struct {
-		name, program string
-		config        v1.Config
-		files         []oci.File
-	}{
+	for _, i := range []programImage{
 		{pauseImage, pause, v1.Config{User: "65535:65535"}, nil},
 		{corednsImage, c.program("coredns"), v1.Config{}, nil},
 		{AgnhostImage, c.program("agnhost"), v1.Config{Cmd: []string{"pause"}}, shell},
 	} {
-		entrypoint := "/" + filepath.Base(i.program)
-		program, err := imageFile(i.program, entrypoint)
-		if err != nil {
-			return "", fmt.Errorf("image %s: %w", i.name, err)
-		}
-		i.config.Entrypoint = []string{entrypoint}
-		img := oci.Image{Arch: runtime.GOARCH, Config: i.config, Files: append(i.files, program)}
-		if images[i.name], err = oci.Build(img, gzip.BestSpeed); err != nil {
-			return "", fmt.Errorf("image %s: %w", i.name, err)
+		if images[i.name], err = i.build(); err != nil {
+			return "", err
 		}
 	}
 	return archive, oci.WriteFile(archive, images)
+}
+
+// programImage is an image of a program of the machine, and other files.
+type programImage struct {
+	name, program string
+	config        v1.Config
+	files         []oci.File
+}
+
+func (i programImage) build() (v1.Image, error) {
+	entrypoint := "/" + filepath.Base(i.program)
+	program, err := imageFile(i.program, entrypoint)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", i.name, err)
+	}
+	i.config.Entrypoint = []string{entrypoint}
+	built, err := oci.Build(oci.Image{Arch: runtime.GOARCH, Config: i.config, Files: append(i.files, program)}, gzip.BestSpeed)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", i.name, err)
+	}
+	return built, nil
 }
 
 // shellPrograms are what upstream's tests run in containers of agnhost.

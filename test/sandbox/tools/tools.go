@@ -58,6 +58,7 @@ var modules = []module{
 	},
 	{dir: "cni"},
 	{dir: "kwok"},
+	{dir: "website"},
 	{
 		dir:     "e2e",
 		ldflags: versionFlags(KubernetesVersion),
@@ -66,11 +67,12 @@ var modules = []module{
 }
 
 // RealNodes and SimulatedNodes are the modules of a cluster with such nodes, UpstreamTests that of
-// Kubernetes' own end-to-end tests.
+// Kubernetes' own end-to-end tests, Website that of an ingress controller and DNS.
 var (
 	RealNodes      = []string{"programs", "cni"}
 	SimulatedNodes = []string{"programs", "kwok"}
 	UpstreamTests  = []string{"e2e"}
+	Website        = []string{"website"}
 )
 
 // Flags are for all builds, as the Go command compiles a package again for others. The images and the
@@ -318,4 +320,13 @@ func versionFlags(version string) string {
 	parts := strings.Split(strings.TrimPrefix(version, "v"), ".")
 	const pkg = "k8s.io/component-base/version."
 	return fmt.Sprintf(" -X %sgitVersion=%s -X %sgitMajor=%s -X %sgitMinor=%s", pkg, version, pkg, parts[0], pkg, parts[1])
+}
+
+// ModuleDir returns the folder of a module that the module in a folder requires.
+func ModuleDir(ctx context.Context, dir, module string) (string, error) {
+	out, err := goCommand(ctx, dir, "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("where module %s is: %w", module, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
