@@ -40,8 +40,9 @@ demo: ## Start the sandbox cluster and show a Service being served (as root)
 test: lint unit images e2e ## Run all checks and tests, set-up included (as root)
 
 .PHONY: lint
-lint: ## Check format; run vet, staticcheck and unparam
+lint: ## Check sums of modules and format; run vet, staticcheck and unparam
 	@echo "== lint"
+	@go mod verify >/dev/null
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "run gofmt -w on:" $$files; exit 1; fi
 	@go vet -tags e2e ./...
 	@go run -modfile=$(LINT) honnef.co/go/tools/cmd/staticcheck -tags e2e ./...
