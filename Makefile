@@ -1,5 +1,6 @@
 # Targets are short; the programs that they run are in test/ and internal/.
-VERSION ?= v0.1.0-dev
+# Empty for that of the tree, which is in internal/version.
+VERSION ?=
 ARCH ?= amd64
 PROFILE ?= gce
 KUBE_PROXY_MODE ?= iptables
@@ -30,7 +31,7 @@ help: ## Print this list
 
 .PHONY: chart
 chart: ## Package the Helm chart into dist/
-	@CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go tool -modfile=test/sandbox/tools/helm/go.mod helm package manifests/helm/hostport-ccm --destination dist --version $(VERSION:v%=%) --app-version $(VERSION)
+	@CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go tool -modfile=test/sandbox/tools/helm/go.mod helm package manifests/helm/hostport-ccm --destination dist $(if $(VERSION),--version $(VERSION:v%=%) --app-version $(VERSION))
 
 .PHONY: demo
 demo: ## Start the sandbox cluster and show a Service being served (as root)
@@ -59,7 +60,7 @@ unit: ## Run the unit tests with the race detector
 .PHONY: images
 images: ## Build both images into dist/ as OCI archives
 	@echo "== images"
-	@go run ./internal/images -out dist -version $(VERSION) -arch $(ARCH)
+	@go run ./internal/images -out dist -arch $(ARCH) $(if $(VERSION),-version $(VERSION))
 
 # Tests that change nothing for others run four at a time: their time is mostly waiting.
 E2E := go test -json -tags e2e -count=1 -timeout 60m -parallel 4

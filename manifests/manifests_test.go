@@ -3,7 +3,6 @@ package manifests
 import (
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -87,20 +86,6 @@ func TestCloudConfigExamplesLoad(t *testing.T) {
 		if got.LoadBalancer.Namespace != namespace {
 			t.Errorf("%s: the proxies' namespace is %s, the rights are granted in %s", path, got.LoadBalancer.Namespace, namespace)
 		}
-	}
-}
-
-func TestAllVersionsAreTheSame(t *testing.T) {
-	version := regexp.MustCompile(`(?:hostport-(?:ccm|nodeproxy):|newTag: |appVersion: )(v\S+)`)
-	// A chart's own version has no v.
-	found := map[string]bool{"v" + string(regexp.MustCompile(`(?m)^version: (.*)$`).FindSubmatch(read(t, chart+"/Chart.yaml"))[1]): true}
-	for _, path := range slices.Concat(files(t, ""), files(t, kustomization), files(t, cloudConfig), []string{chart + "/Chart.yaml"}) {
-		for _, match := range version.FindAllStringSubmatch(string(read(t, path)), -1) {
-			found[match[1]] = true
-		}
-	}
-	if len(found) != 1 {
-		t.Errorf("versions of images in the manifests: %v, want one", found)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+	"github.com/hostport-ccm/hostport-ccm/internal/version"
 )
 
 type options struct {
@@ -37,7 +38,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.out, "out", "dist", "folder for the archives")
-	flag.StringVar(&o.version, "version", "v0.1.0-dev", "tag of the images, and the version that their programs report")
+	flag.StringVar(&o.version, "version", version.Current, "tag of the images, and the version that their programs report")
 	flag.StringVar(&o.arch, "arch", "amd64", "architecture, as Go names it")
 	flag.StringVar(&o.module, "module", ".", "this module's folder")
 	flag.Parse()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/hostport-ccm/hostport-ccm/internal/version"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 )
 
@@ -50,8 +51,7 @@ kind: CloudConfig
 clusterID: my-cluster
 provider: none
 loadBalancer:
-  proxyImage: ghcr.io/hostport-ccm/hostport-nodeproxy:v0.1.0-dev
-` + "```" + `
+  proxyImage: ghcr.io/hostport-ccm/hostport-nodeproxy:` + version.Current + "\n```" + `
 
 `
 

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/hostport-ccm/hostport-ccm/internal/version"
 	"github.com/hostport-ccm/hostport-ccm/test/gcesim"
 	"github.com/hostport-ccm/hostport-ccm/test/sandbox/cluster"
 )
@@ -55,7 +56,7 @@ kind: CloudConfig
 clusterID: scale
 provider: gce
 loadBalancer:
-  proxyImage: ghcr.io/hostport-ccm/hostport-nodeproxy:v0.1.0-dev
+  proxyImage: ghcr.io/hostport-ccm/hostport-nodeproxy:` + version.Current + `
   kubeProxyMode: iptables
 gce:
   apiEndpoint: http://10.142.0.1:8080
