@@ -5,13 +5,10 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os/exec"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -22,7 +19,7 @@ import (
 // /lib* are links into /usr, also if a package has them otherwise.
 type Tree struct {
 	files    map[string]file
-	packages []string
+	packages []Package
 }
 
 // file is a file and the package that it is from.
@@ -92,7 +89,11 @@ func (t *Tree) pick(picked map[string]oci.File, pattern string) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("no file %s in the packages %s", pattern, strings.Join(t.packages, ", "))
+		var names []string
+		for _, p := range t.packages {
+			names = append(names, p.Name)
+		}
+		return fmt.Errorf("no file %s in the packages %s", pattern, strings.Join(names, ", "))
 	}
 	return nil
 }
@@ -132,12 +133,12 @@ func (f file) needs() ([]string, error) {
 
 // unpack adds the files of a .deb file. Directories without files are left out.
 func (t *Tree) unpack(ctx context.Context, archive string) error {
-	pkg, _, _ := strings.Cut(filepath.Base(archive), "_")
-	t.packages = append(t.packages, pkg)
-	out, err := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", archive).Output()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return fmt.Errorf("dpkg-deb: %w: %s", err, exit.Stderr)
+	pkg, err := describe(ctx, archive)
+	if err != nil {
+		return err
 	}
+	t.packages = append(t.packages, pkg)
+	out, err := dpkgDeb(ctx, "--fsys-tarfile", archive)
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (t *Tree) unpack(ctx context.Context, archive string) error {
 		if err != nil {
 			return err
 		}
-		f := file{File: oci.File{Path: usrMerge(h.Name), Mode: h.Mode}, pkg: pkg}
+		f := file{File: oci.File{Path: usrMerge(h.Name), Mode: h.Mode}, pkg: pkg.Name}
 		switch h.Typeflag {
 		case tar.TypeDir:
 			continue

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -17,10 +16,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+	"github.com/hostport-ccm/hostport-ccm/internal/product"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/config"
 	"github.com/hostport-ccm/hostport-ccm/nodeproxy/rules"
 )
@@ -62,44 +60,18 @@ func buildAndRun(m *testing.M) (int, error) {
 }
 
 func TestSameSourcesGiveTheSameArchives(t *testing.T) {
-	for _, p := range products {
-		a, err := os.ReadFile(filepath.Join(first, p.name+".tar"))
+	for _, p := range product.All {
+		a, err := os.ReadFile(filepath.Join(first, p.Name+".tar"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := os.ReadFile(filepath.Join(second, p.name+".tar"))
+		b, err := os.ReadFile(filepath.Join(second, p.Name+".tar"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(a, b) {
-			t.Errorf("%s: built twice, the bytes differ", p.name)
+			t.Errorf("%s: built twice, the bytes differ", p.Name)
 		}
-	}
-}
-
-func TestAnImageThatIsTooLargeIsRefused(t *testing.T) {
-	const name = "registry.example/thing:v1"
-	want := "image registry.example/thing:v1 has 16.0 MiB compressed, but may have 15: look for a new dependency, or raise the limit in internal/images"
-	if err := checkSize(name, 16*mib, 15*mib); err == nil || err.Error() != want {
-		t.Errorf("checkSize() = %v, want %s", err, want)
-	}
-	if err := checkSize(name, 15*mib, 15*mib); err != nil {
-		t.Errorf("checkSize() at the limit = %v", err)
-	}
-}
-
-func TestPullSizeIsThatOfAllBlobs(t *testing.T) {
-	img, err := oci.Build(oci.Image{Arch: "amd64", Files: []oci.File{{Path: "/a", Data: []byte("a")}}}, gzip.DefaultCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	archive := filepath.Join(t.TempDir(), "image.tar")
-	if err := oci.WriteFile(archive, map[string]v1.Image{"registry.example/thing:v1": img}); err != nil {
-		t.Fatal(err)
-	}
-	blobs := len(output(t, exec.Command("tar", "-xOf", archive, "blobs")))
-	if got, err := pullSize(img); err != nil || got != int64(blobs) {
-		t.Errorf("pullSize() = %d, %v, want %d", got, err, blobs)
 	}
 }
 
@@ -221,9 +193,9 @@ func wantPrintedAsWritten(t *testing.T, written, printed string) {
 
 func TestProgramsRunInTheirImagesAndKnowTheirVersion(t *testing.T) {
 	needRoot(t)
-	for _, p := range products {
-		program := "/" + p.name
-		if out := output(t, inImage(unpack(t, p.name+".tar"), program, "--version")); !strings.Contains(string(out), testVersion) {
+	for _, p := range product.All {
+		program := "/" + p.Name
+		if out := output(t, inImage(unpack(t, p.Name+".tar"), program, "--version")); !strings.Contains(string(out), testVersion) {
 			t.Errorf("%s --version: %s; want %s", program, out, testVersion)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/hostport-ccm/hostport-ccm/internal/oci"
+	"github.com/hostport-ccm/hostport-ccm/internal/product"
 	"github.com/hostport-ccm/hostport-ccm/internal/version"
 )
 
@@ -61,62 +62,37 @@ func run(ctx context.Context, o options) error {
 	}
 	fmt.Printf(row, "ARCHIVE", "IMAGE", "COMPRESSED", "TOOK", "DIGEST")
 	var running sync.WaitGroup
-	errs := make([]error, len(products))
-	for i, p := range products {
-		running.Go(func() { errs[i] = p.write(ctx, o) })
+	errs := make([]error, len(product.All))
+	for i, p := range product.All {
+		running.Go(func() { errs[i] = write(ctx, o, p) })
 	}
 	running.Wait()
 	return errors.Join(errs...)
 }
 
 // write builds the image, writes its archive and prints its line of the table.
-func (p product) write(ctx context.Context, o options) error {
+func write(ctx context.Context, o options, p product.Product) error {
 	start := time.Now()
-	name, archive := registry+"/"+p.name+":"+o.version, filepath.Join(o.out, p.name+".tar")
-	img, err := p.image(ctx, o)
+	name, archive := p.Reference(o.version), filepath.Join(o.out, p.Name+".tar")
+	built, err := p.Build(ctx, product.Build{Module: o.module, Version: o.version, Arch: o.arch})
 	if err != nil {
 		return fmt.Errorf("image %s: %w", name, err)
 	}
-	built, err := oci.Build(img, gzip.DefaultCompression)
+	img, err := oci.Build(built.Image, gzip.DefaultCompression)
 	if err != nil {
 		return fmt.Errorf("building image %s: %w", name, err)
 	}
-	if err := oci.WriteFile(archive, map[string]v1.Image{name: built}); err != nil {
+	if err := oci.WriteFile(archive, map[string]v1.Image{name: img}); err != nil {
 		return fmt.Errorf("writing image %s: %w", name, err)
 	}
-	size, err := pullSize(built)
+	size, err := oci.PullSize(img)
 	if err != nil {
 		return fmt.Errorf("size of image %s: %w", name, err)
 	}
-	digest, err := built.Digest()
+	digest, err := img.Digest()
 	if err != nil {
 		return fmt.Errorf("digest of image %s: %w", name, err)
 	}
-	fmt.Printf(row, archive, name, fmt.Sprintf("%.1f MiB", float64(size)/mib), time.Since(start).Round(100*time.Millisecond), digest)
-	return checkSize(name, size, p.limit)
-}
-
-// pullSize returns what a node downloads, in bytes: manifest, config and compressed layers.
-func pullSize(img v1.Image) (int64, error) {
-	size, err := img.Size()
-	if err != nil {
-		return 0, err
-	}
-	manifest, err := img.Manifest()
-	if err != nil {
-		return 0, err
-	}
-	size += manifest.Config.Size
-	for _, layer := range manifest.Layers {
-		size += layer.Size
-	}
-	return size, nil
-}
-
-func checkSize(name string, size, limit int64) error {
-	if size <= limit {
-		return nil
-	}
-	return fmt.Errorf("image %s has %.1f MiB compressed, but may have %.0f: look for a new dependency, or raise the limit in internal/images",
-		name, float64(size)/mib, float64(limit)/mib)
+	fmt.Printf(row, archive, name, fmt.Sprintf("%.1f MiB", float64(size)/(1<<20)), time.Since(start).Round(100*time.Millisecond), digest)
+	return p.CheckSize(size)
 }

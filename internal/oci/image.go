@@ -63,3 +63,20 @@ func Build(img Image, compression int) (v1.Image, error) {
 		History: v1.History{Created: epoch, CreatedBy: "hostport-ccm/internal/oci"},
 	})
 }
+
+// PullSize returns what a node downloads, in bytes: manifest, config and compressed layers.
+func PullSize(img v1.Image) (int64, error) {
+	size, err := img.Size()
+	if err != nil {
+		return 0, err
+	}
+	manifest, err := img.Manifest()
+	if err != nil {
+		return 0, err
+	}
+	size += manifest.Config.Size
+	for _, layer := range manifest.Layers {
+		size += layer.Size
+	}
+	return size, nil
+}

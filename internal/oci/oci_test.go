@@ -267,6 +267,32 @@ func TestArchiveIsReadByBothKindsOfReader(t *testing.T) {
 	}
 }
 
+func TestPullSizeIsThatOfAllBlobs(t *testing.T) {
+	built, err := Build(Image{Arch: "amd64", Files: []File{{Path: "/a", Data: []byte("a")}}}, gzip.DefaultCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	if err := WriteFile(archive, map[string]v1.Image{imageName: built}); err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(untar(t, archive), "blobs/sha256/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want int64
+	for _, blob := range blobs {
+		info, err := os.Stat(blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want += info.Size()
+	}
+	if got, err := PullSize(built); err != nil || got != want {
+		t.Errorf("PullSize() = %d, %v, want %d", got, err, want)
+	}
+}
+
 func configName(t *testing.T, img v1.Image) v1.Hash {
 	t.Helper()
 	name, err := img.ConfigName()
