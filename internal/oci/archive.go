@@ -25,12 +25,17 @@ const containerdName = "io.containerd.image.name"
 // WriteFile writes the images, by full name (registry, repository and tag), to an OCI archive: an
 // OCI layout in a tar file. The file at target is replaced only by a complete archive.
 func WriteFile(target string, images map[string]v1.Image) error {
+	return writeArchive(target, func(dir string) error { return writeLayout(dir, images) })
+}
+
+// writeArchive replaces the file at target by a tar file of what write writes into a folder.
+func writeArchive(target string, write func(dir string) error) error {
 	dir, err := os.MkdirTemp(filepath.Dir(target), ".images-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := writeLayout(dir, images); err != nil {
+	if err := write(dir); err != nil {
 		return err
 	}
 	var files []File
