@@ -62,6 +62,14 @@ images: ## Build both images into dist/ as OCI archives
 	@echo "== images"
 	@go run ./internal/images -out dist -arch $(ARCH) $(if $(VERSION),-version $(VERSION))
 
+.PHONY: release
+release: ## Make all that a release has, twice, and compare: VERSION=v0.2.0
+	@go run ./internal/release $(if $(VERSION),-version $(VERSION))
+
+.PHONY: set-version
+set-version: ## Write VERSION into manifests, chart and pages
+	@go run ./internal/release -set -version $(VERSION)
+
 # Tests that change nothing for others run four at a time: their time is mostly waiting.
 E2E := go test -json -tags e2e -count=1 -timeout 60m -parallel 4
 

@@ -8,7 +8,7 @@
 # digest stays.
 #
 # Who meets it: users who move images to a private or air-gapped registry by tarball and pin or
-# verify them by digest. docs/how-to/images.md says which commands keep the digest.
+# verify them by digest. docs/how-to/release.md says which commands keep the digest.
 #
 # Needs Go and network access to the Go module proxy. Exits non-zero if the behaviour changes.
 set -euo pipefail

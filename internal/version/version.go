@@ -9,7 +9,7 @@ import (
 	semver "k8s.io/apimachinery/pkg/util/version"
 )
 
-// Current is the version of this tree.
+// Current is the version of this tree. `make set-version` changes it and all places that repeat it.
 const Current = "v0.1.0-dev"
 
 // Check returns an error if the version is not a semantic version with a leading v. Build metadata

@@ -58,7 +58,7 @@ func wantEverywhere(t *testing.T, root, version string) map[string][]string {
 	for path, versions := range found {
 		for _, v := range versions {
 			if v != version {
-				t.Errorf("%s has version %s, want %s", path, v, version)
+				t.Errorf("%s has version %s, want %s: run make set-version", path, v, version)
 			}
 		}
 	}
