@@ -24,6 +24,10 @@ const (
 	HealthFlag  = "--health-address=:"
 )
 
+// AnnotationMetricsPort is on proxies with another port of their metrics than the default one. No
+// declared port of the pod shows it.
+const AnnotationMetricsPort = options.Prefix + "metrics-port"
+
 // configDir is the mount point of the ConfigMap. A mounted directory follows changes of the
 // ConfigMap; a single mounted file does not.
 var configDir = path.Dir(proxyconfig.DefaultFile)
@@ -49,7 +53,7 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options, without
 		Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: s.selectorLabels(svc, set)},
 			Template: v1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: s.setLabels(svc, set)},
+				ObjectMeta: metav1.ObjectMeta{Labels: s.setLabels(svc, set), Annotations: annotations(svc)},
 				Spec:       s.podSpec(svc, name, o, without),
 			},
 			UpdateStrategy:       oneByOne(0),
@@ -59,6 +63,14 @@ func (s Settings) daemonSet(svc *v1.Service, set int, o options.Options, without
 	}
 	addSpecHash(ds)
 	return ds
+}
+
+// annotations returns those of the pods, which most Services do not need: a change replaces proxies.
+func annotations(svc *v1.Service) map[string]string {
+	if metrics, _ := ownPorts(svc); metrics != proxyconfig.DefaultMetricsPort {
+		return map[string]string{AnnotationMetricsPort: fmt.Sprint(metrics)}
+	}
+	return nil
 }
 
 func (s Settings) podSpec(svc *v1.Service, configMap string, o options.Options, without []string) v1.PodSpec {

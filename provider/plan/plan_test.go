@@ -298,6 +298,9 @@ func TestTheDaemonSetIsValidForAnyPorts(t *testing.T) {
 		if metrics == health || probe.Port.String() != health || container.LivenessProbe.HTTPGet.Port != probe.Port {
 			t.Fatalf("the port for metrics is %s, that for health %s, the probes' %s", metrics, health, probe.Port.String())
 		}
+		if annotated, found := set.DaemonSet.Spec.Template.Annotations[AnnotationMetricsPort]; found && annotated != metrics || found == (metrics == fmt.Sprint(proxyconfig.DefaultMetricsPort)) {
+			t.Fatalf("the port for metrics is %s, and the pod's annotation says %q", metrics, annotated)
+		}
 		for _, sp := range svc.Spec.Ports {
 			if number := fmt.Sprint(sp.Port); number == health || number == metrics {
 				t.Fatalf("port %d is a port of the Service and the proxy's own", sp.Port)
