@@ -186,10 +186,10 @@ func TestReferenceNamesWhatTheSourcesName(t *testing.T) {
 		},
 		{
 			name:      "the controller manager's metrics",
-			inSources: []string{"../internal/gce/metrics.go", "../provider/failover/metrics.go", "../provider/garbage/garbage.go", "../provider/reachability/metrics.go", "../provider/saturation/saturation.go"},
+			inSources: []string{"../internal/gce/metrics.go", "../provider/failover/metrics.go", "../provider/garbage/garbage.go", "../provider/metrics.go", "../provider/reachability/metrics.go", "../provider/saturation/saturation.go", "../provider/view/statustimes.go"},
 			// The page has the full names; the sources have them in parts.
-			sourcePattern: `(?m)^\s+Name:\s+"(\w+)"`,
-			page:          observability, inPattern: "(?m)^\\| `hostport_ccm_(?:gce_|failover_|reachability_|saturation_)?(\\w+)`",
+			sourcePattern: `(?m)(?:^\s+Name:\s+|BuildFQName\(metricsNamespace, "", )"(\w+)"`,
+			page:          observability, inPattern: "(?m)^\\| `hostport_ccm_(?:gce_|failover_|firewall_|reachability_|saturation_)?(\\w+)`",
 		},
 		{
 			name:      "the proxy's flags",

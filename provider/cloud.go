@@ -32,7 +32,6 @@ import (
 	"github.com/hostport-ccm/hostport-ccm/internal/gce"
 	"github.com/hostport-ccm/hostport-ccm/provider/config"
 	"github.com/hostport-ccm/hostport-ccm/provider/direct"
-	"github.com/hostport-ccm/hostport-ccm/provider/events"
 	"github.com/hostport-ccm/hostport-ccm/provider/failover"
 	"github.com/hostport-ccm/hostport-ccm/provider/garbage"
 	"github.com/hostport-ccm/hostport-ccm/provider/nodeaddress"
@@ -68,6 +67,8 @@ type Cloud struct {
 	failures  failureDetector
 	// balancer is set when the service controller starts.
 	balancer *loadBalancer
+	// inventory counts what is served. It is set when the service controller starts.
+	inventory func() inventory
 }
 
 var _ cloudprovider.Interface = &Cloud{}
@@ -156,24 +157,18 @@ func (c *Cloud) serviceController(ctx context.Context, kube, reload kubernetes.I
 	}
 	mode := direct.NewKubeProxyMode(kube, lb.KubeProxyMode)
 	directManager := direct.New(kube, settings, w.all.Lister(), mode, c.config.Provider == config.ProviderGCE, lb.IPMode, w.services)
-	parallel := operations.MaxParallel
-	if c.config.GCE.FirewallLayout == firewall.Shared {
-		parallel = maxSharedChanges
-	}
 	fw := operations.New(c.newFirewall(firewall.Cluster{
 		ID:            id,
-		Services:      func() []firewall.Owner { return firewallOwners(settings, w.services) },
+		Services:      func() []firewall.Owner { return w.firewallOwners(settings) },
 		DeleteOrphans: lb.Firewall == firewall.Managed,
-	}), parallel, w.services.Resume)
-	sink := events.NewEventRecorder(ctx, kube, component)
-	recent := events.ListRecent(ctx, kube, component)
-	recorder := events.NewRecorder(sink, recent)
-	c.addresses.SetRecorder(recorder)
+	}), c.parallelChanges(), w.services.Resume)
+	record := newRecorders(ctx, kube)
+	c.addresses.SetRecorder(record.services)
 	allowed := policy.Policy{Defaults: c.config.Options(), Limits: lb.Policy}
-	reached := w.reachabilityMonitor(proxyManager, directManager, events.NewRecorder(sink, recent))
+	reached := w.reachabilityMonitor(proxyManager, directManager, record.reachability)
 	c.balancer = &loadBalancer{
 		settings: settings, policy: allowed, kube: kube, services: w.services, foreign: w.foreign,
-		proxies: proxyManager, direct: directManager, firewall: fw, events: recorder, unreachable: reached.Unreachable,
+		proxies: proxyManager, direct: directManager, firewall: fw, events: record.services, unreachable: reached.Unreachable,
 		snapshots: snapshots{
 			generation: func() uint64 { return w.services.Generation() + c.failures.Generation() },
 			services:   w.services.ServiceGeneration,
@@ -181,12 +176,13 @@ func (c *Cloud) serviceController(ctx context.Context, kube, reload kubernetes.I
 			failures: c.failures, addresses: c.addresses, policy: allowed, environment: directManager.Environment,
 		},
 	}
+	c.inventory = func() inventory { return takeInventory(w.shown(), record.holding(), proxyManager.AllPods()) }
 	w.services.SetConcerned(c.balancer.concerned)
 	standard, err := servicecontroller.New(c, w.services.Client(kube), w.services, view.QuietNodes(w.nodes), clusterName, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return nil, err
 	}
-	orphans := garbage.New(kube, settings, w.all.Lister(), w.services.Manages, recorder,
+	orphans := garbage.New(kube, settings, w.all.Lister(), w.services.Manages, record.services,
 		firewallKind(fw, settings.ClusterID, lb.Firewall),
 		garbage.KindOf(directManager.Mirrors), garbage.KindOf(proxyManager.DaemonSets), garbage.KindOf(proxyManager.ConfigMaps))
 	return func(ctx context.Context, workers int, manager managerapp.ControllerContext) {
@@ -195,12 +191,21 @@ func (c *Cloud) serviceController(ctx context.Context, kube, reload kubernetes.I
 		go orphans.Run(ctx, synced)
 		go proxyManager.Run(ctx)
 		go reached.Run(ctx)
-		go saturation.New(proxyManager.AllPods, w.services.Latest, events.NewRecorder(sink, recent)).Run(ctx)
-		c.failures.Subscribe(func(t failover.Transition) { onTransition(recorder, w, t) })
+		go saturation.New(proxyManager.AllPods, w.services.Latest, record.saturation).Run(ctx)
+		go exposeInventory(ctx, synced, c.inventory)
+		c.failures.Subscribe(func(t failover.Transition) { onTransition(record.services, w, t) })
 		mode.Run(ctx, w.services.EnqueueAll)
 		go detectDrift(ctx, fw, synced, cmp.Or(c.config.GCE.FirewallCheckPeriod.Duration, defaultFirewallCheckPeriod), w.services)
 		standard.Run(ctx, workers, manager.ControllerManagerMetrics)
 	}, nil
+}
+
+// parallelChanges returns how many changes of the firewall run at once.
+func (c *Cloud) parallelChanges() int {
+	if c.config.GCE.FirewallLayout == firewall.Shared {
+		return maxSharedChanges
+	}
+	return operations.MaxParallel
 }
 
 func planSettings(clusterID string, lb *config.LoadBalancer) plan.Settings {
@@ -248,6 +253,12 @@ func (w watches) start(ctx context.Context) {
 	go w.services.Run(ctx)
 }
 
+// shown returns all Services as the service controller sees them.
+func (w watches) shown() []*v1.Service {
+	shown, _ := w.services.Lister().List(everything) // From the cache: never an error.
+	return shown
+}
+
 // nodeNamed returns a node of the cluster, or nil.
 func (w watches) nodeNamed(name string) *v1.Node {
 	node, err := w.nodes.Lister().Get(name)
@@ -260,10 +271,9 @@ func (w watches) nodeNamed(name string) *v1.Node {
 // firewallOwners returns the Services that may have firewall rules. These include Services that are
 // being deleted and those that do not have the type LoadBalancer any more, until they are cleaned
 // up.
-func firewallOwners(settings plan.Settings, services *view.Services) []firewall.Owner {
-	shown, _ := services.Lister().List(everything) // From the cache: never an error.
+func (w watches) firewallOwners(settings plan.Settings) []firewall.Owner {
 	var owners []firewall.Owner
-	for _, svc := range shown {
+	for _, svc := range w.shown() {
 		if svc.Spec.Type == v1.ServiceTypeLoadBalancer || servicehelper.HasLBFinalizer(svc) {
 			owners = append(owners, settings.Owner(svc))
 		}

@@ -28,6 +28,7 @@ const (
 func (r *reconciliation) ensureFirewall(ctx context.Context, spec firewall.Spec) (allowed bool) {
 	spec.Since = r.cluster.Taken
 	result, err := r.firewall.Ensure(ctx, spec, r.options.Firewall)
+	countFirewallChanges(result)
 	for _, line := range result.Changes {
 		if result.Repaired {
 			r.events.Normal(r.svc, events.FirewallRepaired, "the firewall had been changed by others: "+line)

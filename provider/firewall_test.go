@@ -182,7 +182,7 @@ func TestFirewallOwnersAreLoadBalancers(t *testing.T) {
 		}
 	}
 	var names []string
-	for _, owner := range firewallOwners(plan.Settings{ClusterID: "alpha"}, services) {
+	for _, owner := range (watches{services: services}).firewallOwners(plan.Settings{ClusterID: "alpha"}) {
 		names = append(names, owner.Service.Name)
 	}
 	slices.Sort(names)

@@ -70,6 +70,10 @@ type cluster struct {
 	onEnsure func(*v1.Service)
 	// onStatus, if set before start, is called with each Service whose status was patched.
 	onStatus func(*v1.Service)
+	// onStatusTime, if set before start, is called with each time from an event to the status.
+	onStatusTime func(time.Duration)
+	// inventory counts what is served.
+	inventory func() inventory
 }
 
 // parallel are the tests that run in parallel, which a test may ask for once.
@@ -200,9 +204,13 @@ func (c *cluster) startWith(workers int) (stop func()) {
 		c.Fatal(err)
 	}
 	c.balancer = cloud.balancer
+	c.inventory = cloud.inventory
 	c.direct().TakeoverTime = c.takeover
 	if c.unreachable != nil {
 		c.balancer.unreachable = func(*v1.Service) map[string][]v1.IPFamily { return *c.unreachable.Load() }
+	}
+	if c.onStatusTime != nil {
+		c.balancer.services.(*view.Services).ObserveStatusTimes(c.onStatusTime)
 	}
 	if c.onEnsure != nil {
 		c.balancer.unreachable = func(svc *v1.Service) map[string][]v1.IPFamily { c.onEnsure(svc); return nil }

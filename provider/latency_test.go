@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -49,7 +50,19 @@ func TestEveryCauseReachesTheStatus(t *testing.T) {
 			figures[e.name] = append(figures[e.name], took...)
 		}
 	}
+	l.wantMeasured(figures)
 	t.Logf("%d Services on %d nodes, each cause %d times:\n%s", *latencyServices, *latencyNodes, *latencyRounds, table(order, figures))
+}
+
+// wantMeasured compares the times that the metric has with those of the test. These begin earlier, with
+// the request to the API server, and an event that the metric does not forget would take ever longer.
+func (l *latencyHarness) wantMeasured(figures map[string][]time.Duration) {
+	all := slices.Concat(slices.Collect(maps.Values(figures))...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if longest := slices.Max(all) + time.Second; len(l.measured) < len(all) || slices.Max(l.measured) > longest || slices.Min(l.measured) <= 0 {
+		l.Errorf("the metric has %d times, from %s to %s; want at least %d, up to %s", len(l.measured), slices.Min(l.measured), slices.Max(l.measured), len(all), longest)
+	}
 }
 
 // causes returns all changes, of the last node or of the Services on it. Each is followed by the
@@ -162,8 +175,10 @@ type latencyHarness struct {
 	// resumeFirewall ends what stallFirewall began.
 	resumeFirewall func()
 
-	mu   sync.Mutex
-	want []string
+	mu sync.Mutex
+	// measured are the times that the metric has.
+	measured []time.Duration
+	want     []string
 	// began is when the event occurred, for each Service whose status is awaited.
 	began map[string]time.Time
 	took  []time.Duration
@@ -234,6 +249,11 @@ func newLatencyHarness(t *testing.T, services, nodes int) *latencyHarness {
 	}
 	l.cluster = newCluster(t, objects...)
 	l.onStatus = l.patched
+	l.onStatusTime = func(took time.Duration) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.measured = append(l.measured, took)
+	}
 	l.simulateKubelets()
 	l.startWith(10) // As many workers as the program runs.
 	for i := range services {

@@ -69,6 +69,9 @@ type serviceQueue interface {
 	Wrote(before string, after *v1.Service)
 	// Exists reports whether a Service exists, and not another one of the same name.
 	Exists(svc *v1.Service) bool
+	// SyncBegins says that a Service is ensured, and StatusUnchanged that it has been and keeps its status.
+	SyncBegins(service types.NamespacedName)
+	StatusUnchanged(service types.NamespacedName)
 }
 
 // foreignState is what others have in the cluster. *view.Foreign is one.
@@ -150,11 +153,16 @@ func (l *loadBalancer) GetLoadBalancer(ctx context.Context, _ string, svc *v1.Se
 // are about to be removed, which may be the last to serve.
 func (l *loadBalancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	l.full.Delete(svc.UID)
+	l.services.SyncBegins(nameOf(svc))
 	cluster, admit := l.snapshots.get(ctx)
 	r := &reconciliation{loadBalancer: l, svc: svc, cluster: cluster, admit: admit}
 	status, err := r.run(ctx)
+	countSync(err)
 	if err == nil && r.isFull {
 		l.full.Store(svc.UID, true)
+	}
+	if err == nil && servicehelper.LoadBalancerStatusEqual(&svc.Status.LoadBalancer, status) {
+		l.services.StatusUnchanged(nameOf(svc))
 	}
 	for _, message := range slices.Concat(l.proxies.Overridden(svc), l.direct.Overridden(svc)) {
 		r.warn(events.ObjectOverridden, message)
@@ -175,7 +183,8 @@ func (l *loadBalancer) UpdateLoadBalancer(_ context.Context, _ string, svc *v1.S
 
 // EnsureLoadBalancerDeleted deletes everything that was made for a Service. While it returns an
 // error, the Service has its finalizers.
-func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) error {
+func (l *loadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *v1.Service) (err error) {
+	defer func() { countSync(err) }()
 	if err := l.removeAddresses(ctx, svc); err != nil {
 		return err
 	}

@@ -5,12 +5,14 @@ package events
 import (
 	"context"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -126,6 +128,21 @@ func (r *Recorder) Warn(svc *v1.Service, all []Warning) {
 			r.event(svc, v1.EventTypeWarning, w.Reason, w.Message)
 		}
 		r.recorded[svc.UID] = recorded
+	}
+}
+
+// Holding adds the reasons of the warnings that hold now to all, by the UIDs of their Services.
+func (r *Recorder) Holding(all map[types.UID]sets.Set[string]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for service, warnings := range r.recorded {
+		if all[service] == nil {
+			all[service] = sets.New[string]()
+		}
+		for key := range warnings {
+			reason, _, _ := strings.Cut(key, " ")
+			all[service].Insert(reason)
+		}
 	}
 }
 

@@ -72,7 +72,11 @@ func (c serviceClient) Patch(ctx context.Context, name string, kind types.PatchT
 	}
 	svc, err := c.ServiceInterface.Patch(ctx, name, kind, data, opts, subresources...)
 	if err == nil && slices.Contains(subresources, "status") {
-		c.services.statuses.wrote(types.NamespacedName{Namespace: c.namespace, Name: name}, svc.Status.LoadBalancer)
+		service := types.NamespacedName{Namespace: c.namespace, Name: name}
+		c.services.statuses.wrote(service, svc.Status.LoadBalancer)
+		if changesStatus(data) {
+			c.services.times.wrote(service)
+		}
 	}
 	return svc, err
 }

@@ -21,9 +21,13 @@ const cleanupDelay = time.Second
 
 // Enqueue makes the service controller sync a Service soon: ensure it, or continue to clean it up.
 // Services that are not ours are ignored.
-func (s *Services) Enqueue(service types.NamespacedName) { s.queue.AddAfter(service, batchDelay) }
+func (s *Services) Enqueue(service types.NamespacedName) {
+	s.times.happened(service)
+	s.queue.AddAfter(service, batchDelay)
+}
 
-// EnqueueAfter makes the service controller sync a Service after a time.
+// EnqueueAfter makes the service controller sync a Service after a time. That is when the event
+// happens from which the time to the status is measured.
 func (s *Services) EnqueueAfter(service types.NamespacedName, d time.Duration) {
 	s.queue.AddAfter(service, d)
 }
@@ -86,8 +90,15 @@ func (s *Services) Run(ctx context.Context) {
 		if quit {
 			return
 		}
-		if shown, err := s.Lister().Services(service.Namespace).Get(service.Name); err == nil && (wanted(shown) || cleaningUp(shown)) {
+		switch shown, err := s.Lister().Services(service.Namespace).Get(service.Name); {
+		case err == nil && wanted(shown):
+			s.times.happened(service)
 			s.deliver(shown)
+		case err == nil && cleaningUp(shown):
+			s.times.forget(service)
+			s.deliver(shown)
+		default:
+			s.times.forget(service)
 		}
 		s.queue.Done(service)
 	}

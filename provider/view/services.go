@@ -11,6 +11,7 @@
 package view
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Services struct {
 	enqueued, generation, serviceGeneration atomic.Uint64
 	queue                                   workqueue.TypedDelayingInterface[types.NamespacedName]
 	statuses                                *statusConflicts
+	times                                   *statusTimes
 	// written has a written value for each Service that Wrote was called for, by its name.
 	written sync.Map
 
@@ -58,6 +60,7 @@ func NewServices(real coreinformers.ServiceInformer, classes config.Classes) (*S
 		visibility: visibility{classes},
 		queue:      workqueue.NewTypedDelayingQueue[types.NamespacedName](),
 		statuses:   newStatusConflicts(),
+		times:      newStatusTimes(),
 		synced:     []cache.InformerSynced{real.Informer().HasSynced},
 	}
 	return s, real.Informer().AddIndexers(cache.Indexers{byPort: s.indexByPort, byCleanup: s.indexByCleanup})
@@ -178,8 +181,15 @@ type handler struct {
 func (h handler) OnAdd(obj any, initial bool) {
 	h.services.countServiceChange()
 	if shown, visible := h.services.visibility.of(obj.(*v1.Service)); visible {
-		h.ResourceEventHandler.OnAdd(shown, initial)
+		h.add(shown, initial)
 	}
+}
+
+func (h handler) add(shown *v1.Service, initial bool) {
+	if wanted(shown) {
+		h.services.times.happened(nameOf(shown))
+	}
+	h.ResourceEventHandler.OnAdd(shown, initial)
 }
 
 func (h handler) OnUpdate(before, after any) {
@@ -188,10 +198,14 @@ func (h handler) OnUpdate(before, after any) {
 	shown, visible := h.services.visibility.of(after.(*v1.Service))
 	switch {
 	case visible && !wasVisible:
-		h.ResourceEventHandler.OnAdd(shown, false)
+		h.add(shown, false)
 	case visible && mustEnsure(old, shown):
+		h.services.times.happened(nameOf(shown))
 		h.ResourceEventHandler.OnUpdate(old, h.services.withNewAnnotation(shown))
 	case visible:
+		if wanted(shown) && !maps.Equal(old.Annotations, shown.Annotations) {
+			h.services.times.happened(nameOf(shown))
+		}
 		h.ResourceEventHandler.OnUpdate(old, shown)
 	}
 	if wasVisible && visible && wanted(shown) && !servicehelper.LoadBalancerStatusEqual(&old.Status.LoadBalancer, &shown.Status.LoadBalancer) {
@@ -208,6 +222,7 @@ func (h handler) OnDelete(obj any) {
 		return
 	}
 	h.services.statuses.forget(nameOf(svc))
+	h.services.times.forget(nameOf(svc))
 	h.services.written.Delete(nameOf(svc))
 	if shown, visible := h.services.visibility.of(svc); visible {
 		h.ResourceEventHandler.OnUpdate(shown, h.services.withNewAnnotation(shown))

@@ -49,6 +49,12 @@ func (q *Queue) Wrote(string, *v1.Service) {}
 // Exists returns true.
 func (q *Queue) Exists(*v1.Service) bool { return true }
 
+// SyncBegins does nothing.
+func (q *Queue) SyncBegins(types.NamespacedName) {}
+
+// StatusUnchanged does nothing.
+func (q *Queue) StatusUnchanged(types.NamespacedName) {}
+
 // Foreign is what others have in the cluster. The zero value is nothing.
 type Foreign struct {
 	// Pods are pods with host ports, by port.
