@@ -38,7 +38,7 @@ demo: ## Start the sandbox cluster and show a Service being served (as root)
 	@$(SANDBOX) demo $(SHAPE)
 
 .PHONY: test
-test: lint unit images e2e ## Run all checks and tests, set-up included (as root)
+test: lint unit alerts images e2e ## Run all checks and tests, set-up included (as root)
 
 .PHONY: lint
 lint: ## Check sums of modules and format; run vet, staticcheck and unparam
@@ -56,6 +56,11 @@ SCHEDULES := go test -json -count=1 -run '^TestWhateverFails' ./firewall/gce -sc
 unit: ## Run the unit tests with the race detector
 	@echo "== unit tests"
 	@{ status=0; go test -json -race ./... || status=1; $(SCHEDULES) || status=1; exit $$status; } | $(SUMMARY)
+
+.PHONY: alerts
+alerts: ## Test the alerts and monitors with Prometheus' own code
+	@echo "== alerts"
+	@CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go -C test/monitoring test -json -timeout 30m ./... | $(SUMMARY)
 
 .PHONY: images
 images: ## Build both images into dist/ as OCI archives

@@ -111,14 +111,14 @@ func TestThePackageOfTheChartHasTheSameObjects(t *testing.T) {
 	if _, err := tool(t, "helm", "package", chart, "--destination", dir, "--version", "1.2.3", "--app-version", "v1.2.3"); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true"}
+	args := []string{"-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true,monitoring.enabled=true"}
 	got := template(t, filepath.Join(dir, "hostport-ccm-1.2.3.tgz"), namespace, args...)
 	wantObjects(t, template(t, chart, namespace, append(args, "--set", "image.tag=v1.2.3,proxyImage.tag=v1.2.3")...), got)
 }
 
 func TestTheChartHasTheComponents(t *testing.T) {
 	before := template(t, chart, namespace, "-f", example("gce"))
-	for _, component := range []string{"direct", "admission"} {
+	for _, component := range []string{"direct", "admission", "monitoring"} {
 		t.Run(component, func(t *testing.T) {
 			var want []runtime.Object
 			for _, path := range files(t, "") {
@@ -177,7 +177,7 @@ func writeYAML(t *testing.T, path string, content any) {
 
 func TestTheChartIsInItsReleasesNamespace(t *testing.T) {
 	const other = "load-balancers"
-	objects := template(t, chart, other, "-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true")
+	objects := template(t, chart, other, "-f", example("gce"), "--set", "direct.enabled=true,admission.enabled=true,monitoring.enabled=true")
 	for _, object := range objects {
 		data, err := yaml.Marshal(object)
 		if err != nil {

@@ -89,7 +89,7 @@ func chartValues(module string) (string, error) {
 	// Without a tag and a digest, which are in the value tag.
 	repository := schema{"type": "string", "pattern": `^([^\s@:/]+(:[0-9]+)?/)?[^\s@:]+$`}
 	values := object(schema{
-		"cloudConfig": cloudConfig, "initializeNodes": flag, "direct": enabled, "admission": enabled,
+		"cloudConfig": cloudConfig, "initializeNodes": flag, "direct": enabled, "admission": enabled, "monitoring": enabled,
 		"image":      object(schema{"repository": repository, "tag": text, "pullPolicy": schema{"type": "string", "enum": pullPolicies}}),
 		"proxyImage": object(schema{"repository": repository, "tag": text}), "imagePullSecrets": list, "replicas": number, "logLevel": number,
 		"extraArgs": schema{"type": "array", "items": text}, "env": list, "serviceAccount": object(schema{"annotations": texts}), "podAnnotations": texts,
