@@ -58,7 +58,7 @@ unit: ## Run the unit tests with the race detector
 	@{ status=0; go test -json -race ./... || status=1; $(SCHEDULES) || status=1; exit $$status; } | $(SUMMARY)
 
 .PHONY: alerts
-alerts: ## Test the alerts and monitors with Prometheus' own code
+alerts: ## Test the alerts, monitors and dashboard with Prometheus' own code
 	@echo "== alerts"
 	@CGO_ENABLED=0 GOFLAGS="-trimpath -gcflags=all=-dwarf=false" go -C test/monitoring test -json -timeout 30m ./... | $(SUMMARY)
 
