@@ -113,17 +113,35 @@ func (s *placeState) answers() bool {
 }
 
 // nextChecks returns at most max of the places that are to be checked now: first those under
-// suspicion, then the others by the time for which they are due.
+// suspicion, then the others by the time for which they are due. It does not sort all of them, which may
+// be ten thousands.
 func (d *detector) nextChecks(now time.Time, places []place, max int) []place {
-	due := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return d.places[p].due.After(now) })
-	rank := func(p place) int {
-		if d.places[p].isSuspected() {
-			return 0
-		}
-		return 1
+	type candidate struct {
+		place
+		rank int
+		due  time.Time
 	}
-	slices.SortFunc(due, func(a, b place) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), d.places[a].due.Compare(d.places[b].due), comparePlaces(a, b))
-	})
-	return due[:min(max, len(due))]
+	compare := func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), a.due.Compare(b.due), comparePlaces(a.place, b.place))
+	}
+	var first []candidate
+	for _, p := range places {
+		s := d.places[p]
+		if s.due.After(now) {
+			continue
+		}
+		c := candidate{p, 1, s.due}
+		if s.isSuspected() {
+			c.rank = 0
+		}
+		if i, _ := slices.BinarySearchFunc(first, c, compare); i < max {
+			first = slices.Insert(first, i, c)
+			first = first[:min(max, len(first))]
+		}
+	}
+	var next []place
+	for _, c := range first {
+		next = append(next, c.place)
+	}
+	return next
 }

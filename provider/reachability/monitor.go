@@ -2,7 +2,6 @@ package reachability
 
 import (
 	"context"
-	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -94,7 +93,7 @@ func (m *Monitor) Unreachable(svc *v1.Service) map[string][]v1.IPFamily {
 	return m.unreachable[svc.UID]
 }
 
-// target is a proxy with what belongs to it.
+// target is a proxy with what belongs to it. Lists of targets are sorted by their places.
 type target struct {
 	place
 	pod  *v1.Pod
@@ -105,17 +104,19 @@ type target struct {
 // round checks the proxies whose turn it is, decides, and acts.
 func (m *Monitor) round(ctx context.Context) {
 	now, targets := m.now(), m.targets()
-	ready := map[place]target{}
+	var ready []target
+	var places []place
 	for _, t := range targets {
 		if publish.Ready(t.pod) {
-			ready[t.place] = t
+			ready, places = append(ready, t), append(places, t.place)
 			m.detector.at(now, t.place, t.pod.UID)
 		}
 	}
 	m.detector.forget(now)
 	var running sync.WaitGroup
-	for _, where := range m.detector.nextChecks(now, slices.Collect(maps.Keys(ready)), maxChecks) {
-		running.Go(func() { m.check(ctx, ready[where]) })
+	for _, where := range m.detector.nextChecks(now, places, maxChecks) {
+		i, _ := slices.BinarySearchFunc(places, where, comparePlaces)
+		running.Go(func() { m.check(ctx, ready[i]) })
 	}
 	running.Go(func() { m.askNotReady(ctx, targets) })
 	running.Wait()
@@ -127,29 +128,38 @@ func (m *Monitor) round(ctx context.Context) {
 	unreachable, before := m.detector.unreachable(), m.unreachable
 	m.unreachable = unreachable
 	m.mu.Unlock()
-	m.enqueueChanged(ctx, targets, before, unreachable)
+	services := servicesOf(targets)
+	m.enqueueChanged(ctx, services, before, unreachable)
 	m.repair(ctx, targets)
-	m.warn(targets)
+	m.warn(services)
 }
 
 // targets returns the proxies that are neither terminating nor of a Service that is gone or that
 // kube-proxy serves.
 func (m *Monitor) targets() (targets []target) {
-	direct := map[types.UID]bool{}
+	service, node, direct := once(m.cluster.Service), once(m.cluster.Node), once(m.cluster.Direct)
 	for _, proxy := range m.cluster.Proxies() {
-		svc, node := m.cluster.Service(plan.ServiceOf(proxy)), m.cluster.Node(proxy.Spec.NodeName)
-		if svc == nil || node == nil || proxy.DeletionTimestamp != nil || string(svc.UID) != proxy.Labels[plan.LabelServiceUID] {
+		svc, node := service(plan.ServiceOf(proxy)), node(proxy.Spec.NodeName)
+		if svc == nil || node == nil || proxy.DeletionTimestamp != nil || string(svc.UID) != proxy.Labels[plan.LabelServiceUID] || direct(svc) {
 			continue
 		}
-		if _, known := direct[svc.UID]; !known {
-			direct[svc.UID] = m.cluster.Direct(svc)
-		}
-		if !direct[svc.UID] {
-			targets = append(targets, target{place{svc.UID, node.Name, proxy.Labels[plan.LabelProxySet]}, proxy, svc, node})
-		}
+		targets = append(targets, target{place{svc.UID, node.Name, proxy.Labels[plan.LabelProxySet]}, proxy, svc, node})
 	}
 	slices.SortFunc(targets, func(a, b target) int { return comparePlaces(a.place, b.place) })
 	return targets
+}
+
+// once returns a function that calls get once for each argument.
+func once[K comparable, V any](get func(K) V) func(K) V {
+	known := map[K]V{}
+	return func(key K) V {
+		value, found := known[key]
+		if !found {
+			value = get(key)
+			known[key] = value
+		}
+		return value
+	}
 }
 
 // check reads the counters of a proxy and connects to the ports that need it.
@@ -183,27 +193,36 @@ func (m *Monitor) check(ctx context.Context, t target) {
 }
 
 // enqueueChanged enqueues the Services of which other nodes are unreachable than before.
-func (m *Monitor) enqueueChanged(ctx context.Context, targets []target, before, after map[types.UID]Families) {
-	for uid, svc := range servicesOf(targets) {
+func (m *Monitor) enqueueChanged(ctx context.Context, services map[types.UID][]target, before, after map[types.UID]Families) {
+	for uid, targets := range services {
 		if !reflect.DeepEqual(before[uid], after[uid]) {
+			svc := targets[0].svc
 			klog.FromContext(ctx).V(2).Info("Packets to other nodes than before do not reach their proxies", "service", klog.KObj(svc), "nodes", after[uid])
 			m.cluster.Enqueue(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
 		}
 	}
 }
 
-func servicesOf(targets []target) map[types.UID]*v1.Service {
-	services := map[types.UID]*v1.Service{}
-	for _, t := range targets {
-		services[t.svc.UID] = t.svc
+// servicesOf returns the parts of the list that are of one Service, none of which is empty.
+func servicesOf(targets []target) map[types.UID][]target {
+	services := map[types.UID][]target{}
+	for first, i := 0, 0; i < len(targets); i++ {
+		if next := i + 1; next == len(targets) || targets[next].service != targets[first].service {
+			services[targets[first].service] = targets[first:next]
+			first = next
+		}
 	}
 	return services
 }
 
 // repair replaces a proxy, if one is to be.
 func (m *Monitor) repair(ctx context.Context, targets []target) {
-	states, findings := map[place]proxyState{}, m.detector.findings()
-	byPlace := map[place]target{}
+	findings := m.detector.findings()
+	unreachableGauge.Set(float64(len(findings)))
+	if len(findings) == 0 && m.repairs.none() {
+		return
+	}
+	states, byPlace := map[place]proxyState{}, map[place]target{}
 	for _, t := range targets {
 		s := m.detector.places[t.place]
 		states[t.place] = proxyState{
@@ -213,7 +232,6 @@ func (m *Monitor) repair(ctx context.Context, targets []target) {
 		}
 		byPlace[t.place] = t
 	}
-	unreachableGauge.Set(float64(len(findings)))
 	where, found := m.repairs.next(m.now(), states)
 	if !found {
 		return

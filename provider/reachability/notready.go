@@ -28,20 +28,22 @@ type notReadyState struct {
 // askNotReady asks proxies that run and have not been Ready for some time, and remembers what they
 // answer. It asks at most one in a round, as they are not many, or all say the same.
 func (m *Monitor) askNotReady(ctx context.Context, targets []target) {
-	known := map[types.UID]*notReadyState{}
+	known, now := map[types.UID]*notReadyState{}, m.now()
+	var due []target
 	for _, t := range targets {
-		if !isLongNotReady(t, m.now()) {
+		if !isLongNotReady(t, now) {
 			continue
 		}
-		if known[t.pod.UID] = m.notReady[t.pod.UID]; known[t.pod.UID] == nil {
-			known[t.pod.UID] = &notReadyState{}
+		s := m.notReady[t.pod.UID]
+		if s == nil {
+			s = &notReadyState{}
+		}
+		known[t.pod.UID] = s
+		if now.Sub(s.asked) >= askPeriod {
+			due = append(due, t)
 		}
 	}
 	m.notReady = known
-	due := slices.DeleteFunc(slices.Clone(targets), func(t target) bool {
-		s := known[t.pod.UID]
-		return s == nil || m.now().Sub(s.asked) < askPeriod
-	})
 	if len(due) == 0 {
 		return
 	}
@@ -56,6 +58,9 @@ func (m *Monitor) askNotReady(ctx context.Context, targets []target) {
 // isLongNotReady reports whether a proxy runs on a Ready node and has not been Ready for startTime,
 // although nothing is known that prevents it.
 func isLongNotReady(t target, now time.Time) bool {
+	if publish.Ready(t.pod) {
+		return false
+	}
 	if _, known := publish.ProblemOf(t.pod); known || t.pod.Status.Phase != v1.PodRunning || !isReadyNode(t.node) {
 		return false
 	}

@@ -76,6 +76,9 @@ func (r *repairs) next(now time.Time, proxies map[place]proxyState) (where place
 	return place{}, false
 }
 
+// none reports whether there is no replacement under way, and none that did not help.
+func (r *repairs) none() bool { return r.current == nil && len(r.useless) == 0 }
+
 // abandon ends the replacement under way, as the proxy could not be deleted.
 func (r *repairs) abandon() { r.current = nil }
 

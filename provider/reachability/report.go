@@ -26,19 +26,18 @@ const (
 )
 
 // warn records the warnings about all Services with proxies.
-func (m *Monitor) warn(targets []target) {
-	byService, findings := map[types.UID][]target{}, m.detector.findings()
-	for _, t := range targets {
-		byService[t.svc.UID] = append(byService[t.svc.UID], t)
-	}
-	for uid, svc := range servicesOf(targets) {
+func (m *Monitor) warn(services map[types.UID][]target) {
+	findings, warned := m.detector.findings(), map[types.UID]*v1.Service{}
+	for uid, targets := range services {
+		svc := targets[0].svc
 		delete(m.warned, uid)
+		warned[uid] = svc
 		var warnings []events.Warning
-		if message := m.notReadyMessage(byService[uid]); message != "" {
+		if message := m.notReadyMessage(targets); message != "" {
 			// A proxy that repeats itself in other words is no news.
 			warnings = append(warnings, events.Warning{Reason: ReasonNotReady, Message: message, Key: "not ready"})
 		}
-		if w, found := unreachableWarning(byService[uid], findings, m.repairs.useless[uid]); found {
+		if w, found := unreachableWarning(targets, findings, m.repairs.useless[uid]); found {
 			warnings = append(warnings, w)
 		}
 		m.events.Warn(svc, warnings)
@@ -46,7 +45,7 @@ func (m *Monitor) warn(targets []target) {
 	for _, svc := range m.warned { // They have no proxies any more.
 		m.events.Warn(svc, nil)
 	}
-	m.warned = servicesOf(targets)
+	m.warned = warned
 }
 
 // unreachableWarning returns the warning about the nodes of a Service whose addresses have left its
