@@ -50,8 +50,19 @@ type metrics struct {
 	lastCounts map[config.Family]map[rules.Meter]rules.Count
 }
 
+// newMetrics returns metrics whose counters exist from the start, as Prometheus sees no increase of one that
+// begins at 1.
 func newMetrics() *metrics {
-	return &metrics{values: map[series]uint64{}, lastCounts: map[config.Family]map[rules.Meter]rules.Count{}}
+	m := &metrics{values: map[series]uint64{}, lastCounts: map[config.Family]map[rules.Meter]rules.Count{}}
+	for _, result := range []string{"unchanged", "changed", "repaired", "failed"} {
+		m.set(syncs, 0, "result", result)
+	}
+	for _, family := range []config.Family{config.IPv4, config.IPv6} {
+		m.set(ruleRepairs, 0, "family", string(family))
+	}
+	m.set(flushedFlows, 0)
+	m.set(flushFailures, 0)
+	return m
 }
 
 // add adds n to a series. The labels are pairs of name and value.

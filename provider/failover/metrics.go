@@ -24,4 +24,10 @@ var (
 	}, []string{"to"})
 )
 
-var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(nodesGauge, transitionsTotal) })
+var registerMetrics = sync.OnceFunc(func() {
+	legacyregistry.MustRegister(nodesGauge, transitionsTotal)
+	// Prometheus sees no increase of a counter that begins at 1.
+	for _, to := range []string{"down", "up"} {
+		transitionsTotal.WithLabelValues(to)
+	}
+})

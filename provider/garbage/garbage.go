@@ -71,6 +71,10 @@ type Collector struct {
 // one is served here or has not been cleaned up. kinds are in the order of deletion: what opens a
 // port comes first.
 func New(kube kubernetes.Interface, settings plan.Settings, services corelisters.ServiceLister, manages func(*v1.Service) bool, recorder *events.Recorder, kinds ...Kind) *Collector {
+	registerMetrics()
+	for _, kind := range kinds {
+		orphansDeleted.WithLabelValues(kind.Name) // Prometheus sees no increase of a counter that begins at 1.
+	}
 	return &Collector{kube: kube, settings: settings, services: services, manages: manages, events: recorder, kinds: kinds, period: period}
 }
 

@@ -41,4 +41,8 @@ const unread result = "unread"
 
 var registerMetrics = sync.OnceFunc(func() {
 	legacyregistry.MustRegister(checksTotal, unreachableGauge, replacedTotal)
+	// Prometheus sees no increase of a counter that begins at 1.
+	for _, r := range []result{byTraffic, verified, failed, inconclusive, unread} {
+		checksTotal.WithLabelValues(string(r))
+	}
 })

@@ -53,7 +53,13 @@ var readsTotal = metrics.NewCounterVec(&metrics.CounterOpts{
 	StabilityLevel: metrics.ALPHA,
 }, []string{"result"})
 
-var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(readsTotal) })
+var registerMetrics = sync.OnceFunc(func() {
+	legacyregistry.MustRegister(readsTotal)
+	// Prometheus sees no increase of a counter that begins at 1.
+	for _, result := range []string{"success", "failure"} {
+		readsTotal.WithLabelValues(result)
+	}
+})
 
 // Monitor reads the metrics of all proxies in turn. Make it with New.
 type Monitor struct {
