@@ -90,7 +90,7 @@ e2e: ## Run the end-to-end tests in their own sandboxes (as root)
 	$(SANDBOX) up -profile baremetal -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^TestBareMetal' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile baremetal >&2; $(E2E) -run '^TestBareMetalDirect' ./test/e2e; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gke >&2; $(E2E) -run '^TestGKE' ./test/e2e; $(SANDBOX) down >&2; \
-	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE|Website)' ./test/e2e; $(E2E) -run '^TestUpstream' ./test/conformance; $(SANDBOX) down >&2; \
+	$(SANDBOX) up -profile gce -ip-family dual >&2; $(E2E) -skip '^Test(BareMetal|GKE|Website|Monitoring)' ./test/e2e; $(E2E) -run '^TestUpstream' ./test/conformance; $(SANDBOX) down >&2; \
 	$(SANDBOX) up -profile gce -kube-proxy-mode nftables -ip-family dual >&2; $(E2E) -run '^Test(Datapath|Direct|DualStack)' -skip '$(WITHOUTMODE)' ./test/e2e -user-namespaces; $(SANDBOX) down >&2; \
 	} | $(SUMMARY) -each) || status=1; \
 	echo "$$total"; exit $$status
@@ -134,6 +134,11 @@ website: ## Run a website with Traefik, ExternalDNS and a name server, and get i
 	@$(SANDBOX) down
 	@$(SANDBOX) up -profile gce -ip-family dual -kube-proxy-mode $(KUBE_PROXY_MODE); status=0; \
 	go test -tags e2e -count=1 -v -timeout 60m -run '^TestWebsite' ./test/e2e || status=1; $(SANDBOX) down; exit $$status
+
+.PHONY: monitoring
+monitoring: ## Run Prometheus in the sandbox, with the documented config, and the queries of the dashboard (as root)
+	@$(SANDBOX) down
+	@$(SANDBOX) up; status=0; go test -tags e2e -count=1 -v -timeout 60m -run '^TestMonitoring' ./test/e2e || status=1; $(SANDBOX) down; exit $$status
 
 .PHONY: sandbox-up
 sandbox-up: ## Start the sandbox cluster without a demo (as root)
