@@ -89,16 +89,7 @@ func (l *latencyHarness) causes() [][]event {
 	}
 	return [][]event{
 		onNode("node not Ready", "node Ready", without, func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown }),
-		{
-			event{name: "node not Ready while source ranges change", once: func() {
-				l.editRanges("192.0.2.0/24", "198.51.100.0/24")
-				l.update(func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown })
-			}, services: common, want: without},
-			event{name: "node Ready while they change", once: func() {
-				l.editRanges()
-				l.update(func(*v1.Node) {})
-			}, services: common, want: l.ips},
-		},
+		l.whileRangesChange(common, without),
 		onNode("node's external address changed", "and changed back", moved, func(n *v1.Node) { n.Status.Addresses[0].Address = "203.0.113.250" }),
 		onNode("node excluded from load balancers", "node not excluded", without, func(n *v1.Node) { n.Labels[v1.LabelNodeExcludeBalancers] = "" }),
 		onNode("node to be deleted by the autoscaler", "node to stay", without, taint(servicecontroller.ToBeDeletedTaint)),
@@ -319,6 +310,20 @@ func (l *latencyHarness) update(change func(*v1.Node)) {
 func (l *latencyHarness) deleteNode() {
 	if err := l.kube.CoreV1().Nodes().Delete(context.Background(), l.last().Name, metav1.DeleteOptions{}); err != nil {
 		l.Fatal(err)
+	}
+}
+
+// whileRangesChange returns events of the last node that the proxies' reloads may delay.
+func (l *latencyHarness) whileRangesChange(services, without []string) []event {
+	return []event{
+		event{name: "node not Ready while source ranges change", once: func() {
+			l.editRanges("192.0.2.0/24", "198.51.100.0/24")
+			l.update(func(n *v1.Node) { n.Status.Conditions[0].Status = v1.ConditionUnknown })
+		}, services: services, want: without},
+		event{name: "node Ready while they change", once: func() {
+			l.editRanges()
+			l.update(func(*v1.Node) {})
+		}, services: services, want: l.ips},
 	}
 }
 
