@@ -177,7 +177,6 @@ var orphansDeleted = metrics.NewCounterVec(&metrics.CounterOpts{
 }, []string{"kind"})
 
 func count(kind string) {
-	registerMetrics()
 	orphansDeleted.WithLabelValues(kind).Inc()
 }
 

@@ -80,6 +80,12 @@ func (c *Cluster) daemon(host, program string, argv ...string) error {
 	return c.spawn(host, program, append(enter, argv...))
 }
 
+// Daemon starts a program on a host until stop is called or the cluster stops. Its output is in logFile.
+func (c *Cluster) Daemon(host, program string, argv ...string) (logFile string, stop func(context.Context) error, err error) {
+	stop = func(ctx context.Context) error { return killAll(ctx, hostCgroup(host, program)) }
+	return c.logFile(host, program), stop, c.daemon(host, program, argv...)
+}
+
 // spawn starts a program in its own cgroup.
 func (c *Cluster) spawn(host, program string, argv []string) error {
 	group := hostCgroup(host, program)
@@ -133,6 +139,12 @@ func (c *Cluster) Command(ctx context.Context, host string, argv ...string) (*ex
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = c.environ()
 	return cmd, nil
+}
+
+// CommandWithResolver is Command with a file in place of /etc/resolv.conf.
+func (c *Cluster) CommandWithResolver(ctx context.Context, host, resolvConf string, argv ...string) (*exec.Cmd, error) {
+	script := `mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`
+	return c.Command(ctx, host, append([]string{"unshare", "--mount", "sh", "-c", script, "sh", resolvConf}, argv...)...)
 }
 
 // Exec runs a command on a host and returns its standard output. The error contains its standard

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"os/exec"
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,17 +49,4 @@ func (c *Cluster) Website(ctx context.Context) (Website, error) {
 		HTTP3:      filepath.Join(dirs[0], "http3get"),
 		GatewayAPI: filepath.Join(gatewayAPI, "config", "crd", "standard"),
 	}, err
-}
-
-// Daemon starts a program on a host, with its output in a file that the error of its users may name. It
-// ends with the function that is returned, or with the cluster.
-func (c *Cluster) Daemon(host, program string, argv ...string) (logFile string, stop func(context.Context) error, err error) {
-	stop = func(ctx context.Context) error { return killAll(ctx, hostCgroup(host, program)) }
-	return c.logFile(host, program), stop, c.daemon(host, program, argv...)
-}
-
-// CommandWithResolver is Command with a name server of its own.
-func (c *Cluster) CommandWithResolver(ctx context.Context, host, resolvConf string, argv ...string) (*exec.Cmd, error) {
-	script := `mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`
-	return c.Command(ctx, host, append([]string{"unshare", "--mount", "sh", "-c", script, "sh", resolvConf}, argv...)...)
 }
